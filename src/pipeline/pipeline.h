@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The pipeline: streams, intake, batches, acknowledgement, pressure. Owns the sink and the Kafka
+ * source and every state machine. Loop thread only.
+ */
+#ifndef PIPELINE_PIPELINE_H
+#define PIPELINE_PIPELINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "base/metrics.h"
+#include "codec/schema.h"
+#include "sink/clickhouse.h"
+#include "source/kafka.h"
+#include "spool.h"
+
+enum stream_state {
+    STREAM_RUNNING = 0,
+    STREAM_PAUSED, /* by the operator */
+    STREAM_HELD,   /* something must be mended; probed */
+    STREAM_DOWN,   /* ClickHouse does not answer; intake goes on */
+    STREAM_FULL,   /* the spool's bound: intake waits */
+    STREAM_STATES
+};
+const char *stream_state_name(enum stream_state state); /* "running", ... */
+
+enum on_full { ON_FULL_PAUSE = 0, ON_FULL_DROP_OLDEST };
+enum on_bad_record { ON_BAD_DEAD_LETTER = 0, ON_BAD_HOLD };
+enum on_schema_change { ON_SCHEMA_HOLD = 0, ON_SCHEMA_REENCODE };
+enum spool_compression { COMPRESSION_LZ4 = 0, COMPRESSION_ZSTD, COMPRESSION_NONE };
+
+/* One stream as configured. Everything is borrowed from the config, which outlives the pipeline. */
+struct stream_options {
+    const char *name;
+    const char *const *topics; /* exact names */
+    size_t topic_count;
+    const char *database; /* NULL: the connection's */
+    const char *table;
+    struct schema_options schema; /* format, wishes, strict, unknown_keys, framing */
+    uint64_t flush_rows;
+    uint64_t flush_bytes;
+    uint64_t flush_interval_ms;
+    uint32_t max_in_flight;
+    uint64_t max_record_bytes;
+    enum on_bad_record on_bad_record;
+    enum on_schema_change on_schema_change;
+    double bad_ratio;
+    uint64_t dead_letters_max_bytes;
+    bool create_table;
+    bool origin_columns;                /* create_table adds $topic, $partition, $offset columns */
+    struct create_table_options create; /* columns left empty: filled from the wishes */
+};
+
+struct pipeline_options {
+    const struct stream_options *streams;
+    size_t stream_count;
+    struct clickhouse_options clickhouse;
+    const struct kafka_options *kafka; /* NULL: no Kafka; topics and instance id filled by us */
+    uint64_t max_bytes;
+    uint64_t min_free_bytes;
+    enum on_full on_full;
+    enum spool_compression compression;
+    uint64_t keep_acknowledged_ms;
+};
+
+struct pipeline;
+
+struct pipeline_callbacks {
+    /* Durability in doubt, or a fatal Kafka error: log is done; the daemon exits 1 at once. */
+    void (*fatal)(void *arg, const char *text);
+    /* Intake opened for the first time (sd_notify READY). */
+    void (*ready)(void *arg);
+};
+
+/* spool and metrics are borrowed; the spool must have no stream open. Does blocking disk work. */
+int pipeline_create(uv_loop_t *loop, const struct pipeline_options *options, struct spool *spool,
+                    struct metrics *metrics, const struct pipeline_callbacks *callbacks, void *arg,
+                    struct pipeline **out, struct spool_error *error);
+int pipeline_start(struct pipeline *p, struct spool_error *error);
+
+/* Stops intake, seals and delivers what it can within timeout_ms, commits; done from the loop. */
+void pipeline_drain(struct pipeline *p, uint64_t timeout_ms, void (*done)(void *arg), void *arg);
+
+/* Lets go of everything (in-flight inserts are abandoned, their seals stay); closed from the loop,
+   then pipeline_free. */
+void pipeline_close(struct pipeline *p, void (*closed)(void *arg), void *arg);
+void pipeline_free(struct pipeline *p);
+
+/* --- seeing it ------------------------------------------------------------------------------ */
+
+struct stream_status {
+    const char *name;
+    enum stream_state state;
+    const char *reason;   /* "" while running */
+    int64_t since_ms;     /* wall clock */
+    const char *table;    /* "db.table" */
+    const char *delivery; /* "exactly_once" or "at_least_once" */
+    const char *delivery_why;
+    const char *format; /* "native", "json", "" until known */
+    uint64_t records_in;
+    uint64_t rows_spooled;     /* not yet acknowledged */
+    uint64_t bytes_spooled;    /* of segment files */
+    double oldest_age_seconds; /* 0 while empty */
+    int64_t lag;               /* Kafka; -1: unknown */
+    uint64_t dead_letters;
+    uint64_t rows_inserted;  /* since start */
+    uint64_t batches_sealed; /* waiting to be sent or sent again */
+    uint64_t batches_in_flight;
+    uint64_t batches_acknowledged; /* since start */
+    uint64_t retries;
+};
+
+size_t pipeline_streams(const struct pipeline *p);
+void pipeline_stream_status(const struct pipeline *p, size_t i, struct stream_status *out);
+struct clickhouse *pipeline_clickhouse(struct pipeline *p);
+bool pipeline_kafka_stats(const struct pipeline *p, struct kafka_stats *out); /* false: no Kafka */
+void pipeline_usage(const struct pipeline *p, struct spool_usage *out); /* as of the last second */
+
+/* Ready: intake is open (also with ClickHouse down). reason gets a word otherwise. */
+bool pipeline_ready(const struct pipeline *p, const char **reason);
+
+/* Refreshes gauges before a scrape. */
+void pipeline_update_metrics(struct pipeline *p);
+
+/* --- steering it; SPOOL_E_NOT_FOUND for an unknown name -------------------------------------- */
+
+int pipeline_stream_pause(struct pipeline *p, const char *name);
+int pipeline_stream_resume(struct pipeline *p, const char *name);
+int pipeline_stream_flush(struct pipeline *p, const char *name); /* seal what waits, now */
+
+/*
+ * Runs work on the pool while it alone may use the spool in the named way, then done on the loop.
+ * stream may be NULL for LOOK_DEAD and LOOK_ALL. LOOK_STREAM also holds the meta lane.
+ */
+enum look_lane { LOOK_STREAM, LOOK_DEAD, LOOK_ALL };
+int pipeline_look(struct pipeline *p, enum look_lane lane, const char *stream,
+                  void (*work)(void *arg, struct spool *spool, struct spool_stream *stream),
+                  void (*done)(void *arg), void *arg);
+
+#endif

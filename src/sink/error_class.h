@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a failed insert means: section "Failure" of docs/design.md, one table keyed by code. */
+#ifndef SINK_ERROR_CLASS_H
+#define SINK_ERROR_CLASS_H
+
+#include <stddef.h>
+
+enum error_class {
+    CLASS_NONE = 0,    /* it worked */
+    CLASS_TRANSIENT,   /* the same bytes again, with backoff, without end */
+    CLASS_UPLOAD,      /* the bytes arrived damaged: verify the blocks, then again */
+    CLASS_SCHEMA,      /* the table is not what it was */
+    CLASS_TOO_BIG,     /* smaller batches */
+    CLASS_ENVIRONMENT, /* an operator must act: hold, probe, go on by itself when mended */
+    CLASS_DATA,        /* some row is bad */
+    CLASS_UNKNOWN,     /* as transient, and after a number of attempts as environment */
+    CLASS_COUNT
+};
+
+const char *error_class_name(enum error_class c); /* "transient", ... */
+
+/* -1 where no class has that name. */
+int error_class_by_name(const char *name, enum error_class *out);
+
+/*
+ * The first "Code: N" of text (any of the server's spellings), or 0. text need not be
+ * NUL-terminated.
+ */
+int error_code_parse(const char *text, size_t size);
+
+/*
+ * code: ClickHouse's number, 0 for none; text: the server's words (some codes mean two things);
+ * http_status: a hint where there is no code. native: the body was Native (code 117).
+ */
+enum error_class error_classify(int code, const char *text, int http_status, int native);
+
+/* The operator's own verdicts ("error_classes" in the config); checked before the table. */
+struct error_class_override {
+    int code;
+    enum error_class class_;
+};
+void error_class_set_overrides(const struct error_class_override *list, size_t count);
+
+#endif
