@@ -3,8 +3,8 @@
  * The one table of metrics (Prometheus text format 0.0.4). Each metric is a row of METRIC_LIST:
  * id, name, kind, help, labels (comma separated, from: stream table reason endpoint state class
  * code source). docs/operations.md lists the same rows and a test compares them.
- * Counters and gauges are doubles addressed by id and label values; a handle is looked up once and
- * then is a pointer add. Loop thread only.
+ * Counters and gauges are doubles addressed by id and label values. Loop thread only. A NULL
+ * struct metrics is nobody listening: calls with it do nothing.
  */
 #ifndef BASE_METRICS_H
 #define BASE_METRICS_H
@@ -63,7 +63,9 @@ enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
     X(COMMIT_SECONDS, "spoold_commit_duration_seconds", HISTOGRAM,                                 \
       "Time of one durable spool commit.", "stream")                                               \
     X(LOOP_BUSY_SECONDS, "spoold_loop_turn_seconds", HISTOGRAM,                                    \
-      "Busy time of an event loop turn.", "")
+      "Busy time of an event loop turn.", "")                                                      \
+    X(METRICS_DROPPED, "spoold_metrics_dropped_total", COUNTER,                                    \
+      "Values dropped because there were too many series.", "")
 
 enum metric_id {
 #define X(id, name, kind, help, labels) METRIC_##id,
@@ -86,7 +88,8 @@ void metrics_add(struct metrics *m, enum metric_id id, double v, ...);
 void metrics_set(struct metrics *m, enum metric_id id, double v, ...);
 void metrics_observe(struct metrics *m, enum metric_id id, double seconds, ...);
 
-/* Reads one series back (tests, status); 0 where it does not exist. */
+/* Reads one series back (tests, status): a histogram's count of observations; 0 where it does not
+   exist. */
 double metrics_get(const struct metrics *m, enum metric_id id, ...);
 
 /* Forgets every series whose label `stream` is name (a stream that went away). */
