@@ -4,7 +4,8 @@
 PREFIX     ?= /usr/local
 DESTDIR    ?=
 CC         ?= gcc
-PYTHON     ?= python3
+# One that has pytest: Debian's, which python3-pytest goes with.
+PYTHON     ?= /usr/bin/python3
 SANITIZE   ?= 0
 FAILPOINTS ?= 0
 VERSION    := $(shell cat VERSION)
@@ -34,28 +35,83 @@ CPPFLAGS += -DSPOOLD_FAILPOINTS
 endif
 
 LIBS_SPOOL  := -llmdb -llz4 -lzstd -lxxhash -lm
-LIBS_DAEMON := -lrdkafka -lcurl -luv -lmicrohttpd -lcjson
+LIBS_DAEMON := -lrdkafka -lcurl -luv -lmicrohttpd -lcjson -lz
 LIBS_TOOL   := -lcurl -lcjson
 
 src_of = $(wildcard src/$(1)/*.c)
 obj_of = $(patsubst %.c,$(B)/%.o,$(1))
 
-SPOOL_SRC  := $(call src_of,base) $(call src_of,codec) $(call src_of,spool)
-DAEMON_SRC := $(call src_of,source) $(call src_of,sink) $(call src_of,pipeline) $(call src_of,daemon)
-TOOL_SRC   := $(wildcard tools/spoolctl/*.c)
-UNIT_SRC   := $(wildcard tests/unit/test_*.c)
-ALL_SRC    := $(SPOOL_SRC) $(DAEMON_SRC) $(TOOL_SRC)
+SPOOL_SRC   := $(call src_of,base) $(call src_of,codec) $(call src_of,spool)
+DAEMON_SRC  := $(call src_of,source) $(call src_of,sink) $(call src_of,pipeline) $(call src_of,daemon)
+DAEMON_MAIN := $(wildcard src/daemon/main.c)
+TOOL_SRC    := $(wildcard tools/spoolctl/*.c)
+UNIT_SRC    := $(wildcard tests/unit/test_*.c)
+# Each tests/support/*.c is one program, but preload_*.c, which are LD_PRELOAD libraries.
+PRELOAD_SRC := $(wildcard tests/support/preload_*.c)
+SUPPORT_SRC := $(filter-out $(PRELOAD_SRC),$(wildcard tests/support/*.c))
 
 LIBSPOOL := $(B)/libspool.a
 SPOOLD   := $(B)/spoold
 SPOOLCTL := $(B)/spoolctl
 UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
+SUPPORT  := $(patsubst tests/support/%.c,$(B)/support/%,$(SUPPORT_SRC)) \
+	$(patsubst tests/support/%.c,$(B)/support/%.so,$(PRELOAD_SRC))
 
-.PHONY: all help clean lib
-all: $(LIBSPOOL) $(SPOOLD) $(SPOOLCTL)
+.PHONY: all
+all: $(LIBSPOOL) $(if $(DAEMON_MAIN),$(SPOOLD)) $(if $(TOOL_SRC),$(SPOOLCTL))  ## build libspool, spoold and spoolctl
+
+.PHONY: help
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 16
+
+# ---- what the machine must have -------------------------------------------------------------
+
+# Downloads for the tests; may point at another checkout's, to share them.
+DEPS_DIR      ?= build/deps
+KAFKA_VERSION := 4.1.1
+LOG4J_VERSION := 2.24.3
+CHDB_VERSION  := 26.7.3-stable.1
+CHDB_PACKAGE  := @chdb/lib-linux-$(if $(filter aarch64,$(shell uname -m)),arm64,x64)-gnu
+KAFKA_JARS    := $(DEPS_DIR)/kafka-$(KAFKA_VERSION)/.complete
+CHDB_LIB      := $(DEPS_DIR)/chdb-$(CHDB_VERSION)/.complete
+
+.PHONY: deps deps-check deps-unit deps-servers deps-arm64 deps-test
+deps:  ## install what the build needs and the machine lacks
+	@.ci/deps build
+deps-check:
+	@.ci/deps build check unit
+deps-unit:
+	@.ci/deps build unit
+deps-arm64:
+	@.ci/deps build arm64
+deps-servers:
+	@.ci/deps build servers
+	@$(MAKE) -s --no-print-directory $(KAFKA_JARS)
+deps-test:  ## install and fetch what all the tests need
+	@.ci/deps build check unit servers engine arm64
+	@$(MAKE) -s --no-print-directory $(KAFKA_JARS) $(CHDB_LIB)
+
+$(KAFKA_JARS): tests/support/kafka-pom.xml
+	@echo "deps: fetching Kafka $(KAFKA_VERSION) with mvn into $(@D)"
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@mvn -q -B -Dstyle.color=never -f $< -Dkafka.version=$(KAFKA_VERSION) -Dlog4j.version=$(LOG4J_VERSION) \
+		dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D))
+	@touch $@
+
+$(CHDB_LIB):
+	@echo "deps: fetching the ClickHouse library $(CHDB_VERSION) with npm into $(@D)"
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@npm install --prefix $(@D) --no-audit --no-fund --ignore-scripts --prefer-offline \
+		--loglevel=error --silent $(CHDB_PACKAGE)@$(CHDB_VERSION)
+	@ln -sf node_modules/$(CHDB_PACKAGE)/libchdb.so $(@D)/libchdb.so
+	@touch $@
+
+# ---- building -------------------------------------------------------------------------------
+
+.PHONY: lib
 lib: $(LIBSPOOL)
 
-$(B)/%.o: %.c
+$(B)/%.o: %.c | deps
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
 
@@ -65,7 +121,7 @@ $(LIBSPOOL): $(call obj_of,$(SPOOL_SRC))
 
 # Everything of the daemon but main(), for the unit tests.
 $(B)/libdaemon.a: $(filter-out %/main.o,$(call obj_of,$(DAEMON_SRC)))
-	@rm -f $@
+	@mkdir -p $(@D) && rm -f $@
 	$(AR) rcs $@ $^
 
 $(SPOOLD): $(B)/src/daemon/main.o $(B)/libdaemon.a $(LIBSPOOL)
@@ -79,13 +135,109 @@ $(B)/tests/%: $(B)/tests/unit/%.o $(B)/libdaemon.a $(LIBSPOOL)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS_DAEMON) $(LIBS_SPOOL)
 
-.PRECIOUS: $(B)/%.o $(B)/tests/unit/%.o
+$(B)/support/%: $(B)/tests/support/%.o $(LIBSPOOL)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS_DAEMON) $(LIBS_SPOOL)
 
-.PHONY: unit
-unit: $(UNIT)
-	@for t in $(UNIT); do echo "== $$t"; $$t || exit 1; done
+$(B)/support/%.so: tests/support/%.c | deps
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(filter-out -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $< -ldl
 
-clean:
-	rm -rf build
+.PRECIOUS: $(B)/%.o $(B)/tests/unit/%.o $(B)/tests/support/%.o
+
+# ---- checking and testing -------------------------------------------------------------------
+
+C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
+
+.PHONY: check
+check: deps-check  ## style, layers, warnings, static analysis
+	@echo "== clang-format"; clang-format --dry-run -Werror $(C_FILES)
+	@echo "== style"; $(PYTHON) tests/support/check_style.py
+	@echo "== layers"; $(PYTHON) tests/support/check_layers.py
+	@echo "== every header alone"; printf '%s\n' $(filter %.h,$(C_FILES)) | xargs -P 2 -I{} \
+		$(CC) $(CPPFLAGS) $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -x c -fsyntax-only -include {} /dev/null
+	@echo "== warnings"; $(MAKE) --no-print-directory -s -j2 all unit-build support
+	@echo "== cppcheck"; mkdir -p build/cppcheck; cppcheck --quiet --error-exitcode=1 -j 2 \
+		--cppcheck-build-dir=build/cppcheck --std=c11 --enable=warning,performance,portability \
+		--inline-suppr --suppressions-list=tests/support/cppcheck.supp \
+		-Iinclude -Isrc -D_GNU_SOURCE -DSPOOLD_VERSION='""' $(filter %.c,$(filter-out tests/unit/%,$(C_FILES)))
+	@echo "check: ok"
+
+.PHONY: unit-build unit unit-valgrind
+unit-build: $(UNIT)
+unit: deps-unit unit-build  ## unit tests (SANITIZE=1: under ASan and UBSan)
+	@failed=; for t in $(UNIT); do echo "== $$t"; $$t || failed="$$failed $$t"; done; \
+		[ -z "$$failed" ] || { echo "unit: failed:$$failed"; exit 1; }
+
+unit-valgrind: deps-unit unit-build
+	@failed=; for t in $(UNIT); do echo "== valgrind $$t"; \
+		valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite,indirect \
+			--errors-for-leak-kinds=definite $$t || failed="$$failed $$t"; done; \
+		[ -z "$$failed" ] || { echo "unit-valgrind: failed:$$failed"; exit 1; }
+
+.PHONY: support
+support: $(SUPPORT)
+
+# The lanes below drive the failpoint build of the daemon; servers and tools come from the plain one.
+F := build/release-failpoints
+TEST_ENV = SPOOLD_BIN=$(abspath $(F)/spoold) SPOOLCTL_BIN=$(abspath build/release/spoolctl) \
+	SUPPORT_DIR=$(abspath build/release/support) DEPS_DIR=$(abspath $(DEPS_DIR)) \
+	KAFKA_DIR=$(abspath $(dir $(KAFKA_JARS))) CHDB_LIB=$(abspath $(dir $(CHDB_LIB)))/libchdb.so
+PYTEST = $(TEST_ENV) $(PYTHON) -m pytest -p no:cacheprovider -ra -q $(PYTEST_FLAGS)
+PYTEST_FLAGS ?=
+
+.PHONY: lane-build
+lane-build: deps-test
+	@$(MAKE) --no-print-directory -s -j2 SANITIZE=0 FAILPOINTS=0 all support
+	@$(MAKE) --no-print-directory -s -j2 SANITIZE=0 FAILPOINTS=1 all
+
+# A lane without test files is passed over, aloud.
+lane = $(if $(wildcard tests/$(1)/test_*.py),$(PYTEST) -m '$(2)' tests/$(1),@echo "$(1): no tests yet")
+
+.PHONY: integration fault crash
+integration: lane-build  ## against a real broker, a real server, the modern engine
+	$(call lane,integration,not long)
+fault: lane-build  ## cut connections, failing writes, full disks
+	$(call lane,fault,not long)
+crash: lane-build  ## kill -9 and power cuts
+	$(call lane,crash,not long)
+
+.PHONY: test test-long
+test: deps-test  ## check and every lane, the short form
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory SANITIZE=1 -j2 -s unit-build
+	@$(MAKE) --no-print-directory SANITIZE=1 unit
+	@$(MAKE) --no-print-directory integration
+	@$(MAKE) --no-print-directory fault
+	@$(MAKE) --no-print-directory crash
+	@echo "test: ok"
+
+test-long: test  ## and the tests marked long, valgrind, arm64
+	@$(MAKE) --no-print-directory unit-valgrind
+	@$(MAKE) --no-print-directory unit-arm64
+	$(PYTEST) -m long tests/integration $(wildcard tests/fault tests/crash)
+
+.PHONY: bench demo
+bench: lane-build  ## the figures, as ratios within one run
+	$(TEST_ENV) $(PYTHON) tests/bench/bench.py $(BENCH_FLAGS)
+demo: deps-servers  ## Kafka to ClickHouse through an outage; KEEP=1 leaves it running
+	@$(MAKE) --no-print-directory -s -j2 all support
+	@$(TEST_ENV) SPOOLD_BIN=$(abspath $(SPOOLD)) KEEP=$(KEEP) $(PYTHON) tests/demo/demo.py
+
+# ---- installing -----------------------------------------------------------------------------
+
+.PHONY: install uninstall
+install: all  ## to DESTDIR and PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install -m 755 $(SPOOLD) $(SPOOLCTL) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(LIBSPOOL) $(DESTDIR)$(PREFIX)/lib
+	install -m 644 $(wildcard include/*.h) $(DESTDIR)$(PREFIX)/include
+uninstall:  ## what install put there
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,spoold spoolctl) $(DESTDIR)$(PREFIX)/lib/libspool.a
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/include/,$(notdir $(wildcard include/*.h)))
+
+.PHONY: clean
+clean:  ## everything built, but not what deps fetched
+	find build -mindepth 1 -maxdepth 1 ! -name deps -exec rm -rf {} + 2>/dev/null || true
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
