@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/limits.h"
+#include "spool/look_int.h"
+
+/* A letter's record, its base64 beside it, every byte escaped: the largest line there can be. */
+#define LINE_MAX_BYTES (1 * GIB)
+
+struct dead_walk {
+    const struct look_dead_query *query;
+    struct buf line;
+    look_line_fn *emit;
+    void *arg;
+    uint64_t shown;
+    struct spool_error *error;
+};
+
+/* u32le count, then per header string name, string value; what does not parse ends the list. */
+static void put_headers(struct look_writer *w, const void *data, size_t size)
+{
+    struct cursor c = cursor_over(data, size);
+    uint32_t count = 0;
+
+    look_open(w, "headers", '[');
+    if (size && cursor_u32le(&c, &count) != SPOOL_OK)
+        count = 0;
+    for (uint32_t i = 0; i < count && w->status == SPOOL_OK; i++) {
+        const uint8_t *name, *value;
+        size_t name_size, value_size;
+
+        if (cursor_string(&c, &name, &name_size) != SPOOL_OK ||
+            cursor_string(&c, &value, &value_size) != SPOOL_OK)
+            break;
+        look_open(w, NULL, '{');
+        look_bytes(w, "name", name, name_size);
+        look_bytes_exact(w, "value", value, value_size);
+        look_close(w, '}');
+    }
+    look_close(w, ']');
+}
+
+static void put_letter(struct look_writer *w, const struct spool_dead *letter)
+{
+    look_open(w, NULL, '{');
+    look_text(w, "stream", letter->stream);
+    look_text(w, "origin", letter->origin_name);
+    look_i64(w, "offset", letter->offset);
+    look_i64(w, "code", letter->code);
+    look_text(w, "reason_name", letter->reason_name);
+    look_text(w, "reason", letter->reason);
+    look_text(w, "column", letter->column);
+    look_u64(w, "position", letter->position);
+    look_bytes_exact(w, "record", letter->record, letter->record_size);
+    look_u64(w, "record_bytes", letter->record_full_size);
+    look_bool(w, "record_cut", letter->flags & SPOOL_DEAD_RECORD_CUT);
+    look_bool(w, "rebuilt", letter->flags & SPOOL_DEAD_REBUILT);
+    if (letter->key_present)
+        look_bytes_exact(w, "key", letter->key, letter->key_size);
+    else
+        look_null(w, "key");
+    put_headers(w, letter->headers, letter->headers_size);
+    look_u64(w, "attempts", letter->attempts);
+    look_time(w, "timestamp", letter->timestamp_ms);
+    look_time(w, "received_at", letter->received_ms);
+    look_time(w, "time", letter->dead_ms);
+    look_close(w, '}');
+}
+
+static int emit_truncated(struct dead_walk *walk, const struct spool_dead *next, const char *reason)
+{
+    struct look_writer w;
+
+    buf_reset(&walk->line);
+    look_writer_init(&w, &walk->line);
+    look_open(&w, NULL, '{');
+    look_bool(&w, "truncated", true);
+    look_text(&w, "reason", reason);
+    look_text(&w, "stream", next->stream);
+    look_text(&w, "origin", next->origin_name);
+    look_i64(&w, "offset", next->offset);
+    look_close(&w, '}');
+    if (w.status != SPOOL_OK)
+        return w.status;
+    return walk->emit(walk->arg, (const char *)walk->line.data, walk->line.len);
+}
+
+static bool selected(const struct look_dead_query *query, const struct spool_dead *letter)
+{
+    if (query->origin && (!letter->origin_name || strcmp(query->origin, letter->origin_name) != 0))
+        return false;
+    return !query->has_offset || query->offset == letter->offset;
+}
+
+static int each_letter(void *arg, const struct spool_dead *letter)
+{
+    struct dead_walk *walk = arg;
+    struct look_writer w;
+    int status;
+
+    if (!selected(walk->query, letter))
+        return 0;
+    if (walk->query->limit && walk->shown == walk->query->limit) {
+        status = emit_truncated(walk, letter, "limit");
+        return status == SPOOL_OK ? SPOOL_E_END : status;
+    }
+    buf_reset(&walk->line);
+    look_writer_init(&w, &walk->line);
+    put_letter(&w, letter);
+    if (w.status != SPOOL_OK)
+        return spool_error_set(walk->error, w.status, "dead letter %s %lld: %s",
+                               letter->origin_name ? letter->origin_name : "",
+                               (long long)letter->offset, spool_strerror(w.status));
+    status = walk->emit(walk->arg, (const char *)walk->line.data, walk->line.len);
+    if (status == SPOOL_E_LIMIT) {
+        status = emit_truncated(walk, letter, "size");
+        return status == SPOOL_OK ? SPOOL_E_END : status;
+    }
+    walk->shown++;
+    return status;
+}
+
+int look_dead_each(struct spool *spool, const struct look_dead_query *query, look_line_fn *line,
+                   void *arg, struct spool_error *error)
+{
+    struct dead_walk walk = {.query = query, .emit = line, .arg = arg, .error = error};
+    int status;
+
+    buf_init(&walk.line, LINE_MAX_BYTES);
+    status = spool_dead_each(spool, query->stream, each_letter, &walk, error);
+    buf_free(&walk.line);
+    return status == SPOOL_E_END ? SPOOL_OK : status;
+}
+
+int look_dead(struct spool *spool, const struct look_dead_query *query, struct buf *out,
+              struct spool_error *error)
+{
+    struct look_collector collector = {.out = out};
+
+    if (out->max - out->len < LOOK_MIN_BUFFER_BYTES)
+        return spool_error_set(error, SPOOL_E_LIMIT, "no room for the dead letters");
+    return look_dead_each(spool, query, look_collect, &collector, error);
+}
