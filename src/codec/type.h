@@ -47,14 +47,14 @@ enum type_kind {
     TYPE_ARRAY,
     TYPE_LOW_CARDINALITY, /* children[0] */
     TYPE_TUPLE,
-    TYPE_NESTED, /* children, names where given */
-    TYPE_MAP,    /* children[0] key, children[1] value */
-    TYPE_VARIANT,
+    TYPE_NESTED,  /* children, names where given */
+    TYPE_MAP,     /* children[0] key, children[1] value */
+    TYPE_VARIANT, /* children, in the order of their discriminators */
     TYPE_DYNAMIC,
     TYPE_JSON,             /* arguments kept as text */
     TYPE_SIMPLE_AGGREGATE, /* children[0] = the value type */
     TYPE_AGGREGATE,
-    TYPE_POINT,
+    TYPE_POINT, /* this and the next five: children as they are stored, Point = two Float64 */
     TYPE_RING,
     TYPE_LINE_STRING,
     TYPE_MULTI_LINE_STRING,
@@ -80,7 +80,10 @@ struct type {
     struct type **children; /* owned */
     char **child_names;     /* owned; NULL array or NULL entries where unnamed */
     size_t child_count;
-    char *text; /* owned: the spelling it was parsed from, trimmed */
+    char *text; /* owned: the spelling it was parsed from, trimmed; holds no NUL */
+    char
+        *spelling; /* owned: canonical spelling of what is not parsed further: all of DYNAMIC, JSON,
+                       AGGREGATE and OTHER, the function of SIMPLE_AGGREGATE; else NULL */
 };
 
 /* Parses a whole type name. On failure *out is NULL and error names the position. */

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "codec/type.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "codec/type_int.h"
+
+const struct type_name type_names[] = {
+    {"Int8", TYPE_INT8, SHAPE_NONE, 1, NULL},
+    {"Int16", TYPE_INT16, SHAPE_NONE, 2, NULL},
+    {"Int32", TYPE_INT32, SHAPE_NONE, 4, NULL},
+    {"Int64", TYPE_INT64, SHAPE_NONE, 8, NULL},
+    {"Int128", TYPE_INT128, SHAPE_NONE, 16, NULL},
+    {"Int256", TYPE_INT256, SHAPE_NONE, 32, NULL},
+    {"UInt8", TYPE_UINT8, SHAPE_NONE, 1, NULL},
+    {"UInt16", TYPE_UINT16, SHAPE_NONE, 2, NULL},
+    {"UInt32", TYPE_UINT32, SHAPE_NONE, 4, NULL},
+    {"UInt64", TYPE_UINT64, SHAPE_NONE, 8, NULL},
+    {"UInt128", TYPE_UINT128, SHAPE_NONE, 16, NULL},
+    {"UInt256", TYPE_UINT256, SHAPE_NONE, 32, NULL},
+    {"Float32", TYPE_FLOAT32, SHAPE_NONE, 4, NULL},
+    {"Float64", TYPE_FLOAT64, SHAPE_NONE, 8, NULL},
+    {"BFloat16", TYPE_BFLOAT16, SHAPE_NONE, 2, NULL},
+    {"Bool", TYPE_BOOL, SHAPE_NONE, 1, NULL},
+    {"String", TYPE_STRING, SHAPE_NONE, 0, NULL},
+    {"FixedString", TYPE_FIXED_STRING, SHAPE_WIDTH, 0, NULL},
+    {"UUID", TYPE_UUID, SHAPE_NONE, 16, NULL},
+    {"Date", TYPE_DATE, SHAPE_NONE, 2, NULL},
+    {"Date32", TYPE_DATE32, SHAPE_NONE, 4, NULL},
+    {"DateTime", TYPE_DATETIME, SHAPE_ZONE, 4, NULL},
+    {"DateTime32", TYPE_DATETIME, SHAPE_ZONE, 4, NULL},
+    {"DateTime64", TYPE_DATETIME64, SHAPE_SCALE_ZONE, 8, NULL},
+    {"Time", TYPE_TIME, SHAPE_NONE, 4, NULL},
+    {"Time64", TYPE_TIME64, SHAPE_SCALE, 8, NULL},
+    {"Enum8", TYPE_ENUM8, SHAPE_ENUM, 1, NULL},
+    {"Enum16", TYPE_ENUM16, SHAPE_ENUM, 2, NULL},
+    {"Enum", TYPE_ENUM8, SHAPE_ENUM, 0, NULL}, /* width 0: as wide as its numbers need */
+    {"Decimal", TYPE_DECIMAL, SHAPE_DECIMAL, 0, NULL},
+    {"Decimal32", TYPE_DECIMAL, SHAPE_DECIMAL_SCALE, 9, NULL},
+    {"Decimal64", TYPE_DECIMAL, SHAPE_DECIMAL_SCALE, 18, NULL},
+    {"Decimal128", TYPE_DECIMAL, SHAPE_DECIMAL_SCALE, 38, NULL},
+    {"Decimal256", TYPE_DECIMAL, SHAPE_DECIMAL_SCALE, 76, NULL},
+    {"IPv4", TYPE_IPV4, SHAPE_NONE, 4, NULL},
+    {"IPv6", TYPE_IPV6, SHAPE_NONE, 16, NULL},
+    {"Nullable", TYPE_NULLABLE, SHAPE_ONE, 0, NULL},
+    {"Array", TYPE_ARRAY, SHAPE_ONE, 0, NULL},
+    {"LowCardinality", TYPE_LOW_CARDINALITY, SHAPE_ONE, 0, NULL},
+    {"Tuple", TYPE_TUPLE, SHAPE_ELEMENTS, 0, NULL},
+    {"Nested", TYPE_NESTED, SHAPE_NAMED, 0, NULL},
+    {"Map", TYPE_MAP, SHAPE_TWO, 0, NULL},
+    {"Variant", TYPE_VARIANT, SHAPE_SEVERAL, 0, NULL},
+    {"Dynamic", TYPE_DYNAMIC, SHAPE_OPAQUE, 0, NULL},
+    {"JSON", TYPE_JSON, SHAPE_OPAQUE, 0, NULL},
+    {"SimpleAggregateFunction", TYPE_SIMPLE_AGGREGATE, SHAPE_FUNCTION, 0, NULL},
+    {"AggregateFunction", TYPE_AGGREGATE, SHAPE_OPAQUE, 0, NULL},
+    {"Point", TYPE_POINT, SHAPE_GEO, 0, "Tuple(Float64, Float64)"},
+    {"Ring", TYPE_RING, SHAPE_GEO, 0, "Array(Point)"},
+    {"LineString", TYPE_LINE_STRING, SHAPE_GEO, 0, "Array(Point)"},
+    {"MultiLineString", TYPE_MULTI_LINE_STRING, SHAPE_GEO, 0, "Array(LineString)"},
+    {"Polygon", TYPE_POLYGON, SHAPE_GEO, 0, "Array(Ring)"},
+    {"MultiPolygon", TYPE_MULTI_POLYGON, SHAPE_GEO, 0, "Array(Polygon)"},
+};
+
+const size_t type_names_count = sizeof(type_names) / sizeof(type_names[0]);
+
+void type_free(struct type *type)
+{
+    if (!type)
+        return;
+    for (size_t i = 0; i < type->member_count; i++)
+        free(type->members[i].name);
+    free(type->members);
+    for (size_t i = 0; i < type->child_count; i++) {
+        type_free(type->children[i]);
+        free(type->child_names[i]);
+    }
+    free(type->children);
+    free(type->child_names);
+    free(type->timezone);
+    free(type->text);
+    free(type->spelling);
+    free(type);
+}
+
+int type_member_order(const void *a, const void *b)
+{
+    const struct type_enum_member *x = a, *y = b;
+    size_t n = x->name_size < y->name_size ? x->name_size : y->name_size;
+    int order = memcmp(x->name, y->name, n);
+
+    return order ? order : (x->name_size > y->name_size) - (x->name_size < y->name_size);
+}
+
+/* The text in quotes, escaped as ClickHouse writes it. */
+static int put_quoted(struct buf *out, char quote, const char *text, size_t size)
+{
+    static const char from[] = "\b\f\n\r\t\\";
+    static const char to[] = "bfnrt\\";
+    int status = buf_put_u8(out, (uint8_t)quote);
+
+    for (size_t i = 0; i < size && status == SPOOL_OK; i++) {
+        char c = text[i];
+        const char *hit = memchr(from, c, sizeof(from) - 1);
+        if (hit || c == quote || c == 0) {
+            status = buf_put_u8(out, '\\');
+            c = hit ? to[hit - from] : c ? c : '0';
+        }
+        if (status == SPOOL_OK)
+            status = buf_put_u8(out, (uint8_t)c);
+    }
+    return status == SPOOL_OK ? buf_put_u8(out, (uint8_t)quote) : status;
+}
+
+static int put_element_name(struct buf *out, const char *name)
+{
+    bool plain = type_is_word_start(name[0]);
+    int status;
+
+    for (const char *c = name; *c; c++)
+        plain = plain && type_is_word(*c);
+    status = plain ? buf_append_str(out, name) : put_quoted(out, '`', name, strlen(name));
+    return status == SPOOL_OK ? buf_put_u8(out, ' ') : status;
+}
+
+static int format_members(const struct type *type, struct buf *out)
+{
+    int status = SPOOL_OK;
+
+    for (size_t i = 0; i < type->member_count && status == SPOOL_OK; i++) {
+        const struct type_enum_member *m = &type->members[i];
+        if (i)
+            status = buf_append_str(out, ", ");
+        if (status == SPOOL_OK)
+            status = put_quoted(out, '\'', m->name, m->name_size);
+        if (status == SPOOL_OK)
+            status = buf_printf(out, " = %d", m->value);
+    }
+    return status;
+}
+
+static int format_children(const struct type *type, struct buf *out)
+{
+    int status = SPOOL_OK;
+
+    for (size_t i = 0; i < type->child_count && status == SPOOL_OK; i++) {
+        if (i)
+            status = buf_append_str(out, ", ");
+        if (status == SPOOL_OK && type->child_names[i])
+            status = put_element_name(out, type->child_names[i]);
+        if (status == SPOOL_OK)
+            status = type_format(type->children[i], out);
+    }
+    return status;
+}
+
+static int format_arguments(const struct type *type, struct buf *out)
+{
+    int status;
+
+    switch (type->kind) {
+    case TYPE_FIXED_STRING:
+        return buf_printf(out, "%u", type->width);
+    case TYPE_TIME64:
+        return buf_printf(out, "%u", type->scale);
+    case TYPE_DECIMAL:
+        return buf_printf(out, "%u, %u", type->precision, type->scale);
+    case TYPE_DATETIME:
+        return put_quoted(out, '\'', type->timezone, strlen(type->timezone));
+    case TYPE_DATETIME64:
+        status = buf_printf(out, "%u%s", type->scale, type->timezone ? ", " : "");
+        if (status == SPOOL_OK && type->timezone)
+            status = put_quoted(out, '\'', type->timezone, strlen(type->timezone));
+        return status;
+    case TYPE_ENUM8:
+    case TYPE_ENUM16:
+        return format_members(type, out);
+    case TYPE_SIMPLE_AGGREGATE:
+        status = buf_printf(out, "%s, ", type->spelling);
+        return status == SPOOL_OK ? format_children(type, out) : status;
+    default:
+        return format_children(type, out);
+    }
+}
+
+int type_format(const struct type *type, struct buf *out)
+{
+    const struct type_name *name = type_names;
+    int status;
+
+    if (type->spelling && type->kind != TYPE_SIMPLE_AGGREGATE)
+        return buf_append_str(out, type->spelling);
+    while (name->kind != type->kind)
+        name++;
+    assert(name < type_names + type_names_count);
+    status = buf_append_str(out, name->name);
+    if (name->shape == SHAPE_NONE || name->shape == SHAPE_GEO ||
+        (type->kind == TYPE_DATETIME && !type->timezone))
+        return status;
+    if (status == SPOOL_OK)
+        status = buf_put_u8(out, '(');
+    if (status == SPOOL_OK)
+        status = format_arguments(type, out);
+    return status == SPOOL_OK ? buf_put_u8(out, ')') : status;
+}
+
+static bool text_equal(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+bool type_equal(const struct type *a, const struct type *b)
+{
+    if (a->kind != b->kind || a->width != b->width || a->precision != b->precision ||
+        a->scale != b->scale || a->member_count != b->member_count ||
+        a->child_count != b->child_count || !text_equal(a->timezone, b->timezone) ||
+        !text_equal(a->spelling, b->spelling))
+        return false;
+    for (size_t i = 0; i < a->member_count; i++)
+        if (a->members[i].value != b->members[i].value ||
+            type_member_order(&a->members[i], &b->members[i]) != 0)
+            return false;
+    for (size_t i = 0; i < a->child_count; i++)
+        if (!text_equal(a->child_names[i], b->child_names[i]) ||
+            !type_equal(a->children[i], b->children[i]))
+            return false;
+    return true;
+}
+
+int type_copy(const struct type *type, struct type **out)
+{
+    /* The text is what the tree was made from, so parsing it again makes the same tree. */
+    return type_parse(type->text, strlen(type->text), out, NULL);
+}
+
+bool type_is_native(const struct type *type)
+{
+    switch (type->kind) {
+    case TYPE_INT8:
+    case TYPE_INT16:
+    case TYPE_INT32:
+    case TYPE_INT64:
+    case TYPE_UINT8:
+    case TYPE_UINT16:
+    case TYPE_UINT32:
+    case TYPE_UINT64:
+    case TYPE_FLOAT32:
+    case TYPE_FLOAT64:
+    case TYPE_BOOL:
+    case TYPE_STRING:
+    case TYPE_FIXED_STRING:
+    case TYPE_UUID:
+    case TYPE_DATE:
+    case TYPE_DATE32:
+    case TYPE_DATETIME:
+    case TYPE_DATETIME64:
+    case TYPE_ENUM8:
+    case TYPE_ENUM16:
+    case TYPE_IPV4:
+    case TYPE_IPV6:
+        return true;
+    case TYPE_DECIMAL:
+        return type->width <= 16;
+    case TYPE_NULLABLE:
+        return type->children[0]->child_count == 0 && type_is_native(type->children[0]);
+    case TYPE_ARRAY:
+    case TYPE_LOW_CARDINALITY:
+        return type_is_native(type->children[0]);
+    default:
+        return false;
+    }
+}

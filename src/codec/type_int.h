@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Shared by the parser (type_parse.c) and the rest (type.c) of codec/type.h. */
+#ifndef CODEC_TYPE_INT_H
+#define CODEC_TYPE_INT_H
+
+#include "codec/type.h"
+
+/* What may stand between the parentheses of a known name. */
+enum shape {
+    SHAPE_NONE,
+    SHAPE_WIDTH,         /* (N) */
+    SHAPE_ZONE,          /* none, or ('zone') */
+    SHAPE_SCALE,         /* none, or (S) */
+    SHAPE_SCALE_ZONE,    /* none, (S), or (S, 'zone') */
+    SHAPE_DECIMAL,       /* none, (P), or (P, S) */
+    SHAPE_DECIMAL_SCALE, /* (S); the precision is the name's */
+    SHAPE_ENUM,          /* ('name' = number, ...) */
+    SHAPE_ONE,           /* (T) */
+    SHAPE_TWO,           /* (K, V) */
+    SHAPE_ELEMENTS,      /* (T, ...) or (name T, ...), may be empty */
+    SHAPE_NAMED,         /* (name T, ...) */
+    SHAPE_SEVERAL,       /* (T, ...) */
+    SHAPE_FUNCTION,      /* (function, T) */
+    SHAPE_OPAQUE,        /* anything balanced */
+    SHAPE_GEO,           /* none; stands for another type */
+};
+
+struct type_name {
+    const char *name;
+    enum type_kind kind;
+    enum shape shape;
+    uint32_t width;    /* of the value; SHAPE_DECIMAL_SCALE: the precision */
+    const char *alias; /* SHAPE_GEO: what it is stored as */
+};
+
+/* Every name this version knows; the first entry of a kind is its canonical name. */
+extern const struct type_name type_names[];
+extern const size_t type_names_count;
+
+static inline bool type_is_word_start(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
+
+static inline bool type_is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static inline bool type_is_word(char c)
+{
+    return type_is_word_start(c) || type_is_digit(c);
+}
+
+/* Orders Enum members by name. */
+int type_member_order(const void *a, const void *b);
+
+#endif

@@ -1,0 +1,675 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/limits.h"
+#include "codec/type_int.h"
+
+#define FIXED_STRING_BYTES_MAX 0xffffffu /* ClickHouse's own bound */
+#define DECIMAL_DIGITS_MAX     76
+#define TIME_SCALE_MAX         9
+#define VARIANT_MEMBERS_MAX    255
+
+struct parser {
+    const char *start;
+    const char *at;
+    const char *end;
+    struct spool_error *error;
+};
+
+static int fail(struct parser *p, const char *what)
+{
+    return spool_error_set(p->error, SPOOL_E_SYNTAX, "type name, byte %zu: %s",
+                           (size_t)(p->at - p->start), what);
+}
+
+static int fail_memory(struct parser *p)
+{
+    return spool_error_set(p->error, SPOOL_E_NOMEM, "type name: out of memory");
+}
+
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
+}
+
+static void skip_blanks(struct parser *p)
+{
+    while (p->at < p->end && is_blank(*p->at))
+        p->at++;
+}
+
+/* The next character that is no blank, 0 at the end. */
+static char peek(struct parser *p)
+{
+    skip_blanks(p);
+    return p->at < p->end ? *p->at : 0;
+}
+
+static bool take(struct parser *p, char c)
+{
+    if (peek(p) != c || p->at == p->end)
+        return false;
+    p->at++;
+    return true;
+}
+
+static int expect(struct parser *p, char c)
+{
+    char what[] = "expected 'x'";
+
+    if (take(p, c))
+        return SPOOL_OK;
+    what[sizeof(what) - 3] = c;
+    return fail(p, what);
+}
+
+/* A word into *word and *size, borrowed from the text; false when there is none. */
+static bool take_word(struct parser *p, const char **word, size_t *size)
+{
+    if (!type_is_word_start(peek(p)))
+        return false;
+    *word = p->at;
+    while (p->at < p->end && type_is_word(*p->at))
+        p->at++;
+    *size = (size_t)(p->at - *word);
+    return true;
+}
+
+static int take_number(struct parser *p, int64_t min, int64_t max, int64_t *value)
+{
+    bool negative = false;
+    const char *digits;
+    int64_t v = 0;
+
+    if (take(p, '-'))
+        negative = true;
+    digits = p->at;
+    while (p->at < p->end && type_is_digit(*p->at) && p->at - digits < 10)
+        v = v * 10 + (*p->at++ - '0');
+    if (p->at == digits)
+        return fail(p, "expected a number");
+    if (negative)
+        v = -v;
+    if ((p->at < p->end && type_is_word(*p->at)) || v < min || v > max)
+        return fail(p, "the number is out of range");
+    *value = v;
+    return SPOOL_OK;
+}
+
+static int hex_digit(char c)
+{
+    if (type_is_digit(c))
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* What follows a backslash, as ClickHouse's lexer reads it: at least one byte is left. */
+static int take_escape(struct parser *p, char *out, size_t *len)
+{
+    static const char from[] = "abefnrtv0";
+    static const char to[] = "\a\b\x1b\f\n\r\t\v";
+    char c = *p->at++;
+    const char *hit;
+
+    if (c == 'x') {
+        int high = p->end - p->at >= 2 ? hex_digit(p->at[0]) : -1;
+        int low = high >= 0 ? hex_digit(p->at[1]) : -1;
+        if (low < 0)
+            return fail(p, "expected two hex digits after \\x");
+        out[(*len)++] = (char)(high * 16 + low);
+        p->at += 2;
+        return SPOOL_OK;
+    }
+    if (c == 'N')
+        return SPOOL_OK;
+    hit = memchr(from, c, sizeof(from) - 1);
+    if (hit) {
+        out[(*len)++] = to[hit - from];
+        return SPOOL_OK;
+    }
+    if (c != '\\' && c != '\'' && c != '"' && c != '`' && c != '/' && c != '=')
+        out[(*len)++] = '\\';
+    out[(*len)++] = c;
+    return SPOOL_OK;
+}
+
+/* The byte behind the quoted text that begins at p->at, or NULL when it is not closed. */
+static const char *quoted_end(const struct parser *p)
+{
+    char quote = *p->at;
+
+    for (const char *c = p->at + 1; c < p->end; c++) {
+        if (*c == '\\')
+            c++;
+        else if (*c == quote && (c + 1 == p->end || c[1] != quote))
+            return c + 1;
+        else if (*c == quote)
+            c++;
+    }
+    return NULL;
+}
+
+/* A quoted text in the quotes it begins with; *text is owned by the caller, with a NUL behind. */
+static int take_quoted(struct parser *p, char **text, size_t *size)
+{
+    char quote = peek(p);
+    const char *end = quoted_end(p);
+    size_t len = 0;
+    int status = SPOOL_OK;
+    char *out;
+
+    *text = NULL;
+    assert(quote == '\'' || quote == '"' || quote == '`');
+    if (!end)
+        return fail(p, "the quotes are not closed");
+    /* An unescaped text is never longer than its escaped form. */
+    out = malloc((size_t)(end - p->at));
+    if (!out)
+        return fail_memory(p);
+    p->at++;
+    while (status == SPOOL_OK && p->at < end - 1) {
+        if (*p->at == '\\') {
+            p->at++;
+            status = take_escape(p, out, &len);
+        } else {
+            if (*p->at == quote)
+                p->at++;
+            out[len++] = *p->at++;
+        }
+    }
+    if (status != SPOOL_OK) {
+        free(out);
+        return status;
+    }
+    assert(p->at == end - 1);
+    p->at = end;
+    out[len] = 0;
+    *text = out;
+    *size = len;
+    return SPOOL_OK;
+}
+
+/* As take_quoted, for what must be usable as a C string. */
+static int take_quoted_cstr(struct parser *p, char **text)
+{
+    size_t size = 0;
+    int status = take_quoted(p, text, &size);
+
+    if (status == SPOOL_OK && (size == 0 || memchr(*text, 0, size))) {
+        free(*text);
+        *text = NULL;
+        status = fail(p, size ? "a NUL byte in a name" : "an empty name");
+    }
+    return status;
+}
+
+static int parse_type(struct parser *p, unsigned depth, struct type **out);
+
+/* Takes child and name over, in every case. */
+static int add_child(struct parser *p, struct type *type, struct type *child, char *name)
+{
+    size_t n = type->child_count;
+
+    if ((n & (n - 1)) == 0) {
+        size_t cap = n ? n * 2 : 1;
+        struct type **children = realloc(type->children, cap * sizeof(*children));
+        char **names;
+        if (!children)
+            goto memory;
+        type->children = children;
+        names = realloc(type->child_names, cap * sizeof(*names));
+        if (!names)
+            goto memory;
+        type->child_names = names;
+    }
+    type->children[n] = child;
+    type->child_names[n] = name;
+    type->child_count = n + 1;
+    return SPOOL_OK;
+memory:
+    type_free(child);
+    free(name);
+    return fail_memory(p);
+}
+
+static int parse_child(struct parser *p, unsigned depth, struct type *type, char *name)
+{
+    struct type *child = NULL;
+    int status = parse_type(p, depth + 1, &child);
+
+    if (status != SPOOL_OK) {
+        free(name);
+        return status;
+    }
+    return add_child(p, type, child, name);
+}
+
+/* The name before an element's type, or NULL in *name when the element has none. */
+static int take_element_name(struct parser *p, char **name)
+{
+    const char *begin, *word = NULL;
+    size_t size = 0;
+    char c = peek(p);
+
+    *name = NULL;
+    if (c == '`' || c == '"')
+        return take_quoted_cstr(p, name);
+    begin = p->at;
+    if (!take_word(p, &word, &size))
+        return fail(p, "expected a type");
+    c = peek(p);
+    if (!type_is_word_start(c)) {
+        p->at = begin;
+        return SPOOL_OK;
+    }
+    *name = strndup(word, size);
+    return *name ? SPOOL_OK : fail_memory(p);
+}
+
+static int parse_elements(struct parser *p, unsigned depth, struct type *type, enum shape shape)
+{
+    bool named = shape == SHAPE_NAMED;
+    int status;
+
+    if (shape == SHAPE_ELEMENTS && peek(p) == ')')
+        return SPOOL_OK;
+    do {
+        char *name = NULL;
+        if (type->kind == TYPE_VARIANT && type->child_count == VARIANT_MEMBERS_MAX)
+            return fail(p, "a Variant of more than 255 types");
+        if (shape != SHAPE_SEVERAL) {
+            status = take_element_name(p, &name);
+            if (status != SPOOL_OK)
+                return status;
+            if (shape == SHAPE_ELEMENTS && type->child_count == 0)
+                named = name != NULL;
+            if (named != (name != NULL)) {
+                free(name);
+                return fail(p, "either every element has a name or none has");
+            }
+        }
+        status = parse_child(p, depth, type, name);
+        if (status != SPOOL_OK)
+            return status;
+    } while (take(p, ','));
+    return SPOOL_OK;
+}
+
+/* Members of a Variant are numbered in the order of their names. */
+static void sort_variant(struct type *type)
+{
+    for (size_t i = 1; i < type->child_count; i++) {
+        struct type *child = type->children[i];
+        size_t at = i;
+        while (at > 0 && strcmp(type->children[at - 1]->text, child->text) > 0) {
+            type->children[at] = type->children[at - 1];
+            at--;
+        }
+        type->children[at] = child;
+    }
+}
+
+static int member_by_value(const void *a, const void *b)
+{
+    return ((const struct type_enum_member *)a)->value -
+           ((const struct type_enum_member *)b)->value;
+}
+
+static int check_members(struct parser *p, struct type *type)
+{
+    struct type_enum_member *m = type->members;
+
+    qsort(m, type->member_count, sizeof(*m), type_member_order);
+    for (size_t i = 1; i < type->member_count; i++)
+        if (type_member_order(&m[i - 1], &m[i]) == 0)
+            return fail(p, "an Enum has a name twice");
+    qsort(m, type->member_count, sizeof(*m), member_by_value);
+    for (size_t i = 1; i < type->member_count; i++)
+        if (m[i - 1].value == m[i].value)
+            return fail(p, "an Enum has a number twice");
+    return SPOOL_OK;
+}
+
+/* A member without a number takes the one after its neighbour's; the first takes 1. */
+static int parse_enum(struct parser *p, struct type *type)
+{
+    int64_t min = type->kind == TYPE_ENUM8 && type->width ? INT8_MIN : INT16_MIN;
+    int64_t max = type->kind == TYPE_ENUM8 && type->width ? INT8_MAX : INT16_MAX;
+    int64_t value = 0;
+    bool wide = false;
+
+    do {
+        struct type_enum_member *m;
+        size_t n = type->member_count;
+        int status;
+        if (peek(p) != '\'')
+            return fail(p, "expected a quoted name");
+        if ((n & (n - 1)) == 0) {
+            m = realloc(type->members, (n ? n * 2 : 1) * sizeof(*m));
+            if (!m)
+                return fail_memory(p);
+            type->members = m;
+        }
+        m = &type->members[n];
+        status = take_quoted(p, &m->name, &m->name_size);
+        if (status != SPOOL_OK)
+            return status;
+        type->member_count++;
+        value++;
+        if (take(p, '='))
+            status = take_number(p, min, max, &value);
+        else if (value > max)
+            status = fail(p, "the number is out of range");
+        if (status != SPOOL_OK)
+            return status;
+        m->value = (int16_t)value;
+        wide = wide || value < INT8_MIN || value > INT8_MAX;
+    } while (take(p, ','));
+    if (type->width == 0) {
+        type->kind = wide ? TYPE_ENUM16 : TYPE_ENUM8;
+        type->width = wide ? 2 : 1;
+    }
+    return check_members(p, type);
+}
+
+/*
+ * Appends text with one blank after a comma, none around other punctuation, and one between words.
+ * Quoted parts stay as they are; the parser has seen that they are closed.
+ */
+static int put_opaque(struct buf *out, const char *text, size_t size)
+{
+    char last = 0;
+    bool blank = false;
+    int status = SPOOL_OK;
+
+    for (size_t i = 0; i < size && status == SPOOL_OK; i++) {
+        char c = text[i];
+        if (is_blank(c)) {
+            blank = true;
+            continue;
+        }
+        if (last == ',' || (blank && last && !strchr("(,=", last) && !strchr("(),=", c)))
+            status = buf_put_u8(out, ' ');
+        blank = false;
+        last = c;
+        if (status == SPOOL_OK)
+            status = buf_put_u8(out, (uint8_t)c);
+        if (c != '\'' && c != '"' && c != '`')
+            continue;
+        while (status == SPOOL_OK && ++i < size) {
+            status = buf_put_u8(out, (uint8_t)text[i]);
+            if (text[i] == c)
+                break;
+            if (text[i] == '\\' && i + 1 < size && status == SPOOL_OK)
+                status = buf_put_u8(out, (uint8_t)text[++i]);
+        }
+    }
+    return status;
+}
+
+static int set_spelling(struct parser *p, struct type *type, const char *begin, const char *end)
+{
+    struct buf out;
+
+    /* A blank may be added behind every comma. */
+    buf_init(&out, 2 * (size_t)(end - begin) + 2);
+    if (put_opaque(&out, begin, (size_t)(end - begin)) != SPOOL_OK || !buf_cstr(&out)) {
+        buf_free(&out);
+        return fail_memory(p);
+    }
+    type->spelling = (char *)out.data;
+    return SPOOL_OK;
+}
+
+/* Moves behind balanced parentheses up to the ')' or, where asked, the ',' that ends them. */
+static int skip_balanced(struct parser *p, bool stop_at_comma)
+{
+    unsigned depth = 0;
+
+    for (;;) {
+        char c = peek(p);
+        if (p->at == p->end)
+            return fail(p, "a parenthesis is not closed");
+        if (depth == 0 && (c == ')' || (stop_at_comma && c == ',')))
+            return SPOOL_OK;
+        if (c == '\'' || c == '"' || c == '`') {
+            char *text = NULL;
+            size_t size = 0;
+            int status = take_quoted(p, &text, &size);
+            free(text);
+            if (status != SPOOL_OK)
+                return status;
+            continue;
+        }
+        if (c == '(' && ++depth > LIMIT_TYPE_DEPTH)
+            return fail(p, "nested too deep");
+        if (c == ')')
+            depth--;
+        p->at++;
+    }
+}
+
+static int parse_function(struct parser *p, unsigned depth, struct type *type)
+{
+    const char *begin;
+    int status;
+
+    skip_blanks(p);
+    begin = p->at;
+    status = skip_balanced(p, true);
+    if (status == SPOOL_OK && p->at == begin)
+        status = fail(p, "expected a function");
+    if (status == SPOOL_OK)
+        status = set_spelling(p, type, begin, p->at);
+    if (status == SPOOL_OK)
+        status = expect(p, ',');
+    return status == SPOOL_OK ? parse_child(p, depth, type, NULL) : status;
+}
+
+static uint32_t decimal_width(unsigned precision)
+{
+    return precision <= 9 ? 4 : precision <= 18 ? 8 : precision <= 38 ? 16 : 32;
+}
+
+static int parse_decimal(struct parser *p, struct type *type, const struct type_name *name)
+{
+    int64_t precision = name->width, scale = 0;
+    int status = SPOOL_OK;
+
+    if (name->shape == SHAPE_DECIMAL)
+        status = take_number(p, 1, DECIMAL_DIGITS_MAX, &precision);
+    if (status == SPOOL_OK && (name->shape == SHAPE_DECIMAL_SCALE || take(p, ',')))
+        status = take_number(p, 0, precision, &scale);
+    type->precision = (uint8_t)precision;
+    type->scale = (uint8_t)scale;
+    type->width = decimal_width((unsigned)precision);
+    return status;
+}
+
+static int parse_zone(struct parser *p, struct type *type)
+{
+    if (peek(p) != '\'')
+        return fail(p, "expected a quoted time zone");
+    return take_quoted_cstr(p, &type->timezone);
+}
+
+/* The arguments of a known name, between its parentheses. */
+static int parse_arguments(struct parser *p, unsigned depth, struct type *type,
+                           const struct type_name *name)
+{
+    int64_t number = 0;
+    int status;
+
+    switch (name->shape) {
+    case SHAPE_WIDTH:
+        status = take_number(p, 1, FIXED_STRING_BYTES_MAX, &number);
+        type->width = (uint32_t)number;
+        return status;
+    case SHAPE_ZONE:
+        return parse_zone(p, type);
+    case SHAPE_SCALE:
+    case SHAPE_SCALE_ZONE:
+        status = take_number(p, 0, TIME_SCALE_MAX, &number);
+        type->scale = (uint8_t)number;
+        if (status == SPOOL_OK && name->shape == SHAPE_SCALE_ZONE && take(p, ','))
+            status = parse_zone(p, type);
+        return status;
+    case SHAPE_DECIMAL:
+    case SHAPE_DECIMAL_SCALE:
+        return parse_decimal(p, type, name);
+    case SHAPE_ENUM:
+        return parse_enum(p, type);
+    case SHAPE_ONE:
+        return parse_child(p, depth, type, NULL);
+    case SHAPE_TWO:
+        status = parse_child(p, depth, type, NULL);
+        if (status == SPOOL_OK)
+            status = expect(p, ',');
+        return status == SPOOL_OK ? parse_child(p, depth, type, NULL) : status;
+    case SHAPE_ELEMENTS:
+    case SHAPE_NAMED:
+    case SHAPE_SEVERAL:
+        return parse_elements(p, depth, type, name->shape);
+    case SHAPE_FUNCTION:
+        return parse_function(p, depth, type);
+    case SHAPE_OPAQUE:
+        return skip_balanced(p, false);
+    case SHAPE_NONE:
+    case SHAPE_GEO:
+        break;
+    }
+    return fail(p, "this type takes no arguments");
+}
+
+/* What a name without parentheses means, where it means anything. */
+static int without_arguments(struct parser *p, struct type *type, const struct type_name *name)
+{
+    switch (name->shape) {
+    case SHAPE_NONE:
+    case SHAPE_ZONE:
+    case SHAPE_OPAQUE:
+    case SHAPE_GEO:
+        return SPOOL_OK;
+    case SHAPE_SCALE:
+    case SHAPE_SCALE_ZONE:
+        type->scale = 3;
+        return SPOOL_OK;
+    case SHAPE_DECIMAL:
+        type->precision = 10;
+        type->width = decimal_width(10);
+        return SPOOL_OK;
+    default:
+        return fail(p, "this type needs arguments");
+    }
+}
+
+static int add_stored_form(struct parser *p, unsigned depth, struct type *type, const char *alias)
+{
+    struct parser inner = {alias, alias, alias + strlen(alias), p->error};
+    struct type *stored = NULL;
+    int status = parse_type(&inner, depth + 1, &stored);
+
+    if (status != SPOOL_OK)
+        return status;
+    type->children = stored->children;
+    type->child_names = stored->child_names;
+    type->child_count = stored->child_count;
+    stored->children = NULL;
+    stored->child_names = NULL;
+    stored->child_count = 0;
+    type_free(stored);
+    return SPOOL_OK;
+}
+
+static int finish_type(struct parser *p, unsigned depth, struct type *type,
+                       const struct type_name *name, const char *begin, const char *end)
+{
+    int status = SPOOL_OK;
+
+    if (type->kind == TYPE_NULLABLE && type->children[0]->kind == TYPE_NULLABLE)
+        return fail(p, "Nullable inside Nullable");
+    if (name && name->shape == SHAPE_GEO)
+        status = add_stored_form(p, depth, type, name->alias);
+    if (!name || name->shape == SHAPE_OPAQUE)
+        status = set_spelling(p, type, begin, end);
+    if (status != SPOOL_OK)
+        return status;
+    type->text = strndup(begin, (size_t)(end - begin));
+    if (!type->text)
+        return fail_memory(p);
+    if (type->kind == TYPE_VARIANT)
+        sort_variant(type);
+    return SPOOL_OK;
+}
+
+static const struct type_name *name_find(const char *word, size_t size)
+{
+    for (size_t i = 0; i < type_names_count; i++)
+        if (strlen(type_names[i].name) == size && memcmp(type_names[i].name, word, size) == 0)
+            return &type_names[i];
+    return NULL;
+}
+
+static int parse_type(struct parser *p, unsigned depth, struct type **out)
+{
+    const struct type_name *name;
+    const char *word = NULL, *end;
+    struct type *type = NULL;
+    size_t size = 0;
+    int status;
+
+    if (depth > LIMIT_TYPE_DEPTH)
+        return fail(p, "nested too deep");
+    if (!take_word(p, &word, &size))
+        return fail(p, "expected a type");
+    name = name_find(word, size);
+    type = calloc(1, sizeof(*type));
+    if (!type)
+        return fail_memory(p);
+    type->kind = name ? name->kind : TYPE_OTHER;
+    type->width = name && name->shape != SHAPE_DECIMAL_SCALE ? name->width : 0;
+    end = p->at;
+    if (take(p, '(')) {
+        status = name ? parse_arguments(p, depth, type, name) : skip_balanced(p, false);
+        if (status == SPOOL_OK)
+            status = expect(p, ')');
+        end = p->at;
+    } else {
+        p->at = end;
+        status = name ? without_arguments(p, type, name) : SPOOL_OK;
+    }
+    if (status == SPOOL_OK)
+        status = finish_type(p, depth, type, name, word, end);
+    if (status != SPOOL_OK) {
+        type_free(type);
+        return status;
+    }
+    *out = type;
+    return SPOOL_OK;
+}
+
+int type_parse(const char *text, size_t size, struct type **out, struct spool_error *error)
+{
+    struct parser p = {text, text, text + size, error};
+    struct type *type = NULL;
+    int status;
+
+    *out = NULL;
+    if (size > LIMIT_TYPE_TEXT_BYTES)
+        return spool_error_set(error, SPOOL_E_LIMIT, "type name: longer than %llu bytes",
+                               (unsigned long long)LIMIT_TYPE_TEXT_BYTES);
+    if (size && memchr(text, 0, size))
+        return spool_error_set(error, SPOOL_E_SYNTAX, "type name: holds a NUL byte");
+    status = parse_type(&p, 0, &type);
+    if (status != SPOOL_OK)
+        return status;
+    if (peek(&p) || p.at != p.end) {
+        type_free(type);
+        return fail(&p, "text after the type");
+    }
+    *out = type;
+    return SPOOL_OK;
+}
