@@ -34,6 +34,12 @@ int error_code_parse(const char *text, size_t size);
  */
 enum error_class error_classify(int code, const char *text, int http_status, int native);
 
+/*
+ * 1 where the exception proves that no row of its INSERT was stored: raised while the request, the
+ * table or the data was looked at. 0 for storage, replicas, shards, views, and codes not known.
+ */
+int error_proves_nothing_stored(int code, const char *text);
+
 /* The operator's own verdicts ("error_classes" in the config); checked before the table. */
 struct error_class_override {
     int code;

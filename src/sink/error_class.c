@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sink/error_class.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <stdbool.h>
+#include <string.h>
+
+/*
+ * What an exception proves about the rows of its INSERT.
+ *   NOTHING  raised while the request, the table or the data was looked at: no row is in
+ *   MAYBE    raised by storage, a replica or a shard, where earlier parts may have been committed
+ */
+enum proof { NOTHING, MAYBE };
+
+struct error_row {
+    int code;
+    enum error_class class_;
+    enum proof proof;
+};
+
+/*
+ * One row per exception code, ordered by code. Numbers and names: ClickHouse, ErrorCodes.cpp.
+ * A code that is not here is CLASS_UNKNOWN and proves nothing. Codes that mean two things are
+ * told apart by their text in error_classify.
+ */
+static const struct error_row table[] = {
+    {3, CLASS_UPLOAD, NOTHING},        /* UNEXPECTED_END_OF_FILE */
+    {6, CLASS_DATA, NOTHING},          /* CANNOT_PARSE_TEXT */
+    {16, CLASS_SCHEMA, NOTHING},       /* NO_SUCH_COLUMN_IN_TABLE */
+    {25, CLASS_DATA, NOTHING},         /* CANNOT_PARSE_ESCAPE_SEQUENCE */
+    {26, CLASS_DATA, NOTHING},         /* CANNOT_PARSE_QUOTED_STRING */
+    {27, CLASS_DATA, NOTHING},         /* CANNOT_PARSE_INPUT_ASSERTION_FAILED */
+    {32, CLASS_UPLOAD, NOTHING},       /* ATTEMPT_TO_READ_AFTER_EOF */
+    {33, CLASS_UPLOAD, NOTHING},       /* CANNOT_READ_ALL_DATA */
+    {38, CLASS_DATA, NOTHING},         /* CANNOT_PARSE_DATE */
+    {40, CLASS_UPLOAD, NOTHING},       /* CHECKSUM_DOESNT_MATCH */
+    {41, CLASS_DATA, NOTHING},         /* CANNOT_PARSE_DATETIME */
+    {44, CLASS_SCHEMA, NOTHING},       /* ILLEGAL_COLUMN */
+    {48, CLASS_ENVIRONMENT, NOTHING},  /* NOT_IMPLEMENTED: the engine takes no rows */
+    {50, CLASS_SCHEMA, NOTHING},       /* UNKNOWN_TYPE */
+    {53, CLASS_SCHEMA, NOTHING},       /* TYPE_MISMATCH */
+    {60, CLASS_ENVIRONMENT, NOTHING},  /* UNKNOWN_TABLE */
+    {69, CLASS_DATA, NOTHING},         /* ARGUMENT_OUT_OF_BOUND */
+    {70, CLASS_SCHEMA, NOTHING},       /* CANNOT_CONVERT_TYPE */
+    {72, CLASS_DATA, NOTHING},         /* CANNOT_PARSE_NUMBER */
+    {75, CLASS_ENVIRONMENT, MAYBE},    /* CANNOT_WRITE_TO_FILE_DESCRIPTOR: its disk is full */
+    {81, CLASS_ENVIRONMENT, NOTHING},  /* UNKNOWN_DATABASE */
+    {89, CLASS_UPLOAD, NOTHING},       /* UNKNOWN_COMPRESSION_METHOD */
+    {115, CLASS_ENVIRONMENT, NOTHING}, /* UNKNOWN_SETTING */
+    {117, CLASS_DATA, NOTHING},        /* INCORRECT_DATA; see error_classify */
+    {128, CLASS_DATA, NOTHING},        /* TOO_LARGE_ARRAY_SIZE */
+    {130, CLASS_DATA, NOTHING},        /* CANNOT_READ_ARRAY_FROM_TEXT */
+    {131, CLASS_DATA, NOTHING},        /* TOO_LARGE_STRING_SIZE */
+    {159, CLASS_TRANSIENT, MAYBE},     /* TIMEOUT_EXCEEDED */
+    {164, CLASS_ENVIRONMENT, NOTHING}, /* READONLY */
+    {190, CLASS_DATA, NOTHING},        /* SIZES_OF_ARRAYS_DONT_MATCH */
+    {192, CLASS_ENVIRONMENT, NOTHING}, /* UNKNOWN_USER */
+    {193, CLASS_ENVIRONMENT, NOTHING}, /* WRONG_PASSWORD */
+    {194, CLASS_ENVIRONMENT, NOTHING}, /* REQUIRED_PASSWORD */
+    {195, CLASS_ENVIRONMENT, NOTHING}, /* IP_ADDRESS_NOT_ALLOWED */
+    {201, CLASS_ENVIRONMENT, NOTHING}, /* QUOTA_EXPIRED */
+    {202, CLASS_TRANSIENT, NOTHING},   /* TOO_MANY_SIMULTANEOUS_QUERIES */
+    {203, CLASS_TRANSIENT, NOTHING},   /* NO_FREE_CONNECTION */
+    {209, CLASS_TRANSIENT, MAYBE},     /* SOCKET_TIMEOUT */
+    {210, CLASS_TRANSIENT, MAYBE},     /* NETWORK_ERROR */
+    {216, CLASS_TRANSIENT, NOTHING},   /* QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING */
+    {236, CLASS_TRANSIENT, MAYBE},     /* ABORTED */
+    {241, CLASS_TOO_BIG, MAYBE},       /* MEMORY_LIMIT_EXCEEDED */
+    {242, CLASS_TRANSIENT, MAYBE},     /* TABLE_IS_READ_ONLY */
+    {243, CLASS_ENVIRONMENT, MAYBE},   /* NOT_ENOUGH_SPACE */
+    {252, CLASS_TRANSIENT, MAYBE},     /* TOO_MANY_PARTS; see error_classify */
+    {271, CLASS_UPLOAD, NOTHING},      /* CANNOT_DECOMPRESS */
+    {307, CLASS_TOO_BIG, NOTHING},     /* TOO_MANY_BYTES */
+    {319, CLASS_TRANSIENT, MAYBE},     /* UNKNOWN_STATUS_OF_INSERT */
+    {321, CLASS_DATA, NOTHING},        /* VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE */
+    {349, CLASS_DATA, NOTHING},        /* CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN */
+    {354, CLASS_UPLOAD, NOTHING},      /* ZLIB_INFLATE_FAILED */
+    {368, CLASS_SCHEMA, NOTHING},      /* BAD_TYPE_OF_FIELD, 18.16's "Bad cast" */
+    {376, CLASS_DATA, NOTHING},        /* CANNOT_PARSE_UUID */
+    {394, CLASS_TRANSIENT, MAYBE},     /* QUERY_WAS_CANCELLED */
+    {407, CLASS_DATA, NOTHING},        /* DECIMAL_OVERFLOW */
+    {425, CLASS_TRANSIENT, MAYBE},     /* SYSTEM_ERROR */
+    {432, CLASS_UPLOAD, NOTHING},      /* UNKNOWN_CODEC */
+    {439, CLASS_TRANSIENT, MAYBE},     /* CANNOT_SCHEDULE_TASK */
+    {452, CLASS_ENVIRONMENT, NOTHING}, /* SETTING_CONSTRAINT_VIOLATION */
+    {467, CLASS_DATA, NOTHING},        /* CANNOT_PARSE_BOOL */
+    {469, CLASS_DATA, NOTHING},        /* VIOLATED_CONSTRAINT */
+    {497, CLASS_ENVIRONMENT, NOTHING}, /* ACCESS_DENIED */
+    {516, CLASS_ENVIRONMENT, NOTHING}, /* AUTHENTICATION_FAILED */
+    {675, CLASS_DATA, NOTHING},        /* CANNOT_PARSE_IPV4 */
+    {676, CLASS_DATA, NOTHING},        /* CANNOT_PARSE_IPV6 */
+    {691, CLASS_DATA, NOTHING},        /* UNKNOWN_ELEMENT_OF_ENUM */
+    {999, CLASS_TRANSIENT, MAYBE},     /* KEEPER_EXCEPTION */
+};
+
+static const char *const names[CLASS_COUNT] = {
+    [CLASS_NONE] = "none",     [CLASS_TRANSIENT] = "transient", [CLASS_UPLOAD] = "upload",
+    [CLASS_SCHEMA] = "schema", [CLASS_TOO_BIG] = "too_big",     [CLASS_ENVIRONMENT] = "environment",
+    [CLASS_DATA] = "data",     [CLASS_UNKNOWN] = "unknown",
+};
+
+static const struct error_class_override *overrides;
+static size_t override_count;
+
+const char *error_class_name(enum error_class c)
+{
+    assert(c >= 0 && c < CLASS_COUNT);
+    return names[c];
+}
+
+int error_class_by_name(const char *name, enum error_class *out)
+{
+    for (int i = 0; i < CLASS_COUNT; i++) {
+        if (strcmp(names[i], name) == 0) {
+            *out = (enum error_class)i;
+            return 0;
+        }
+    }
+    return -1;
+}
+
+void error_class_set_overrides(const struct error_class_override *list, size_t count)
+{
+    overrides = list;
+    override_count = count;
+}
+
+int error_code_parse(const char *text, size_t size)
+{
+    static const char mark[] = "Code: ";
+    const size_t mark_size = sizeof(mark) - 1;
+
+    for (size_t i = 0; i + mark_size < size; i++) {
+        int code = 0;
+        size_t at;
+        if (memcmp(text + i, mark, mark_size) != 0)
+            continue;
+        for (at = i + mark_size; at < size && isdigit((unsigned char)text[at]); at++) {
+            if (code > 99999)
+                return 0;
+            code = code * 10 + (text[at] - '0');
+        }
+        if (at > i + mark_size)
+            return code;
+    }
+    return 0;
+}
+
+static const struct error_row *row_of(int code)
+{
+    size_t low = 0, high = sizeof(table) / sizeof(table[0]);
+
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (table[mid].code == code)
+            return &table[mid];
+        if (table[mid].code < code)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return NULL;
+}
+
+/* No exception code: a proxy, a wrong address, a server that is going down. */
+static enum error_class classify_status(int status)
+{
+    if (status == 0 || status == 408 || status == 429 || status >= 500)
+        return CLASS_TRANSIENT;
+    if (status >= 300)
+        return CLASS_ENVIRONMENT;
+    return CLASS_UNKNOWN;
+}
+
+enum error_class error_classify(int code, const char *text, int http_status, int native)
+{
+    const struct error_row *row;
+
+    if (code <= 0)
+        return classify_status(http_status);
+    for (size_t i = 0; i < override_count; i++)
+        if (overrides[i].code == code)
+            return overrides[i].class_;
+    if (!text)
+        text = "";
+    /* "Too many partitions for single INSERT block" is the table's key or its setting; "Too many
+       parts (300). Merges are ..." and "Too many parts (9) in all partitions in total" pass. */
+    if (code == 252 && strstr(text, "Too many partitions"))
+        return CLASS_ENVIRONMENT;
+    /* Native: the block's columns against the table's. JSON: a bad row, or a column that is gone. */
+    if (code == 117 && (native || strstr(text, "nknown field")))
+        return CLASS_SCHEMA;
+    row = row_of(code);
+    return row ? row->class_ : CLASS_UNKNOWN;
+}
+
+int error_proves_nothing_stored(int code, const char *text)
+{
+    const struct error_row *row = row_of(code);
+
+    if (!text)
+        text = "";
+    /* The rows are in the table already when its views are fed (measured). */
+    if (strstr(text, "pushing to view"))
+        return 0;
+    if (code == 252 && strstr(text, "Too many partitions"))
+        return 1;
+    return row && row->proof == NOTHING;
+}
