@@ -46,15 +46,16 @@ DAEMON_SRC  := $(call src_of,source) $(call src_of,sink) $(call src_of,pipeline)
 DAEMON_MAIN := $(wildcard src/daemon/main.c)
 TOOL_SRC    := $(wildcard tools/spoolctl/*.c)
 UNIT_SRC    := $(wildcard tests/unit/test_*.c)
-# Each tests/support/*.c is one program, but preload_*.c, which are LD_PRELOAD libraries.
+# A program is tests/support/NAME.c or tests/support/NAME/*.c; preload_*.c are LD_PRELOAD libraries.
 PRELOAD_SRC := $(wildcard tests/support/preload_*.c)
 SUPPORT_SRC := $(filter-out $(PRELOAD_SRC),$(wildcard tests/support/*.c))
+SUPPORT_DIR := $(patsubst tests/support/%/,%,$(sort $(dir $(wildcard tests/support/*/*.c))))
 
 LIBSPOOL := $(B)/libspool.a
 SPOOLD   := $(B)/spoold
 SPOOLCTL := $(B)/spoolctl
 UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
-SUPPORT  := $(patsubst tests/support/%.c,$(B)/support/%,$(SUPPORT_SRC)) \
+SUPPORT  := $(addprefix $(B)/support/,$(SUPPORT_DIR)) $(patsubst tests/support/%.c,$(B)/support/%,$(SUPPORT_SRC)) \
 	$(patsubst tests/support/%.c,$(B)/support/%.so,$(PRELOAD_SRC))
 
 .PHONY: all
@@ -135,9 +136,11 @@ $(B)/tests/%: $(B)/tests/unit/%.o $(B)/libdaemon.a $(LIBSPOOL)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS_DAEMON) $(LIBS_SPOOL)
 
-$(B)/support/%: $(B)/tests/support/%.o $(LIBSPOOL)
+$(foreach p,$(SUPPORT_DIR),$(eval $(B)/support/$(p): $(call obj_of,$(wildcard tests/support/$(p)/*.c))))
+$(B)/support/%: $(LIBSPOOL)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS_DAEMON) $(LIBS_SPOOL)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS_DAEMON) $(LIBS_SPOOL)
+$(patsubst tests/support/%.c,$(B)/support/%,$(SUPPORT_SRC)): $(B)/support/%: $(B)/tests/support/%.o
 
 $(B)/support/%.so: tests/support/%.c | deps
 	@mkdir -p $(@D)
