@@ -5,6 +5,25 @@
  * server describes it; serialised into meta (so that spoold ingests while ClickHouse is down) and
  * into every segment (so that a segment explains itself). Immutable once made, and then readable
  * from any thread.
+ *
+ * A path names a key inside nested objects: `user.id` is the key "id" of the object under "user".
+ * A backslash takes the next character as it is, so `n\.a` is the one key "n.a" and `\$oid` the key
+ * "$oid". A column without `from` takes the key of its own name, literally: `n.a` of a flattened
+ * Nested is read from the key "n.a", as JSONEachRow does, and its path is then `n\.a`.
+ *
+ * A server from 22.0 on converts blocks: LowCardinality(T) goes as T, SimpleAggregateFunction(f, T)
+ * as T, and NULL in a Nullable(T) block is filled by the column's DEFAULT. An older one (18.16) takes
+ * the table's exact types only, so LowCardinality goes as JSON text there.
+ *
+ * What a record without the key gets, where neither `default` nor `required` nor `strict` speaks:
+ *   DEFAULT is a literal that fits       default_json, put in by spoold, on every server
+ *   DEFAULT is another expression,
+ *     a scalar column, converting server, native    NULL in a Nullable wire column
+ *     otherwise, converting server                  format auto takes JSON, which leaves the key out
+ *     otherwise                                     a problem: the config has to decide
+ *   no DEFAULT                           NULL in a Nullable column, else the type's zero
+ * The last but one loses nothing: left in the block the column would silently hold a zero in place of
+ * its DEFAULT, and left out of it the records' own values would be dropped.
  */
 #ifndef CODEC_SCHEMA_H
 #define CODEC_SCHEMA_H
@@ -69,13 +88,15 @@ struct schema_options {
 struct schema_column {
     char *name;        /* column name in the table */
     struct type *type; /* the table's type: what values are checked against */
-    struct type *wire; /* what goes into the block: type itself, or a simpler form */
+    struct type *wire; /* what goes into the block: type itself, or a simpler form. Never has a
+                          LowCardinality or SimpleAggregateFunction in it, unless unchecked */
     enum column_source source;
-    char *path;         /* SOURCE_KEY: dotted path; else NULL */
+    char *path;         /* SOURCE_KEY: see schema_path_next; else NULL */
     char *literal;      /* SOURCE_CONSTANT: JSON text; else NULL */
     char *default_json; /* value for a missing key or null, JSON text; NULL: the type's zero */
     char *default_expression; /* the table's own DEFAULT when it is no literal; NULL otherwise */
-    bool default_by_server; /* missing -> NULL in a Nullable wire column, the server fills it in */
+    bool default_by_server; /* the server fills in what is missing. FORMAT_NATIVE: wire is Nullable,
+                               type is not, missing -> NULL; FORMAT_JSON: missing -> no key */
     bool required;
     bool truncate;
     bool unchecked; /* JSON format only: a type this version does not know */
@@ -116,6 +137,12 @@ int schema_deserialize(const void *data, size_t size, struct schema **out,
 
 bool schema_equal(const struct schema *a, const struct schema *b);
 void schema_free(struct schema *schema);
+
+/*
+ * Takes the next key of a path: writes it to key, unescaped and without a NUL (room for strlen(*path)
+ * bytes is enough), its length to *size, and moves *path behind it. False at the end of the path.
+ */
+bool schema_path_next(const char **path, char *key, size_t *size);
 
 /* The INSERT column list: names back-quoted, escaped, comma separated, without parentheses. */
 int schema_column_list(const struct schema *schema, struct buf *out);
