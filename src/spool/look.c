@@ -8,13 +8,34 @@
 #include "codec/schema.h"
 #include "spool/look_int.h"
 
+/* Room kept for the truncated line: names of 400 bytes, each byte escaped to six. */
+#define TRAILER_BYTES 8192u
+
+int look_collect(void *arg, const char *line, size_t size)
+{
+    struct look_collector *c = arg;
+    size_t keep = c->full ? 0 : TRAILER_BYTES;
+    size_t left = c->out->max - c->out->len;
+    int status;
+
+    if (left < keep || left - keep < size + 1) {
+        c->full = true;
+        return SPOOL_E_LIMIT;
+    }
+    status = buf_reserve(c->out, size + 1);
+    if (status != SPOOL_OK)
+        return status;
+    buf_append(c->out, line, size);
+    return buf_put_u8(c->out, '\n');
+}
+
 /* --- marks ---------------------------------------------------------------------------------- */
 
 struct seal_walk {
     uint64_t segment;
     struct look_marks *marks;
     size_t cap;
-    struct look_writer *writer; /* NULL: only the ranges are wanted */
+    struct json_writer *writer; /* NULL: only the ranges are wanted */
 };
 
 static int collect_sealed(void *arg, const struct spool_seal *seal)
@@ -204,7 +225,7 @@ int look_origins_get(struct look_origins *origins, uint32_t id, const struct loo
 /* --- documents ------------------------------------------------------------------------------ */
 
 /* Ends a document that began at mark: whole, or not at all. */
-static int finish(struct look_writer *w, size_t mark, const char *what, struct spool_error *error)
+static int finish(struct json_writer *w, size_t mark, const char *what, struct spool_error *error)
 {
     if (w->status == SPOOL_OK)
         return SPOOL_OK;
@@ -217,34 +238,34 @@ static int finish(struct look_writer *w, size_t mark, const char *what, struct s
     return spool_error_set(error, w->status, "the list of %s: %s", what, spool_strerror(w->status));
 }
 
-static void put_ranges(struct look_writer *w, const char *key, const struct spool_range *ranges,
+static void put_ranges(struct json_writer *w, const char *key, const struct spool_range *ranges,
                        size_t count)
 {
-    look_open(w, key, '[');
+    json_writer_open(w, key, '[');
     for (size_t i = 0; i < count; i++) {
-        look_open(w, NULL, '{');
-        look_u64(w, "sequence", ranges[i].sequence);
-        look_u64(w, "row", ranges[i].row);
-        look_u64(w, "rows", ranges[i].rows);
-        look_close(w, '}');
+        json_writer_open(w, NULL, '{');
+        json_writer_u64(w, "sequence", ranges[i].sequence);
+        json_writer_u64(w, "row", ranges[i].row);
+        json_writer_u64(w, "rows", ranges[i].rows);
+        json_writer_close(w, '}');
     }
-    look_close(w, ']');
+    json_writer_close(w, ']');
 }
 
 static int put_batch(void *arg, const struct spool_seal *seal)
 {
     struct seal_walk *walk = arg;
-    struct look_writer *w = walk->writer;
+    struct json_writer *w = walk->writer;
 
     if (seal->segment != walk->segment)
         return 0;
-    look_open(w, NULL, '{');
-    look_u64(w, "batch", seal->batch);
-    look_u64(w, "rows", seal->rows);
-    look_text(w, "token", seal->token);
-    look_time(w, "sealed_at", seal->sealed_ms);
+    json_writer_open(w, NULL, '{');
+    json_writer_u64(w, "batch", seal->batch);
+    json_writer_u64(w, "rows", seal->rows);
+    json_writer_text(w, "token", seal->token);
+    json_writer_time(w, "sealed_at", seal->sealed_ms);
     put_ranges(w, "ranges", seal->ranges, seal->range_count);
-    look_close(w, '}');
+    json_writer_close(w, '}');
     return w->status == SPOOL_E_LIMIT ? SPOOL_E_END : 0;
 }
 
@@ -280,29 +301,29 @@ static const char *source_name(const struct schema_column *column)
 }
 
 /* The spool takes a schema as opaque bytes: one that is not ours has columns null. */
-static void put_columns(struct look_writer *w, const void *bytes, size_t size)
+static void put_columns(struct json_writer *w, const void *bytes, size_t size)
 {
     struct schema *schema = NULL;
     struct spool_error ignored;
 
     if (schema_deserialize(bytes, size, &schema, &ignored) != SPOOL_OK) {
-        look_null(w, "columns");
+        json_writer_null(w, "columns");
         return;
     }
-    look_open(w, "columns", '[');
+    json_writer_open(w, "columns", '[');
     for (size_t i = 0; i < schema->count; i++) {
         const struct schema_column *column = &schema->columns[i];
-        look_open(w, NULL, '{');
-        look_text(w, "name", column->name);
-        look_text(w, "type", column->type ? column->type->text : "");
-        look_text(w, "from", source_name(column));
-        look_close(w, '}');
+        json_writer_open(w, NULL, '{');
+        json_writer_text(w, "name", column->name);
+        json_writer_text(w, "type", column->type ? column->type->text : "");
+        json_writer_text(w, "from", source_name(column));
+        json_writer_close(w, '}');
     }
-    look_close(w, ']');
+    json_writer_close(w, ']');
     schema_free(schema);
 }
 
-static int put_segment(struct look_writer *w, struct spool *spool, struct spool_stream *stream,
+static int put_segment(struct json_writer *w, struct spool *spool, struct spool_stream *stream,
                        const struct spool_segment_info *info, struct spool_error *error)
 {
     struct seal_walk walk = {.segment = info->number, .writer = w};
@@ -316,29 +337,29 @@ static int put_segment(struct look_writer *w, struct spool *spool, struct spool_
     if (!info->damaged && spool_segment_spec_get(stream, info->number, &schema, &schema_size,
                                                  &destination, &spec_error) != SPOOL_OK)
         detail = spec_error.text;
-    look_open(w, NULL, '{');
-    look_u64(w, "number", info->number);
-    look_u64(w, "first_sequence", info->first_sequence);
-    look_u64(w, "last_sequence", info->last_sequence);
-    look_u64(w, "blocks", info->blocks);
-    look_u64(w, "rows", info->rows);
-    look_u64(w, "acked_rows", info->acked_rows);
-    look_u64(w, "acked_blocks", info->acked_blocks);
-    look_u64(w, "stored_bytes", info->stored_bytes);
-    look_u64(w, "file_bytes", info->file_bytes);
-    look_time(w, "oldest_at", info->oldest_ms);
-    look_bool(w, "newest", info->newest);
-    look_bool(w, "damaged", info->damaged);
-    look_text(w, "detail", detail);
-    look_text(w, "destination", destination);
+    json_writer_open(w, NULL, '{');
+    json_writer_u64(w, "number", info->number);
+    json_writer_u64(w, "first_sequence", info->first_sequence);
+    json_writer_u64(w, "last_sequence", info->last_sequence);
+    json_writer_u64(w, "blocks", info->blocks);
+    json_writer_u64(w, "rows", info->rows);
+    json_writer_u64(w, "acked_rows", info->acked_rows);
+    json_writer_u64(w, "acked_blocks", info->acked_blocks);
+    json_writer_u64(w, "stored_bytes", info->stored_bytes);
+    json_writer_u64(w, "file_bytes", info->file_bytes);
+    json_writer_time(w, "oldest_at", info->oldest_ms);
+    json_writer_bool(w, "newest", info->newest);
+    json_writer_bool(w, "damaged", info->damaged);
+    json_writer_text(w, "detail", detail);
+    json_writer_text(w, "destination", destination);
     if (schema)
         put_columns(w, schema, schema_size);
     else
-        look_null(w, "columns");
-    look_open(w, "batches", '[');
+        json_writer_null(w, "columns");
+    json_writer_open(w, "batches", '[');
     status = spool_seals(spool, spool_stream_id(stream), put_batch, &walk, error);
-    look_close(w, ']');
-    look_close(w, '}');
+    json_writer_close(w, ']');
+    json_writer_close(w, '}');
     free(schema);
     free(destination);
     return status == SPOOL_E_END ? SPOOL_OK : status;
@@ -348,21 +369,21 @@ int look_segments(struct spool *spool, struct spool_stream *stream, struct buf *
                   struct spool_error *error)
 {
     struct spool_segment_info *infos = NULL;
-    struct look_writer w;
+    struct json_writer w;
     size_t count = 0, mark = out->len;
     int status;
 
     status = spool_stream_segments(stream, &infos, &count, error);
     if (status != SPOOL_OK)
         return status;
-    look_writer_init(&w, out);
-    look_open(&w, NULL, '{');
-    look_text(&w, "stream", spool_stream_name(stream));
-    look_open(&w, "segments", '[');
+    json_writer_init(&w, out);
+    json_writer_open(&w, NULL, '{');
+    json_writer_text(&w, "stream", spool_stream_name(stream));
+    json_writer_open(&w, "segments", '[');
     for (size_t i = 0; i < count && w.status == SPOOL_OK && status == SPOOL_OK; i++)
         status = put_segment(&w, spool, stream, &infos[i], error);
-    look_close(&w, ']');
-    look_close(&w, '}');
+    json_writer_close(&w, ']');
+    json_writer_close(&w, '}');
     free(infos);
     if (status != SPOOL_OK) {
         out->len = mark;
@@ -371,7 +392,7 @@ int look_segments(struct spool *spool, struct spool_stream *stream, struct buf *
     return finish(&w, mark, "segments", error);
 }
 
-static int put_block(struct look_writer *w, struct look_origins *origins,
+static int put_block(struct json_writer *w, struct look_origins *origins,
                      const struct look_marks *marks, const struct spool_block_ref *ref,
                      struct spool_error *error)
 {
@@ -382,25 +403,25 @@ static int put_block(struct look_writer *w, struct look_origins *origins,
     if (status != SPOOL_OK)
         return status;
     look_marks_count(marks, ref, &acked, &sealed);
-    look_open(w, NULL, '{');
-    look_u64(w, "segment", ref->segment);
-    look_u64(w, "sequence", ref->sequence);
-    look_text(w, "origin", origin->name);
-    look_u64(w, "epoch", origin->epoch);
-    look_i64(w, "first_offset", ref->first_offset);
-    look_i64(w, "last_offset", ref->last_offset);
-    look_u64(w, "rows", ref->rows);
-    look_u64(w, "sealed_rows", sealed);
-    look_u64(w, "acked_rows", acked);
-    look_u64(w, "raw_bytes", ref->raw_bytes);
-    look_u64(w, "stored_bytes", ref->frames_bytes);
-    look_time(w, "arrived_at", ref->first_arrival_ms);
-    look_text(w, "state", look_marks_block_state(marks, ref));
-    look_close(w, '}');
+    json_writer_open(w, NULL, '{');
+    json_writer_u64(w, "segment", ref->segment);
+    json_writer_u64(w, "sequence", ref->sequence);
+    json_writer_text(w, "origin", origin->name);
+    json_writer_u64(w, "epoch", origin->epoch);
+    json_writer_i64(w, "first_offset", ref->first_offset);
+    json_writer_i64(w, "last_offset", ref->last_offset);
+    json_writer_u64(w, "rows", ref->rows);
+    json_writer_u64(w, "sealed_rows", sealed);
+    json_writer_u64(w, "acked_rows", acked);
+    json_writer_u64(w, "raw_bytes", ref->raw_bytes);
+    json_writer_u64(w, "stored_bytes", ref->frames_bytes);
+    json_writer_time(w, "arrived_at", ref->first_arrival_ms);
+    json_writer_text(w, "state", look_marks_block_state(marks, ref));
+    json_writer_close(w, '}');
     return SPOOL_OK;
 }
 
-static int put_segment_blocks(struct look_writer *w, struct spool *spool,
+static int put_segment_blocks(struct json_writer *w, struct spool *spool,
                               struct spool_stream *stream, struct look_origins *origins,
                               uint64_t segment, struct spool_error *error)
 {
@@ -424,7 +445,7 @@ int look_blocks(struct spool *spool, struct spool_stream *stream, uint64_t segme
 {
     struct spool_segment_info *infos = NULL;
     struct look_origins origins;
-    struct look_writer w;
+    struct json_writer w;
     size_t count = 0, mark = out->len;
     bool found = segment == 0;
     int status;
@@ -433,11 +454,11 @@ int look_blocks(struct spool *spool, struct spool_stream *stream, uint64_t segme
     if (status != SPOOL_OK)
         return status;
     look_origins_init(&origins, spool);
-    look_writer_init(&w, out);
-    look_open(&w, NULL, '{');
-    look_text(&w, "stream", spool_stream_name(stream));
-    look_u64(&w, "segment", segment);
-    look_open(&w, "blocks", '[');
+    json_writer_init(&w, out);
+    json_writer_open(&w, NULL, '{');
+    json_writer_text(&w, "stream", spool_stream_name(stream));
+    json_writer_u64(&w, "segment", segment);
+    json_writer_open(&w, "blocks", '[');
     for (size_t i = 0; i < count && w.status == SPOOL_OK && status == SPOOL_OK; i++) {
         if (segment && infos[i].number != segment)
             continue;
@@ -449,8 +470,8 @@ int look_blocks(struct spool *spool, struct spool_stream *stream, uint64_t segme
         else if (!infos[i].damaged)
             status = put_segment_blocks(&w, spool, stream, &origins, infos[i].number, error);
     }
-    look_close(&w, ']');
-    look_close(&w, '}');
+    json_writer_close(&w, ']');
+    json_writer_close(&w, '}');
     look_origins_free(&origins);
     free(infos);
     if (status == SPOOL_OK && !found)
@@ -468,7 +489,7 @@ int look_blocks(struct spool *spool, struct spool_stream *stream, uint64_t segme
 #define VERIFY_TAIL_BYTES 256u /* kept free for the end of the document */
 
 struct verify_walk {
-    struct look_writer w;
+    struct json_writer w;
     uint64_t omitted;
 };
 
@@ -485,13 +506,13 @@ static void put_problem(void *arg, const struct spool_problem *problem)
     }
     assert(max >= VERIFY_TAIL_BYTES);
     out->max = max - VERIFY_TAIL_BYTES > mark ? max - VERIFY_TAIL_BYTES : mark;
-    look_open(&walk->w, NULL, '{');
-    look_text(&walk->w, "file", problem->file);
-    look_text(&walk->w, "stream", problem->stream);
-    look_u64(&walk->w, "sequence", problem->sequence);
-    look_text(&walk->w, "kind", problem->kind);
-    look_text(&walk->w, "detail", problem->detail);
-    look_close(&walk->w, '}');
+    json_writer_open(&walk->w, NULL, '{');
+    json_writer_text(&walk->w, "file", problem->file);
+    json_writer_text(&walk->w, "stream", problem->stream);
+    json_writer_u64(&walk->w, "sequence", problem->sequence);
+    json_writer_text(&walk->w, "kind", problem->kind);
+    json_writer_text(&walk->w, "detail", problem->detail);
+    json_writer_close(&walk->w, '}');
     out->max = max;
     if (walk->w.status == SPOOL_E_LIMIT) {
         out->len = mark;
@@ -505,7 +526,7 @@ int look_verify(struct spool *spool, struct buf *out, bool *ok, struct spool_err
 {
     struct verify_walk walk = {.omitted = 0};
     struct buf problems;
-    struct look_writer w;
+    struct json_writer w;
     uint64_t count = 0;
     size_t mark = out->len;
     int status;
@@ -516,23 +537,23 @@ int look_verify(struct spool *spool, struct buf *out, bool *ok, struct spool_err
     if (problems.max < LOOK_MIN_BUFFER_BYTES)
         return spool_error_set(error, SPOOL_E_LIMIT, "no room for the problems");
     problems.max -= VERIFY_TAIL_BYTES;
-    look_writer_init(&walk.w, &problems);
+    json_writer_init(&walk.w, &problems);
     status = spool_verify(spool, put_problem, &walk, &count, error);
     if (status == SPOOL_OK && walk.w.status != SPOOL_OK)
         status = spool_error_set(error, walk.w.status, "the list of problems: %s",
                                  spool_strerror(walk.w.status));
     if (status != SPOOL_OK)
         goto done;
-    look_writer_init(&w, out);
-    look_open(&w, NULL, '{');
-    look_bool(&w, "ok", count == 0);
-    look_open(&w, "problems", '[');
+    json_writer_init(&w, out);
+    json_writer_open(&w, NULL, '{');
+    json_writer_bool(&w, "ok", count == 0);
+    json_writer_open(&w, "problems", '[');
     w.comma = false;
     if (problems.len && w.status == SPOOL_OK)
         w.status = buf_append(out, problems.data, problems.len);
-    look_close(&w, ']');
-    look_u64(&w, "omitted", walk.omitted);
-    look_close(&w, '}');
+    json_writer_close(&w, ']');
+    json_writer_u64(&w, "omitted", walk.omitted);
+    json_writer_close(&w, '}');
     status = finish(&w, mark, "problems", error);
     *ok = status == SPOOL_OK && count == 0;
 done:

@@ -15,12 +15,12 @@ struct dead_walk {
 };
 
 /* u32le count, then per header string name, string value; what does not parse ends the list. */
-static void put_headers(struct look_writer *w, const void *data, size_t size)
+static void put_headers(struct json_writer *w, const void *data, size_t size)
 {
     struct cursor c = cursor_over(data, size);
     uint32_t count = 0;
 
-    look_open(w, "headers", '[');
+    json_writer_open(w, "headers", '[');
     if (size && cursor_u32le(&c, &count) != SPOOL_OK)
         count = 0;
     for (uint32_t i = 0; i < count && w->status == SPOOL_OK; i++) {
@@ -30,54 +30,54 @@ static void put_headers(struct look_writer *w, const void *data, size_t size)
         if (cursor_string(&c, &name, &name_size) != SPOOL_OK ||
             cursor_string(&c, &value, &value_size) != SPOOL_OK)
             break;
-        look_open(w, NULL, '{');
-        look_bytes(w, "name", name, name_size);
-        look_bytes_exact(w, "value", value, value_size);
-        look_close(w, '}');
+        json_writer_open(w, NULL, '{');
+        json_writer_bytes(w, "name", name, name_size);
+        json_writer_bytes_exact(w, "value", value, value_size);
+        json_writer_close(w, '}');
     }
-    look_close(w, ']');
+    json_writer_close(w, ']');
 }
 
-static void put_letter(struct look_writer *w, const struct spool_dead *letter)
+static void put_letter(struct json_writer *w, const struct spool_dead *letter)
 {
-    look_open(w, NULL, '{');
-    look_text(w, "stream", letter->stream);
-    look_text(w, "origin", letter->origin_name);
-    look_i64(w, "offset", letter->offset);
-    look_i64(w, "code", letter->code);
-    look_text(w, "reason_name", letter->reason_name);
-    look_text(w, "reason", letter->reason);
-    look_text(w, "column", letter->column);
-    look_u64(w, "position", letter->position);
-    look_bytes_exact(w, "record", letter->record, letter->record_size);
-    look_u64(w, "record_bytes", letter->record_full_size);
-    look_bool(w, "record_cut", letter->flags & SPOOL_DEAD_RECORD_CUT);
-    look_bool(w, "rebuilt", letter->flags & SPOOL_DEAD_REBUILT);
+    json_writer_open(w, NULL, '{');
+    json_writer_text(w, "stream", letter->stream);
+    json_writer_text(w, "origin", letter->origin_name);
+    json_writer_i64(w, "offset", letter->offset);
+    json_writer_i64(w, "code", letter->code);
+    json_writer_text(w, "reason_name", letter->reason_name);
+    json_writer_text(w, "reason", letter->reason);
+    json_writer_text(w, "column", letter->column);
+    json_writer_u64(w, "position", letter->position);
+    json_writer_bytes_exact(w, "record", letter->record, letter->record_size);
+    json_writer_u64(w, "record_bytes", letter->record_full_size);
+    json_writer_bool(w, "record_cut", letter->flags & SPOOL_DEAD_RECORD_CUT);
+    json_writer_bool(w, "rebuilt", letter->flags & SPOOL_DEAD_REBUILT);
     if (letter->key_present)
-        look_bytes_exact(w, "key", letter->key, letter->key_size);
+        json_writer_bytes_exact(w, "key", letter->key, letter->key_size);
     else
-        look_null(w, "key");
+        json_writer_null(w, "key");
     put_headers(w, letter->headers, letter->headers_size);
-    look_u64(w, "attempts", letter->attempts);
-    look_time(w, "timestamp", letter->timestamp_ms);
-    look_time(w, "received_at", letter->received_ms);
-    look_time(w, "time", letter->dead_ms);
-    look_close(w, '}');
+    json_writer_u64(w, "attempts", letter->attempts);
+    json_writer_time(w, "timestamp", letter->timestamp_ms);
+    json_writer_time(w, "received_at", letter->received_ms);
+    json_writer_time(w, "time", letter->dead_ms);
+    json_writer_close(w, '}');
 }
 
 static int emit_truncated(struct dead_walk *walk, const struct spool_dead *next, const char *reason)
 {
-    struct look_writer w;
+    struct json_writer w;
 
     buf_reset(&walk->line);
-    look_writer_init(&w, &walk->line);
-    look_open(&w, NULL, '{');
-    look_bool(&w, "truncated", true);
-    look_text(&w, "reason", reason);
-    look_text(&w, "stream", next->stream);
-    look_text(&w, "origin", next->origin_name);
-    look_i64(&w, "offset", next->offset);
-    look_close(&w, '}');
+    json_writer_init(&w, &walk->line);
+    json_writer_open(&w, NULL, '{');
+    json_writer_bool(&w, "truncated", true);
+    json_writer_text(&w, "reason", reason);
+    json_writer_text(&w, "stream", next->stream);
+    json_writer_text(&w, "origin", next->origin_name);
+    json_writer_i64(&w, "offset", next->offset);
+    json_writer_close(&w, '}');
     if (w.status != SPOOL_OK)
         return w.status;
     return walk->emit(walk->arg, (const char *)walk->line.data, walk->line.len);
@@ -93,7 +93,7 @@ static bool selected(const struct look_dead_query *query, const struct spool_dea
 static int each_letter(void *arg, const struct spool_dead *letter)
 {
     struct dead_walk *walk = arg;
-    struct look_writer w;
+    struct json_writer w;
     int status;
 
     if (!selected(walk->query, letter))
@@ -103,7 +103,7 @@ static int each_letter(void *arg, const struct spool_dead *letter)
         return status == SPOOL_OK ? SPOOL_E_END : status;
     }
     buf_reset(&walk->line);
-    look_writer_init(&w, &walk->line);
+    json_writer_init(&w, &walk->line);
     put_letter(&w, letter);
     if (w.status != SPOOL_OK)
         return spool_error_set(walk->error, w.status, "dead letter %s %lld: %s",

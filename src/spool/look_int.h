@@ -1,33 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private to look*.c: a writer of JSON, and which rows of a segment are sealed or acknowledged. */
+/* Private to look*.c: which rows of a segment are sealed or acknowledged. */
 #ifndef SPOOL_LOOK_INT_H
 #define SPOOL_LOOK_INT_H
 
+#include "base/json_writer.h"
 #include "spool/look.h"
-
-/*
- * Writes JSON with its commas. The first failure sticks in status and later calls do nothing, so a
- * document is written in one run and checked once. key NULL: an element of an array.
- */
-struct look_writer {
-    struct buf *out;
-    int status;
-    bool comma; /* the next member needs one before it */
-};
-
-void look_writer_init(struct look_writer *w, struct buf *out);
-void look_open(struct look_writer *w, const char *key, char bracket);
-void look_close(struct look_writer *w, char bracket);
-void look_text(struct look_writer *w, const char *key, const char *text);
-void look_bytes(struct look_writer *w, const char *key, const void *data, size_t size);
-/* As look_bytes, and where data is no UTF-8 a member <key>_base64 with all of it. */
-void look_bytes_exact(struct look_writer *w, const char *key, const void *data, size_t size);
-void look_u64(struct look_writer *w, const char *key, uint64_t v);
-void look_i64(struct look_writer *w, const char *key, int64_t v);
-void look_bool(struct look_writer *w, const char *key, bool v);
-void look_null(struct look_writer *w, const char *key);
-void look_time(struct look_writer *w, const char *key, int64_t wall_ms); /* <= 0: null */
-void look_raw(struct look_writer *w, const char *key, const void *json, size_t size);
 
 /* The sealed and acknowledged ranges of one segment, ascending. */
 struct look_marks {

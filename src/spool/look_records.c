@@ -43,7 +43,7 @@ struct open_block {
     uint32_t line_row;
 };
 
-static int emit(struct record_walk *walk, const struct look_writer *w)
+static int emit(struct record_walk *walk, const struct json_writer *w)
 {
     int status;
 
@@ -58,18 +58,18 @@ static int emit(struct record_walk *walk, const struct look_writer *w)
 static int emit_truncated(struct record_walk *walk, const struct open_block *block, int64_t offset,
                           const char *reason)
 {
-    struct look_writer w;
+    struct json_writer w;
     int status;
 
     buf_reset(&walk->line);
-    look_writer_init(&w, &walk->line);
-    look_open(&w, NULL, '{');
-    look_bool(&w, "truncated", true);
-    look_text(&w, "reason", reason);
-    look_text(&w, "stream", spool_stream_name(walk->stream));
-    look_text(&w, "origin", block ? block->origin->name : "");
-    look_i64(&w, "offset", offset);
-    look_close(&w, '}');
+    json_writer_init(&w, &walk->line);
+    json_writer_open(&w, NULL, '{');
+    json_writer_bool(&w, "truncated", true);
+    json_writer_text(&w, "reason", reason);
+    json_writer_text(&w, "stream", spool_stream_name(walk->stream));
+    json_writer_text(&w, "origin", block ? block->origin->name : "");
+    json_writer_i64(&w, "offset", offset);
+    json_writer_close(&w, '}');
     status = emit(walk, &w);
     return status == SPOOL_OK ? SPOOL_E_END : status;
 }
@@ -78,22 +78,22 @@ static int emit_truncated(struct record_walk *walk, const struct open_block *blo
 static int emit_error(struct record_walk *walk, uint64_t segment, const struct open_block *block,
                       const char *text)
 {
-    struct look_writer w;
+    struct json_writer w;
     int status;
 
     buf_reset(&walk->line);
-    look_writer_init(&w, &walk->line);
-    look_open(&w, NULL, '{');
-    look_text(&w, "stream", spool_stream_name(walk->stream));
-    look_u64(&w, "segment", segment);
+    json_writer_init(&w, &walk->line);
+    json_writer_open(&w, NULL, '{');
+    json_writer_text(&w, "stream", spool_stream_name(walk->stream));
+    json_writer_u64(&w, "segment", segment);
     if (block) {
-        look_u64(&w, "sequence", block->ref->sequence);
-        look_text(&w, "origin", block->origin->name);
-        look_i64(&w, "first_offset", block->ref->first_offset);
-        look_i64(&w, "last_offset", block->ref->last_offset);
+        json_writer_u64(&w, "sequence", block->ref->sequence);
+        json_writer_text(&w, "origin", block->origin->name);
+        json_writer_i64(&w, "first_offset", block->ref->first_offset);
+        json_writer_i64(&w, "last_offset", block->ref->last_offset);
     }
-    look_text(&w, "error", text);
-    look_close(&w, '}');
+    json_writer_text(&w, "error", text);
+    json_writer_close(&w, '}');
     status = emit(walk, &w);
     if (status == SPOOL_E_LIMIT)
         return emit_truncated(walk, block, block ? block->ref->first_offset : 0, "size");
@@ -145,7 +145,7 @@ static int block_open(struct record_walk *walk, struct open_block *block, struct
 }
 
 /* Rows are asked for in ascending order, so each search starts at the line before. */
-static int json_row(struct open_block *block, uint32_t row, struct look_writer *w,
+static int json_row(struct open_block *block, uint32_t row, struct json_writer *w,
                     struct spool_error *error)
 {
     const uint8_t *raw = block->raw.data;
@@ -163,7 +163,7 @@ static int json_row(struct open_block *block, uint32_t row, struct look_writer *
         return spool_error_set(error, SPOOL_E_CORRUPT,
                                "block %" PRIu64 ", row %u is no JSON object", block->ref->sequence,
                                row);
-    look_raw(w, "record", raw + start, length);
+    json_writer_raw(w, "record", raw + start, length);
     return SPOOL_OK;
 }
 
@@ -171,22 +171,22 @@ static int emit_row(struct record_walk *walk, struct open_block *block, uint32_t
                     int64_t offset, struct spool_error *error)
 {
     const struct spool_block_ref *ref = block->ref;
-    struct look_writer w;
+    struct json_writer w;
     int status;
 
     buf_reset(&walk->line);
-    look_writer_init(&w, &walk->line);
-    look_open(&w, NULL, '{');
-    look_text(&w, "stream", spool_stream_name(walk->stream));
-    look_text(&w, "origin", block->origin->name);
-    look_u64(&w, "epoch", block->origin->epoch);
-    look_i64(&w, "offset", offset);
-    look_u64(&w, "segment", ref->segment);
-    look_u64(&w, "sequence", ref->sequence);
-    look_u64(&w, "row", row);
-    look_text(&w, "state", look_marks_row_state(&walk->marks, ref->sequence, row));
+    json_writer_init(&w, &walk->line);
+    json_writer_open(&w, NULL, '{');
+    json_writer_text(&w, "stream", spool_stream_name(walk->stream));
+    json_writer_text(&w, "origin", block->origin->name);
+    json_writer_u64(&w, "epoch", block->origin->epoch);
+    json_writer_i64(&w, "offset", offset);
+    json_writer_u64(&w, "segment", ref->segment);
+    json_writer_u64(&w, "sequence", ref->sequence);
+    json_writer_u64(&w, "row", row);
+    json_writer_text(&w, "state", look_marks_row_state(&walk->marks, ref->sequence, row));
     if (block->native) {
-        look_raw(&w, "record", "", 0);
+        json_writer_raw(&w, "record", "", 0);
         status = w.status == SPOOL_OK
                      ? native_block_row_json(block->native, row, &walk->line, error)
                      : w.status;
@@ -195,7 +195,7 @@ static int emit_row(struct record_walk *walk, struct open_block *block, uint32_t
     }
     if (status != SPOOL_OK)
         return status;
-    look_close(&w, '}');
+    json_writer_close(&w, '}');
     status = emit(walk, &w);
     if (status == SPOOL_E_LIMIT)
         return emit_truncated(walk, block, offset, "size");

@@ -1,28 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "spool/look_int.h"
+#include "base/json_writer.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <time.h>
 
-/* Room a collector keeps for the truncated line: names of 400 bytes, each escaped to six. */
-#define TRAILER_BYTES 8192u
-
-void look_writer_init(struct look_writer *w, struct buf *out)
+void json_writer_init(struct json_writer *w, struct buf *out)
 {
     w->out = out;
     w->status = SPOOL_OK;
     w->comma = false;
 }
 
-static void put(struct look_writer *w, const void *data, size_t size)
+static void put(struct json_writer *w, const void *data, size_t size)
 {
     if (w->status == SPOOL_OK)
         w->status = buf_append(w->out, data, size);
 }
 
 /* The comma and the key of the next member; the value must follow. */
-static void member(struct look_writer *w, const char *key)
+static void member(struct json_writer *w, const char *key)
 {
     if (w->comma)
         put(w, ",", 1);
@@ -33,72 +30,72 @@ static void member(struct look_writer *w, const char *key)
     put(w, ":", 1);
 }
 
-void look_open(struct look_writer *w, const char *key, char bracket)
+void json_writer_open(struct json_writer *w, const char *key, char bracket)
 {
     member(w, key);
     put(w, &bracket, 1);
     w->comma = false;
 }
 
-void look_close(struct look_writer *w, char bracket)
+void json_writer_close(struct json_writer *w, char bracket)
 {
     put(w, &bracket, 1);
     w->comma = true;
 }
 
-void look_bytes(struct look_writer *w, const char *key, const void *data, size_t size)
+void json_writer_bytes(struct json_writer *w, const char *key, const void *data, size_t size)
 {
     member(w, key);
     if (w->status == SPOOL_OK)
         w->status = buf_put_json_string(w->out, data, size);
 }
 
-void look_text(struct look_writer *w, const char *key, const char *text)
+void json_writer_text(struct json_writer *w, const char *key, const char *text)
 {
     const char *shown = text ? text : "";
-    look_bytes(w, key, shown, strlen(shown));
+    json_writer_bytes(w, key, shown, strlen(shown));
 }
 
-void look_u64(struct look_writer *w, const char *key, uint64_t v)
+void json_writer_u64(struct json_writer *w, const char *key, uint64_t v)
 {
     member(w, key);
     if (w->status == SPOOL_OK)
         w->status = buf_printf(w->out, "%" PRIu64, v);
 }
 
-void look_i64(struct look_writer *w, const char *key, int64_t v)
+void json_writer_i64(struct json_writer *w, const char *key, int64_t v)
 {
     member(w, key);
     if (w->status == SPOOL_OK)
         w->status = buf_printf(w->out, "%" PRId64, v);
 }
 
-void look_raw(struct look_writer *w, const char *key, const void *json, size_t size)
+void json_writer_raw(struct json_writer *w, const char *key, const void *json, size_t size)
 {
     member(w, key);
     put(w, json, size);
 }
 
-void look_bool(struct look_writer *w, const char *key, bool v)
+void json_writer_bool(struct json_writer *w, const char *key, bool v)
 {
     if (v)
-        look_raw(w, key, "true", 4);
+        json_writer_raw(w, key, "true", 4);
     else
-        look_raw(w, key, "false", 5);
+        json_writer_raw(w, key, "false", 5);
 }
 
-void look_null(struct look_writer *w, const char *key)
+void json_writer_null(struct json_writer *w, const char *key)
 {
-    look_raw(w, key, "null", 4);
+    json_writer_raw(w, key, "null", 4);
 }
 
-void look_time(struct look_writer *w, const char *key, int64_t wall_ms)
+void json_writer_time(struct json_writer *w, const char *key, int64_t wall_ms)
 {
     time_t seconds = (time_t)(wall_ms / 1000);
     struct tm tm;
 
     if (wall_ms <= 0 || !gmtime_r(&seconds, &tm)) {
-        look_null(w, key);
+        json_writer_null(w, key);
         return;
     }
     member(w, key);
@@ -108,7 +105,7 @@ void look_time(struct look_writer *w, const char *key, int64_t wall_ms)
                                (int)(wall_ms % 1000));
 }
 
-static void put_base64(struct look_writer *w, const uint8_t *data, size_t size)
+static void put_base64(struct json_writer *w, const uint8_t *data, size_t size)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -145,12 +142,12 @@ static size_t count_replacements(const uint8_t *data, size_t size)
 
 /* buf_put_json_string marks a byte it can't keep with U+FFFD: then the text has more of them than
    the data had. */
-void look_bytes_exact(struct look_writer *w, const char *key, const void *data, size_t size)
+void json_writer_bytes_exact(struct json_writer *w, const char *key, const void *data, size_t size)
 {
     size_t start = w->out->len;
     char name[64];
 
-    look_bytes(w, key, data, size);
+    json_writer_bytes(w, key, data, size);
     if (w->status != SPOOL_OK || !size ||
         count_replacements(w->out->data + start, w->out->len - start) ==
             count_replacements(data, size))
@@ -158,22 +155,4 @@ void look_bytes_exact(struct look_writer *w, const char *key, const void *data, 
     snprintf(name, sizeof(name), "%s_base64", key);
     member(w, name);
     put_base64(w, data, size);
-}
-
-int look_collect(void *arg, const char *line, size_t size)
-{
-    struct look_collector *c = arg;
-    size_t keep = c->full ? 0 : TRAILER_BYTES;
-    size_t left = c->out->max - c->out->len;
-    int status;
-
-    if (left < keep || left - keep < size + 1) {
-        c->full = true;
-        return SPOOL_E_LIMIT;
-    }
-    status = buf_reserve(c->out, size + 1);
-    if (status != SPOOL_OK)
-        return status;
-    buf_append(c->out, line, size);
-    return buf_put_u8(c->out, '\n');
 }
