@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Commits. Those made in one turn of the loop go in one request, and one request is under way at a
+ * time: librdkafka starts newly assigned partitions only at a moment without a commit in flight,
+ * which requests that overlap without end would never give it.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/failpoint.h"
+#include "source/kafka_int.h"
+
+void kafka_commit(struct kafka_partition *p, int64_t next_offset, const char *metadata)
+{
+    struct kafka_source *s = p->source;
+    char *copy;
+
+    if (p->state == KAFKA_P_GONE || (p->state == KAFKA_P_REVOKING && !s->revoke_pending))
+        return; /* lost: not ours to commit */
+    copy = strdup(metadata ? metadata : "");
+    if (!copy) {
+        s->callbacks.committed(s->arg, p, next_offset, SPOOL_E_NOMEM, "out of memory");
+        return;
+    }
+    free(p->commit.next_metadata);
+    p->commit.next_metadata = copy;
+    p->commit.next = next_offset;
+    s->commits_due = true;
+    kafka_source_schedule(s);
+}
+
+void kafka_commit_forget(struct kafka_partition *p)
+{
+    free(p->commit.next_metadata);
+    free(p->commit.sent_metadata);
+    p->commit.next_metadata = p->commit.sent_metadata = NULL;
+    p->commit.next = p->commit.sent = -1;
+}
+
+static bool is_permanent(rd_kafka_resp_err_t err)
+{
+    switch (err) {
+    case RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE:
+    case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+    case RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID:
+    case RD_KAFKA_RESP_ERR_INVALID_GROUP_ID:
+    case RD_KAFKA_RESP_ERR__FATAL:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void log_commit_failed(struct kafka_source *s, const struct kafka_partition *p,
+                              rd_kafka_resp_err_t err, bool permanent)
+{
+    uint64_t suppressed;
+
+    if (log_gate_open(&s->commit_gate, KAFKA_LOG_GATE_MS, &suppressed))
+        log_event(LOG_WARN, "kafka.commit_failed", "topic", p->topic, "partition",
+                  log_i64(p->number), "offset", log_i64(p->commit.sent), "reason",
+                  rd_kafka_err2str(err), "again", permanent ? "no" : "yes", "suppressed",
+                  log_u64(suppressed), NULL);
+}
+
+static void commit_answered(struct kafka_partition *p, rd_kafka_resp_err_t err)
+{
+    struct kafka_source *s = p->source;
+    int64_t offset = p->commit.sent;
+    bool permanent = err && is_permanent(err);
+
+    if (err)
+        log_commit_failed(s, p, err, permanent);
+    else
+        kafka_health_up(s);
+    p->commit.sent = -1;
+    if (err && !permanent) {
+        if (p->commit.next < 0) { /* nothing newer: the same again */
+            p->commit.next = offset;
+            p->commit.next_metadata = p->commit.sent_metadata;
+            p->commit.sent_metadata = NULL;
+        }
+        free(p->commit.sent_metadata);
+        p->commit.sent_metadata = NULL;
+        kafka_source_timer(s, KAFKA_T_COMMIT, KAFKA_COMMIT_RETRY_MS);
+        return;
+    }
+    free(p->commit.sent_metadata);
+    p->commit.sent_metadata = NULL;
+    if (p->state == KAFKA_P_REVOKING && s->revoke_done)
+        return; /* the pipeline has let go of it */
+    s->callbacks.committed(s->arg, p, offset, err ? SPOOL_E_IO : SPOOL_OK,
+                           err ? rd_kafka_err2str(err) : "");
+}
+
+static void commit_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
+                      rd_kafka_topic_partition_list_t *offsets, void *opaque)
+{
+    struct kafka_source *s = opaque;
+
+    (void)client;
+    s->commit_in_flight = false;
+    for (int i = 0; offsets && i < offsets->cnt; i++) {
+        const rd_kafka_topic_partition_t *element = &offsets->elems[i];
+        struct kafka_partition *p = kafka_partition_find(s, element->topic, element->partition);
+        /* A partition that went and came back meanwhile has nothing in flight. */
+        if (p && p->commit.sent >= 0)
+            commit_answered(p, element->err ? element->err : err);
+    }
+    /* Whatever the list left out is as unanswered as after an error. */
+    for (uint32_t i = 0; i < s->partition_count; i++)
+        if (s->partitions[i]->commit.sent >= 0)
+            commit_answered(s->partitions[i], err ? err : RD_KAFKA_RESP_ERR__FAIL);
+    if (!uv_is_active((uv_handle_t *)&s->timers[KAFKA_T_COMMIT]))
+        s->commits_due = true;
+    kafka_source_schedule(s);
+}
+
+static void put_commit(rd_kafka_topic_partition_list_t *list, struct kafka_partition *p)
+{
+    rd_kafka_topic_partition_t *element =
+        rd_kafka_topic_partition_list_add(list, p->topic, p->number);
+    size_t size = strlen(p->commit.next_metadata);
+
+    element->offset = p->commit.next;
+    if (size) { /* freed with the list, by the library's free() */
+        element->metadata = strdup(p->commit.next_metadata);
+        element->metadata_size = element->metadata ? size : 0;
+    }
+    free(p->commit.sent_metadata);
+    p->commit.sent = p->commit.next;
+    p->commit.sent_metadata = p->commit.next_metadata;
+    p->commit.next = -1;
+    p->commit.next_metadata = NULL;
+}
+
+void kafka_commit_flush(struct kafka_source *s)
+{
+    rd_kafka_topic_partition_list_t *list;
+    rd_kafka_resp_err_t err;
+
+    if (s->commit_in_flight || s->close_started)
+        return;
+    list = rd_kafka_topic_partition_list_new(16);
+    for (uint32_t i = 0; i < s->partition_count; i++)
+        if (s->partitions[i]->commit.next >= 0)
+            put_commit(list, s->partitions[i]);
+    if (list->cnt) {
+        s->commit_in_flight = true;
+        err = rd_kafka_commit_queue(s->client, list, s->commit_queue, commit_cb, s);
+        if (err)
+            commit_cb(s->client, err, list, s);
+        else
+            FAILPOINT(FP_KAFKA_COMMIT_SENT);
+    }
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+void kafka_commit_serve(struct kafka_source *s)
+{
+    while (rd_kafka_queue_poll_callback(s->commit_queue, 0) > 0)
+        ;
+}

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Rebalances. The callback runs inside the poll and only notes what it is told; the note is acted
+ * on as soon as the poll has returned.
+ *
+ * An assignment is answered at once with an empty incremental assign, and its partitions are added
+ * one by one when their offsets are known: while the client waits for that call it pauses every
+ * partition it has. A revocation is answered when the pipeline is done and the last commits are
+ * answered; it has to be (the next owner begins at the committed offset), and it is bounded by
+ * time. A lost assignment is answered at once.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "source/kafka_int.h"
+
+static void answer_while_closing(rd_kafka_t *client, rd_kafka_resp_err_t err)
+{
+    rd_kafka_topic_partition_list_t *none = rd_kafka_topic_partition_list_new(0);
+    rd_kafka_error_t *error = err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS
+                                  ? rd_kafka_incremental_assign(client, none)
+                                  : rd_kafka_incremental_unassign(client, none);
+
+    if (error)
+        rd_kafka_error_destroy(error);
+    rd_kafka_topic_partition_list_destroy(none);
+}
+
+void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
+                              rd_kafka_topic_partition_list_t *list, void *opaque)
+{
+    struct kafka_source *s = opaque;
+    struct kafka_rebalance *note;
+
+    if (s->close_started) { /* in the pool job that closes; every partition was let go before */
+        answer_while_closing(client, err);
+        s->close_served = true;
+        return;
+    }
+    note = calloc(1, sizeof(*note));
+    assert(note); /* an unanswered rebalance would hang the group */
+    note->kind = err;
+    note->lost = rd_kafka_assignment_lost(client) != 0;
+    note->list = rd_kafka_topic_partition_list_copy(list);
+    *s->rebalances_end = note;
+    s->rebalances_end = &note->next;
+}
+
+static void group_assign(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list)
+{
+    answer_while_closing(s->client, RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS);
+    for (int i = 0; i < list->cnt; i++) {
+        const char *topic = list->elems[i].topic;
+        int32_t number = list->elems[i].partition;
+        struct kafka_partition *p = kafka_partition_find(s, topic, number);
+        if (p) /* still ours: nothing changed */
+            continue;
+        p = kafka_partition_add(s, topic, number);
+        assert(p);
+        kafka_lookup_want(p);
+    }
+    if (list->cnt)
+        log_event(LOG_INFO, "kafka.assigned", "partitions", log_i64(list->cnt), "total",
+                  log_u64(s->partition_count), NULL);
+    kafka_health_up(s);
+}
+
+static uint32_t revoke_max_ms(const struct kafka_source *s)
+{
+    uint64_t half = s->max_poll_interval_ms / 2;
+
+    return (uint32_t)(half < KAFKA_REVOKE_MAX_MS ? half : KAFKA_REVOKE_MAX_MS);
+}
+
+/* Marks the listed partitions and appends them to s->revoking. Those the pipeline never heard of
+   go without a word. */
+static void revoke_mark(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list)
+{
+    struct kafka_partition **grown;
+
+    grown =
+        realloc(s->revoking, (s->revoking_count + (size_t)list->cnt + 1) * sizeof(*s->revoking));
+    assert(grown);
+    s->revoking = grown;
+    for (int i = 0; i < list->cnt; i++) {
+        struct kafka_partition *p =
+            kafka_partition_find(s, list->elems[i].topic, list->elems[i].partition);
+        if (!p || p->state == KAFKA_P_REVOKING)
+            continue;
+        kafka_run_discard(p);
+        p->want_lookup = false;
+        if (!p->announced) {
+            assert(!p->fetched);
+            kafka_partition_remove(p);
+            continue;
+        }
+        p->state = KAFKA_P_REVOKING;
+        s->revoking[s->revoking_count++] = p;
+    }
+}
+
+static void group_revoke(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list,
+                         bool lost)
+{
+    size_t before = s->revoking_count;
+
+    revoke_mark(s, list);
+    log_event(lost ? LOG_WARN : LOG_INFO, lost ? "kafka.lost" : "kafka.revoked", "partitions",
+              log_i64(list->cnt), "total", log_u64(s->partition_count), NULL);
+    s->revoke_pending = true;
+    if (lost) {
+        for (size_t i = 0; i < s->revoking_count; i++)
+            kafka_commit_forget(s->revoking[i]);
+        s->revoke_pending = false;
+        kafka_partitions_unassign(s, s->revoking, s->revoking_count);
+    }
+    if (s->revoking_count == before) {
+        if (s->revoking_count == 0)
+            s->revoke_done = true;
+        kafka_group_try_finish_revoke(s);
+        return;
+    }
+    s->revoke_done = false;
+    kafka_source_timer(s, KAFKA_T_REVOKE, revoke_max_ms(s));
+    s->callbacks.revoking(s->arg, s->revoking + before, s->revoking_count - before, lost,
+                          revoke_max_ms(s));
+}
+
+void kafka_group_serve(struct kafka_source *s)
+{
+    while (s->rebalances) {
+        struct kafka_rebalance *note = s->rebalances;
+        s->rebalances = note->next;
+        if (!s->rebalances)
+            s->rebalances_end = &s->rebalances;
+        if (note->kind == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
+            group_assign(s, note->list);
+        else
+            group_revoke(s, note->list, note->lost);
+        rd_kafka_topic_partition_list_destroy(note->list);
+        free(note);
+    }
+}
+
+static bool commits_open(const struct kafka_source *s)
+{
+    for (size_t i = 0; i < s->revoking_count; i++)
+        if (s->revoking[i]->commit.next >= 0 || s->revoking[i]->commit.sent >= 0)
+            return true;
+    return false;
+}
+
+/* Unassigns when the pipeline is done and its last commits are answered. */
+void kafka_group_try_finish_revoke(struct kafka_source *s)
+{
+    if (!s->revoke_done || commits_open(s))
+        return;
+    uv_timer_stop(&s->timers[KAFKA_T_REVOKE]);
+    s->revoke_done = false;
+    if (s->revoke_pending) {
+        s->revoke_pending = false;
+        kafka_partitions_unassign(s, s->revoking, s->revoking_count);
+    }
+    for (size_t i = 0; i < s->revoking_count; i++)
+        kafka_partition_remove(s->revoking[i]);
+    s->revoking_count = 0;
+}
+
+void kafka_revoke_done(struct kafka_source *source)
+{
+    if (!source->revoking_count)
+        return;
+    source->revoke_done = true;
+    kafka_source_schedule(source);
+}
+
+/* The time is over, whatever is still open. */
+void kafka_group_revoke_over(struct kafka_source *s)
+{
+    for (size_t i = 0; i < s->revoking_count; i++)
+        kafka_commit_forget(s->revoking[i]);
+    s->revoke_done = true;
+    kafka_group_try_finish_revoke(s);
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The Kafka source's private parts. Everything here belongs to the loop thread, but for what a run
+ * hands out (kafka_run.c) and what a pool job was given (struct kafka_lookup, struct kafka_kick).
+ *
+ * Offsets. A partition is handed to librdkafka only when its first offset is known, always by an
+ * explicit offset, so the client never asks for a committed offset nor resets by itself. `taken` is
+ * the one truth about where we stand: what lies at or below it is dropped when it comes again
+ * (pauses, rebalances and seeks make 2.0.2 repeat records), and each resume seeks to taken + 1.
+ */
+#ifndef SOURCE_KAFKA_INT_H
+#define SOURCE_KAFKA_INT_H
+
+#include <librdkafka/rdkafka.h>
+#include <uv.h>
+
+#include "base/log.h"
+#include "source/kafka.h"
+
+#define KAFKA_TAKE_PER_TURN       2000
+#define KAFKA_KICK_AFTER_MS       3
+#define KAFKA_KICK_SCAN           64  /* partitions looked at per firing of the kick timer */
+#define KAFKA_SOFT_PAUSE_MS       50  /* a shorter pause never reaches librdkafka */
+#define KAFKA_CHOKE_MS            250 /* limits reached for so long: pause everything */
+#define KAFKA_RETRY_MS            1000
+#define KAFKA_COMMIT_RETRY_MS     500
+#define KAFKA_PROBE_MS            1000
+#define KAFKA_LOOKUP_TIMEOUT_MS   5000
+#define KAFKA_REVOKE_MAX_MS       30000
+#define KAFKA_CLOSE_COMMIT_MAX_MS 5000
+#define KAFKA_RANGE_TRIES         3 /* "beyond the end" is believed when seen so often, 1 s apart */
+#define KAFKA_LOG_GATE_MS         10000
+#define KAFKA_BUCKETS             1024
+
+/*
+ * LOOKUP -> WAITING -> STARTING -> ACTIVE <-> RESETTING -> HELD; every state -> REVOKING -> GONE,
+ * and kafka_partition_start leads from WAITING, ACTIVE and HELD to STARTING.
+ */
+enum kafka_partition_state {
+    KAFKA_P_LOOKUP,    /* committed offset and watermarks are being asked */
+    KAFKA_P_WAITING,   /* assigned() was called; kafka_partition_start is awaited */
+    KAFKA_P_STARTING,  /* `start` is known, not yet given to librdkafka */
+    KAFKA_P_ACTIVE,    /* fetched (or paused) */
+    KAFKA_P_RESETTING, /* the broker refused our offset: watermarks are being asked */
+    KAFKA_P_HELD,      /* out_of_range() was called; kafka_partition_start is awaited */
+    KAFKA_P_REVOKING,  /* revoking() was called; kafka_revoke_done is awaited */
+    KAFKA_P_GONE,      /* only waits for its runs to come back */
+};
+
+struct kafka_commit_slot {
+    int64_t next; /* to be sent; -1: nothing */
+    char *next_metadata;
+    int64_t sent; /* in flight; -1: nothing */
+    char *sent_metadata;
+};
+
+struct kafka_partition {
+    struct kafka_source *source;
+    struct kafka_partition *bucket_next;
+    char *topic;
+    int32_t number;
+    uint32_t index; /* in source->partitions */
+    void *user;
+    enum kafka_partition_state state;
+    bool announced;   /* assigned() was called */
+    bool fetched;     /* in librdkafka's assignment */
+    bool fetch_dead;  /* librdkafka gave up on it (auto.offset.reset=error) */
+    bool parked;      /* paused in librdkafka */
+    bool hard_paused; /* paused for longer than KAFKA_SOFT_PAUSE_MS: no records kept */
+    bool blocking;    /* soft-paused with a full run: the drain waits */
+    bool in_lookup;   /* in the job under way */
+    bool want_lookup;
+    bool lookup_failed; /* the job's watermarks did not come */
+    unsigned pause_reasons;
+    unsigned range_tries;
+    uint64_t epoch; /* tells two assignments of one partition apart */
+    uint64_t paused_at_ms;
+    int64_t committed; /* the group's, from the lookup; -1: none */
+    char *committed_metadata;
+    int64_t start;    /* asked for by kafka_partition_start */
+    int64_t taken;    /* last offset taken, or the first wanted - 1 */
+    int64_t handed;   /* last offset handed over, or the first wanted - 1 */
+    int64_t end_seen; /* the position at the last end-of-partition event: past control records */
+    int64_t low, high;
+    int64_t kick_position, kick_high; /* at the last kick, so it isn't repeated in vain */
+    size_t header_bytes;              /* of a record, as last sampled */
+    struct kafka_run *open;
+    uint32_t runs_out;
+    struct kafka_commit_slot commit;
+};
+
+struct kafka_run {
+    struct record_run base; /* first: a record_run is a kafka_run */
+    struct kafka_partition *partition;
+    rd_kafka_message_t **messages;
+    uint32_t cap;
+    uint64_t opened_ms;
+    struct kafka_run *older, *newer; /* the source's list of open runs */
+    bool listed;
+    struct record_header *headers;
+    size_t header_cap;
+};
+
+/* A rebalance as the callback saw it; acted on after the poll that served it. */
+struct kafka_rebalance {
+    struct kafka_rebalance *next;
+    rd_kafka_resp_err_t kind;
+    bool lost;
+    rd_kafka_topic_partition_list_t *list;
+};
+
+/* A pool job that asks for committed offsets and watermarks. Owned by the job while it runs. */
+struct kafka_lookup {
+    uv_work_t work;
+    struct kafka_source *source;
+    rd_kafka_topic_partition_list_t *committed; /* of those that need it; may be empty */
+    rd_kafka_topic_partition_list_t *low, *high;
+    uint64_t *epochs; /* of low's elements */
+    rd_kafka_resp_err_t committed_error, low_error, high_error;
+};
+
+/* A pool job that wakes a partition's broker thread by asking for its watermarks. */
+struct kafka_kick {
+    uv_work_t work;
+    rd_kafka_t *client;
+    char *topic;
+    int32_t number;
+    bool active;
+};
+
+struct kafka_probe {
+    uv_work_t work;
+    rd_kafka_t *client;
+    rd_kafka_resp_err_t error;
+    bool active;
+};
+
+enum kafka_timer {
+    KAFKA_T_POLL,
+    KAFKA_T_LINGER,
+    KAFKA_T_KICK,
+    KAFKA_T_SOFT_PAUSE,
+    KAFKA_T_CHOKE,
+    KAFKA_T_REVOKE,
+    KAFKA_T_LOOKUP,
+    KAFKA_T_COMMIT,
+    KAFKA_T_PROBE,
+    KAFKA_T_CLOSE,
+    KAFKA_TIMERS
+};
+
+struct kafka_source {
+    uv_loop_t *loop;
+    uv_thread_t thread;
+    struct kafka_callbacks callbacks;
+    void *arg;
+    enum kafka_offset_reset reset;
+    uint64_t max_held_bytes, max_held_messages, run_bytes;
+    uint32_t run_rows, run_linger_ms;
+    uint64_t max_poll_interval_ms;
+    bool static_member;
+
+    rd_kafka_t *client;
+    rd_kafka_queue_t *consumer_queue, *commit_queue;
+    rd_kafka_topic_partition_list_t *topics;
+    int consumer_fd, commit_fd;
+    uv_poll_t consumer_poll, commit_poll;
+    uv_idle_t drain_idle; /* the drain goes on in the next turn */
+    uv_idle_t turn_idle;  /* work collected over a turn */
+    uv_timer_t timers[KAFKA_TIMERS];
+    unsigned handles; /* not yet closed */
+
+    struct kafka_partition **partitions;
+    uint32_t partition_count, partition_cap;
+    struct kafka_partition *buckets[KAFKA_BUCKETS];
+    const rd_kafka_topic_t *last_topic; /* of the record before: most come in rows */
+    struct kafka_partition *last_partition;
+    uint64_t next_epoch;
+
+    uint64_t held_messages, held_bytes;
+    uint64_t out_messages; /* of those, handed over */
+    uint32_t runs_out;
+    struct kafka_run *oldest, *newest;
+    uint32_t blocking; /* partitions whose full run stops the drain */
+    bool waiting;      /* the drain stopped because of limits */
+    bool choked;
+    bool stopped;
+    bool in_poll;
+    bool starts_due, pauses_due, commits_due;
+    bool fresh; /* records came since the kick last looked at every partition */
+    uint32_t kick_cursor, kick_looked;
+
+    struct kafka_rebalance *rebalances, **rebalances_end;
+    struct kafka_partition **revoking;
+    size_t revoking_count;
+    bool revoke_pending; /* librdkafka waits for our incremental_unassign */
+    bool revoke_done;    /* the pipeline is done; commits may still be under way */
+    struct kafka_lookup *lookup;
+    struct kafka_kick kick;
+    struct kafka_probe probe;
+    bool commit_in_flight;
+
+    bool connected, ever_connected;
+    char reason[160];
+    bool fatal_told, fatal_seen;
+    struct log_gate log_gate, error_gate, broker_gate, lookup_gate, commit_gate;
+
+    bool closing, close_leave, close_started, close_commits_over;
+    volatile bool close_served; /* pool thread only: the closing rebalance was answered */
+    uv_work_t close_work;
+    void (*closed)(void *arg);
+    void *closed_arg;
+};
+
+/* kafka_conf.c */
+int kafka_conf_build(const struct kafka_options *options, bool with_brokers, rd_kafka_conf_t **out,
+                     struct spool_error *error);
+
+/* kafka.c */
+void kafka_source_schedule(struct kafka_source *s); /* runs the collected work in the next turn */
+void kafka_source_drain(struct kafka_source *s);
+void kafka_source_wake(struct kafka_source *s); /* drains in the next turn */
+void kafka_source_timer(struct kafka_source *s, enum kafka_timer which, uint64_t ms);
+void kafka_source_room(struct kafka_source *s); /* something held was let go */
+
+/* kafka_partition.c */
+struct kafka_partition *kafka_partition_find(struct kafka_source *s, const char *topic, int32_t n);
+struct kafka_partition *kafka_partition_of(struct kafka_source *s, const rd_kafka_message_t *m);
+struct kafka_partition *kafka_partition_add(struct kafka_source *s, const char *topic, int32_t n);
+void kafka_partition_remove(struct kafka_partition *p);
+void kafka_partition_unref(struct kafka_partition *p); /* frees it once gone with no run out */
+int64_t kafka_partition_position(const struct kafka_partition *p);
+void kafka_partition_refused(struct kafka_partition *p); /* librdkafka gave up on its offset */
+void kafka_partition_looked_up(struct kafka_partition *p);
+void kafka_partition_begin(struct kafka_partition *p, int64_t offset);
+void kafka_partitions_flush_starts(struct kafka_source *s);
+void kafka_partitions_flush_pauses(struct kafka_source *s);
+void kafka_partitions_soft_pause_over(struct kafka_source *s);
+void kafka_partitions_unassign(struct kafka_source *s, struct kafka_partition *const *list,
+                               size_t count);
+
+/* kafka_lookup.c */
+void kafka_lookup_want(struct kafka_partition *p);
+void kafka_lookup_run(struct kafka_source *s);
+void kafka_kick_fire(struct kafka_source *s);
+
+/* kafka_group.c */
+void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
+                              rd_kafka_topic_partition_list_t *list, void *opaque);
+void kafka_group_serve(struct kafka_source *s);
+void kafka_group_revoke_over(struct kafka_source *s);
+void kafka_group_try_finish_revoke(struct kafka_source *s);
+
+/* kafka_run.c */
+void kafka_run_take(struct kafka_partition *p, rd_kafka_message_t *m);
+void kafka_run_hand_over(struct kafka_partition *p);
+void kafka_run_discard(struct kafka_partition *p);
+void kafka_run_relist(struct kafka_partition *p);
+void kafka_run_linger_over(struct kafka_source *s);
+void kafka_run_make_room(struct kafka_source *s);
+
+/* kafka_commit.c */
+void kafka_commit_flush(struct kafka_source *s);
+void kafka_commit_serve(struct kafka_source *s);
+void kafka_commit_forget(struct kafka_partition *p);
+
+/* kafka_health.c */
+void kafka_health_log_cb(const rd_kafka_t *client, int level, const char *facility,
+                         const char *text);
+void kafka_health_error_cb(rd_kafka_t *client, int err, const char *reason, void *opaque);
+void kafka_health_record_error(struct kafka_source *s, const rd_kafka_message_t *m);
+void kafka_health_up(struct kafka_source *s);
+void kafka_health_probe(struct kafka_source *s);
+void kafka_health_tell_fatal(struct kafka_source *s);
+
+#endif

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Questions to the brokers that block, asked in pool jobs: committed offsets and watermarks before
+ * a partition begins, one job at a time for all partitions that need it; and the kick.
+ *
+ * The kick: when librdkafka 2.0.2 finds its local queue full it lets a partition's broker thread
+ * sleep for up to a second and does not see the queue drained. Any request to that broker wakes it.
+ * So when the queue stays empty for a few milliseconds although the cached high watermark is above
+ * our position, its watermarks are asked. Never at the end of the log, where the request would
+ * queue behind the long-polling fetch, and never twice at one position (behind an open transaction
+ * the watermark stays above us).
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "source/kafka_int.h"
+
+void kafka_lookup_want(struct kafka_partition *p)
+{
+    struct kafka_source *s = p->source;
+    bool retry = p->lookup_failed || p->range_tries > 0;
+
+    p->want_lookup = true;
+    p->lookup_failed = false;
+    if (retry) {
+        if (!uv_is_active((uv_handle_t *)&s->timers[KAFKA_T_LOOKUP]))
+            kafka_source_timer(s, KAFKA_T_LOOKUP, KAFKA_RETRY_MS);
+    } else {
+        kafka_source_timer(s, KAFKA_T_LOOKUP, 0);
+    }
+}
+
+static void lookup_free(struct kafka_lookup *lookup)
+{
+    if (lookup->committed)
+        rd_kafka_topic_partition_list_destroy(lookup->committed);
+    if (lookup->low)
+        rd_kafka_topic_partition_list_destroy(lookup->low);
+    if (lookup->high)
+        rd_kafka_topic_partition_list_destroy(lookup->high);
+    free(lookup->epochs);
+    free(lookup);
+}
+
+static void lookup_work(uv_work_t *work)
+{
+    struct kafka_lookup *lookup = work->data;
+    rd_kafka_t *client = lookup->source->client;
+
+    /* In this order: a committed offset above the end is then really above it. */
+    if (lookup->committed->cnt)
+        lookup->committed_error =
+            rd_kafka_committed(client, lookup->committed, KAFKA_LOOKUP_TIMEOUT_MS);
+    if (lookup->committed_error)
+        return;
+    /* The "times" -2 and -1 are the first and the last offset: one request a leader for all its
+       partitions, where the watermark call costs two for each. */
+    lookup->low_error = rd_kafka_offsets_for_times(client, lookup->low, KAFKA_LOOKUP_TIMEOUT_MS);
+    if (!lookup->low_error)
+        lookup->high_error =
+            rd_kafka_offsets_for_times(client, lookup->high, KAFKA_LOOKUP_TIMEOUT_MS);
+}
+
+static bool take_committed(struct kafka_lookup *lookup, struct kafka_partition *p)
+{
+    const rd_kafka_topic_partition_t *element;
+
+    element = rd_kafka_topic_partition_list_find(lookup->committed, p->topic, p->number);
+    if (!element)
+        return true;
+    if (lookup->committed_error || element->err)
+        return false;
+    p->committed = element->offset >= 0 ? element->offset : -1;
+    free(p->committed_metadata);
+    p->committed_metadata = NULL;
+    if (element->offset >= 0 && element->metadata && element->metadata_size)
+        p->committed_metadata = strndup(element->metadata, element->metadata_size);
+    return true;
+}
+
+static int64_t take_offset(const rd_kafka_topic_partition_list_t *list, int i,
+                           rd_kafka_resp_err_t error)
+{
+    if (error || list->elems[i].err || list->elems[i].offset < 0)
+        return -1;
+    return list->elems[i].offset;
+}
+
+static void log_lookup_failed(struct kafka_source *s, struct kafka_partition *p,
+                              rd_kafka_resp_err_t error)
+{
+    uint64_t suppressed;
+
+    if (log_gate_open(&s->lookup_gate, KAFKA_LOG_GATE_MS, &suppressed))
+        log_event(LOG_WARN, "kafka.lookup_failed", "topic", p->topic, "partition",
+                  log_i64(p->number), "reason", rd_kafka_err2str(error), "suppressed",
+                  log_u64(suppressed), NULL);
+}
+
+static void lookup_after(uv_work_t *work, int status)
+{
+    struct kafka_lookup *lookup = work->data;
+    struct kafka_source *s = lookup->source;
+
+    (void)status;
+    s->lookup = NULL;
+    for (int i = 0; i < lookup->low->cnt && !s->closing; i++) {
+        const rd_kafka_topic_partition_t *element = &lookup->low->elems[i];
+        struct kafka_partition *p = kafka_partition_find(s, element->topic, element->partition);
+        rd_kafka_resp_err_t error = lookup->committed_error ? lookup->committed_error
+                                    : lookup->low_error     ? lookup->low_error
+                                                            : lookup->high_error;
+        if (!p || p->epoch != lookup->epochs[i])
+            continue;
+        p->in_lookup = false;
+        if (!take_committed(lookup, p)) {
+            log_lookup_failed(s, p, error);
+            p->lookup_failed = true;
+            kafka_lookup_want(p);
+            continue;
+        }
+        p->low = take_offset(lookup->low, i, error);
+        p->high = take_offset(lookup->high, i, error);
+        p->lookup_failed = p->low < 0 || p->high < 0;
+        if (p->lookup_failed)
+            log_lookup_failed(s, p, error ? error : element->err);
+        else
+            kafka_health_up(s);
+        kafka_partition_looked_up(p);
+    }
+    lookup_free(lookup);
+    kafka_source_schedule(s);
+    if (!s->closing && !uv_is_active((uv_handle_t *)&s->timers[KAFKA_T_LOOKUP]))
+        kafka_lookup_run(s);
+}
+
+void kafka_lookup_run(struct kafka_source *s)
+{
+    struct kafka_lookup *lookup;
+    size_t count = 0;
+
+    if (s->lookup || s->closing)
+        return;
+    for (uint32_t i = 0; i < s->partition_count; i++)
+        count += s->partitions[i]->want_lookup;
+    if (!count)
+        return;
+    lookup = calloc(1, sizeof(*lookup));
+    if (lookup)
+        lookup->epochs = calloc(count, sizeof(*lookup->epochs));
+    if (!lookup || !lookup->epochs) {
+        free(lookup);
+        kafka_source_timer(s, KAFKA_T_LOOKUP, KAFKA_RETRY_MS);
+        return;
+    }
+    lookup->committed = rd_kafka_topic_partition_list_new((int)count);
+    lookup->low = rd_kafka_topic_partition_list_new((int)count);
+    lookup->high = rd_kafka_topic_partition_list_new((int)count);
+    for (uint32_t i = 0; i < s->partition_count; i++) {
+        struct kafka_partition *p = s->partitions[i];
+        if (!p->want_lookup)
+            continue;
+        p->want_lookup = false;
+        p->in_lookup = true;
+        lookup->epochs[lookup->low->cnt] = p->epoch;
+        if (p->state == KAFKA_P_LOOKUP)
+            rd_kafka_topic_partition_list_add(lookup->committed, p->topic, p->number);
+        rd_kafka_topic_partition_list_add(lookup->low, p->topic, p->number)->offset =
+            RD_KAFKA_OFFSET_BEGINNING;
+        rd_kafka_topic_partition_list_add(lookup->high, p->topic, p->number)->offset =
+            RD_KAFKA_OFFSET_END;
+    }
+    lookup->source = s;
+    lookup->work.data = lookup;
+    s->lookup = lookup;
+    uv_queue_work(s->loop, &lookup->work, lookup_work, lookup_after);
+}
+
+static void kick_work(uv_work_t *work)
+{
+    struct kafka_kick *kick = work->data;
+    int64_t low, high;
+
+    /* The answer is of no interest: asking is what wakes the broker's thread. */
+    (void)rd_kafka_query_watermark_offsets(kick->client, kick->topic, kick->number, &low, &high,
+                                           1000);
+}
+
+static void kick_after(uv_work_t *work, int status)
+{
+    struct kafka_kick *kick = work->data;
+    struct kafka_source *s =
+        (struct kafka_source *)((char *)kick - offsetof(struct kafka_source, kick));
+
+    (void)status;
+    kick->active = false;
+    free(kick->topic);
+    kick->topic = NULL;
+    kafka_source_schedule(s);
+    if (!s->closing && !uv_is_active((uv_handle_t *)&s->drain_idle))
+        kafka_source_timer(s, KAFKA_T_KICK, KAFKA_KICK_AFTER_MS);
+}
+
+static bool kick_worth(struct kafka_partition *p)
+{
+    int64_t low, high, position = kafka_partition_position(p);
+
+    if (p->state != KAFKA_P_ACTIVE || !p->fetched || p->parked || p->fetch_dead)
+        return false;
+    if (rd_kafka_get_watermark_offsets(p->source->client, p->topic, p->number, &low, &high) !=
+        RD_KAFKA_RESP_ERR_NO_ERROR)
+        return false;
+    if (high <= position || (p->kick_position == position && p->kick_high == high))
+        return false;
+    p->kick_position = position;
+    p->kick_high = high;
+    return true;
+}
+
+/* Nothing came for a few milliseconds. Looks at some partitions, and comes back for the rest. */
+void kafka_kick_fire(struct kafka_source *s)
+{
+    if (s->closing || s->kick.active || s->choked || s->stopped || s->waiting || !s->fresh)
+        return;
+    for (unsigned i = 0; i < KAFKA_KICK_SCAN && s->kick_looked < s->partition_count; i++) {
+        struct kafka_partition *p = s->partitions[s->kick_cursor++ % s->partition_count];
+        s->kick_looked++;
+        if (!kick_worth(p))
+            continue;
+        s->kick.topic = strdup(p->topic);
+        if (!s->kick.topic)
+            return;
+        s->kick.number = p->number;
+        s->kick.client = s->client;
+        s->kick.work.data = &s->kick;
+        s->kick.active = true;
+        uv_queue_work(s->loop, &s->kick.work, kick_work, kick_after);
+        return;
+    }
+    if (s->kick_looked < s->partition_count)
+        kafka_source_timer(s, KAFKA_T_KICK, KAFKA_KICK_AFTER_MS);
+    else
+        s->fresh = false;
+}
