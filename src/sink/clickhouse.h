@@ -68,6 +68,19 @@ int clickhouse_pick(const struct clickhouse *ch);
 bool clickhouse_server(const struct clickhouse *ch, size_t endpoint, struct server_version *version,
                        const char **timezone);
 
+/*
+ * When the endpoint's server process began, as clock_monotonic_ms() would have said it (to about
+ * 2 s), by its uptime() when it was last reached; false until known and while the endpoint is down.
+ * Two values further than 3 s apart are a restart in between.
+ */
+bool clickhouse_server_start(const struct clickhouse *ch, size_t endpoint, int64_t *start_ms);
+
+/* Whether such a server knows insert_deduplication_token. */
+bool clickhouse_knows_token(struct server_version version);
+
+/* Names the operator's settings may not set: pinned ones, and parameters of the request itself. */
+bool clickhouse_setting_is_ours(const char *name);
+
 /* --- what went wrong ------------------------------------------------------------------------ */
 
 struct clickhouse_outcome {
@@ -88,16 +101,19 @@ struct table_description {
     char *partition_key;
     struct table_column *columns;
     size_t column_count;
-    bool insertable;   /* false: a view, with why in reason */
-    bool deduplicates; /* replicated, or non_replicated_deduplication_window > 0 */
-    char reason[256];
+    bool insertable;               /* false: a view, with why in reason */
+    bool deduplicates;             /* replicated, or non_replicated_deduplication_window > 0 */
+    uint64_t dedup_window_entries; /* inserts x partitions remembered; 0: none */
+    uint64_t dedup_window_seconds; /* and for how long; 0: no limit in time */
+    uint32_t views;                /* materialized views and the like fed by this table */
+    char reason[256];              /* why not insertable, else why not deduplicating, else "" */
     struct server_version server;
     char *server_timezone;
 };
 
 void table_description_free(struct table_description *t); /* frees content and t */
 
-/* done once; table is NULL unless outcome is CLASS_NONE, and then owned by the callee. A missing
+/* Asks the server anew, its version included. done once; table is NULL unless outcome is CLASS_NONE, and then owned by the callee. A missing
    table is CLASS_NONE with exists false; a missing database is an outcome. */
 int clickhouse_describe(struct clickhouse *ch, size_t endpoint, const char *database,
                         const char *table,
@@ -116,7 +132,8 @@ struct create_table_options {
     size_t column_count;
 };
 
-/* CREATE TABLE IF NOT EXISTS with a dedup window and fsync settings where the server knows them. */
+/* CREATE TABLE IF NOT EXISTS with a dedup window and fsync settings where the server knows them.
+   The endpoint must have been up (its version is needed), else SPOOL_E_NOT_FOUND. */
 int clickhouse_create_table(struct clickhouse *ch, size_t endpoint, const char *database,
                             const char *table, const struct create_table_options *options,
                             void (*done)(void *arg, const struct clickhouse_outcome *outcome),
@@ -154,6 +171,10 @@ struct insert_spec {
 };
 
 struct insert; /* freed after done */
+
+/* On failure done is not called. Credentials and the operator's settings are added. unknown in the
+   outcome is false only where no byte of the blocks was handed to the connection, or where the
+   server's own words prove that nothing was stored. */
 
 int clickhouse_insert(struct clickhouse *ch, size_t endpoint, const struct insert_spec *spec,
                       struct insert **out, struct spool_error *error);

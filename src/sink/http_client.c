@@ -447,6 +447,7 @@ static void request_finish(struct http_request *r, CURLcode result)
     reply.summary = r->summary[0] ? r->summary : NULL;
     reply.timed_out =
         r->end == END_STALLED || (r->end == END_NONE && result == CURLE_OPERATION_TIMEDOUT);
+    reply.ended_here = r->end == END_CANCELLED || r->end == END_SOURCE;
     reply.body_sent = r->body_given;
     reply.connected = r->connected;
     reply.duration_ns = clock_monotonic_ns() - r->start_ns;

@@ -43,6 +43,7 @@ struct http_reply {
     const char *summary;         /* X-ClickHouse-Summary, or NULL */
     const char *transport_error; /* NULL: the HTTP exchange was whole */
     bool timed_out;
+    bool ended_here;    /* cancelled, or the body source gave up: no fault of the server */
     uint64_t body_sent; /* request body bytes handed to the connection */
     bool connected;     /* a connection stood: false means the server saw nothing at all */
     uint64_t duration_ns;
