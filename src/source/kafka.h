@@ -98,6 +98,7 @@ void kafka_source_close(struct kafka_source *source, bool leave, void (*closed)(
 const char *kafka_partition_topic(const struct kafka_partition *p);
 int32_t kafka_partition_number(const struct kafka_partition *p);
 void *kafka_partition_user(const struct kafka_partition *p);
+void kafka_partition_set_user(struct kafka_partition *p, void *user);
 
 /* Begins at offset (>= 0), or by policy: KAFKA_OFFSET_POLICY. Records below are dropped. */
 #define KAFKA_OFFSET_POLICY (-1000)

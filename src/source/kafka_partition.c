@@ -130,6 +130,11 @@ int32_t kafka_partition_number(const struct kafka_partition *p)
     return p->number;
 }
 
+void kafka_partition_set_user(struct kafka_partition *p, void *user)
+{
+    p->user = user;
+}
+
 void *kafka_partition_user(const struct kafka_partition *p)
 {
     return p->user;

@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The pipeline's own life: made, started, drained, closed; and what it tells of itself. */
+#include "pipeline/pipeline.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "pipeline/pipeline_int.h"
+
+void pipeline_fatal(struct pipeline *p, const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    if (p->fatal)
+        return;
+    p->fatal = true;
+    log_event(LOG_ERROR, "pipeline.fatal", "error", text, NULL);
+    p->callbacks.fatal(p->arg, text);
+}
+
+/* --- making and starting -------------------------------------------------------------------- */
+
+/* Rows of a stream that the config no longer names would wait for ever, unseen. */
+static int check_unknown_streams(struct pipeline *p, struct spool_error *error)
+{
+    char **names = NULL;
+    size_t count = 0;
+    int status = spool_stream_names(p->spool, &names, &count, error);
+
+    for (size_t i = 0; i < count && status == SPOOL_OK; i++) {
+        struct spool_stream *stream = NULL;
+        struct spool_segment_info *infos = NULL;
+        size_t segments = 0;
+        uint64_t rows = 0;
+
+        if (pipeline_stream(p, names[i]))
+            continue;
+        status = spool_stream_open(p->spool, names[i], &stream, error);
+        if (status == SPOOL_OK)
+            status = spool_stream_segments(stream, &infos, &segments, error);
+        for (size_t k = 0; k < segments; k++)
+            rows += infos[k].rows - infos[k].acked_rows;
+        free(infos);
+        if (stream)
+            spool_stream_close(stream);
+        if (status == SPOOL_OK && rows)
+            status = spool_error_set(error, SPOOL_E_INVALID,
+                                     "the spool holds %llu rows of stream \"%s\", which the config "
+                                     "does not name: configure it again, or use spoolctl "
+                                     "retarget, drain or discard",
+                                     (unsigned long long)rows, names[i]);
+    }
+    for (size_t i = 0; i < count; i++)
+        free(names[i]);
+    free(names);
+    return status;
+}
+
+static void endpoint_changed(void *arg, size_t endpoint, enum endpoint_state state)
+{
+    struct pipeline *p = arg;
+
+    (void)endpoint;
+    if (p->closing)
+        return;
+    for (size_t i = 0; i < p->stream_count; i++) {
+        struct stream *s = &p->streams[i];
+        if (state == ENDPOINT_UP) {
+            target_forget_all(s);
+            for (struct batch *b = s->batches; b; b = b->next)
+                if (!s->holds[HOLD_ANSWER])
+                    b->retry_at_ms = 0; /* it is back: no reason to wait any longer */
+        }
+        stream_refresh(s);
+    }
+    pipeline_advance(p);
+}
+
+int pipeline_create(uv_loop_t *loop, const struct pipeline_options *options, struct spool *spool,
+                    struct metrics *metrics, const struct pipeline_callbacks *callbacks, void *arg,
+                    struct pipeline **out, struct spool_error *error)
+{
+    struct pipeline *p = calloc(1, sizeof(*p));
+    uv_cpu_info_t *cpus = NULL;
+    int cpu_count = 0;
+    int status;
+
+    if (!p)
+        return spool_error_set(error, SPOOL_E_NOMEM, "out of memory");
+    p->loop = loop;
+    p->options = options;
+    p->spool = spool;
+    p->metrics = metrics;
+    p->callbacks = *callbacks;
+    p->arg = arg;
+    if (uv_cpu_info(&cpus, &cpu_count) == 0)
+        uv_free_cpu_info(cpus, cpu_count);
+    p->decode_max = cpu_count > 1 ? (unsigned)cpu_count : 1;
+    p->streams = calloc(options->stream_count, sizeof(*p->streams));
+    uv_timer_init(loop, &p->drain_timer);
+    p->drain_timer.data = p;
+    pressure_init(p);
+    status = p->streams ? SPOOL_OK : spool_error_set(error, SPOOL_E_NOMEM, "out of memory");
+    if (status == SPOOL_OK)
+        status = clickhouse_create(loop, &options->clickhouse, endpoint_changed, p, &p->clickhouse,
+                                   error);
+    if (status == SPOOL_OK)
+        status = spool_usage_get(spool, &p->usage, error);
+    while (status == SPOOL_OK && p->stream_count < options->stream_count) {
+        struct stream *s = &p->streams[p->stream_count++];
+        status = stream_init(s, p, &options->streams[p->stream_count - 1], error);
+    }
+    if (status == SPOOL_OK)
+        status = check_unknown_streams(p, error);
+    if (status == SPOOL_OK)
+        status = kafka_in_create(p, error);
+    *out = p; /* also on failure: the caller closes and frees it */
+    return status;
+}
+
+int pipeline_start(struct pipeline *p, struct spool_error *error)
+{
+    p->started = true;
+    pressure_start(p);
+    clickhouse_start(p->clickhouse);
+    if (p->kafka) {
+        int status = kafka_source_start(p->kafka, error);
+        if (status != SPOOL_OK)
+            return status;
+    }
+    p->ready = true;
+    p->callbacks.ready(p->arg);
+    pipeline_advance(p);
+    return SPOOL_OK;
+}
+
+/* --- draining ------------------------------------------------------------------------------- */
+
+/* Nothing more can become durable or acknowledged now. */
+static bool stream_drained(const struct stream *s)
+{
+    if (!intake_idle(s)) {
+        bool stuck = s->full || s->holds[HOLD_BAD_RECORD] || s->holds[HOLD_DEAD_FULL] ||
+                     s->holds[HOLD_SCHEMA];
+        if (!stuck || s->decoding || s->appending)
+            return false;
+    }
+    for (const struct batch *b = s->batches; b; b = b->next)
+        if (b->state != BATCH_WAITING && b->state != BATCH_LOADING)
+            return false;
+    if (!stream_may_deliver(s) || clickhouse_pick(s->p->clickhouse) < 0)
+        return true;
+    return batches_idle(s);
+}
+
+static void drain_end(struct pipeline *p)
+{
+    void (*done)(void *arg) = p->drained;
+
+    p->drained = NULL;
+    uv_timer_stop(&p->drain_timer);
+    done(p->drained_arg);
+}
+
+void drain_check(struct pipeline *p)
+{
+    if (!p->draining || !p->drained || p->commits_in_flight || !meta_idle(p))
+        return;
+    for (size_t i = 0; i < p->stream_count; i++)
+        if (!stream_drained(&p->streams[i]))
+            return;
+    drain_end(p);
+}
+
+static void drain_timeout(uv_timer_t *timer)
+{
+    struct pipeline *p = timer->data;
+
+    if (!p->drained)
+        return;
+    log_event(LOG_WARN, "drain.timeout", "action", "the rest stays in the spool", NULL);
+    drain_end(p);
+}
+
+void pipeline_drain(struct pipeline *p, uint64_t timeout_ms, void (*done)(void *arg), void *arg)
+{
+    if (p->kafka)
+        kafka_source_stop(p->kafka);
+    p->draining = true;
+    p->drained = done;
+    p->drained_arg = arg;
+    uv_update_time(p->loop);
+    uv_timer_start(&p->drain_timer, drain_timeout, timeout_ms, 0);
+    pipeline_advance(p);
+}
+
+/* --- closing -------------------------------------------------------------------------------- */
+
+static void close_check(uv_timer_t *timer)
+{
+    struct pipeline *p = timer->data;
+
+    if (p->close_waits || p->jobs)
+        return;
+    uv_timer_stop(&p->drain_timer);
+    if (p->closed) {
+        void (*closed)(void *arg) = p->closed;
+        p->closed = NULL;
+        closed(p->closed_arg);
+    }
+}
+
+static void handle_closed(uv_handle_t *handle)
+{
+    (void)handle;
+}
+
+static void part_closed(void *arg)
+{
+    struct pipeline *p = arg;
+    assert(p->close_waits > 0);
+    p->close_waits--;
+}
+
+static void close_client(struct pipeline *p)
+{
+    p->close_waits++;
+    clickhouse_close(p->clickhouse, part_closed, p);
+    p->clickhouse = NULL;
+}
+
+void pipeline_close(struct pipeline *p, void (*closed)(void *arg), void *arg)
+{
+    p->closing = true;
+    p->draining = false;
+    p->closed = closed;
+    p->closed_arg = arg;
+    pressure_stop(p);
+    for (size_t i = 0; i < p->stream_count; i++) {
+        uv_timer_stop(&p->streams[i].timer);
+        batches_abandon(&p->streams[i]);
+    }
+    uv_timer_stop(&p->revoke_timer);
+    if (p->kafka) {
+        p->close_waits++;
+        kafka_source_close(p->kafka, false, part_closed, p);
+        p->kafka = NULL;
+    }
+    if (p->clickhouse)
+        close_client(p);
+    uv_timer_start(&p->drain_timer, close_check, 0, 5);
+}
+
+void pipeline_free(struct pipeline *p)
+{
+    if (!p)
+        return;
+    uv_close((uv_handle_t *)&p->drain_timer, handle_closed);
+    uv_close((uv_handle_t *)&p->pressure_timer, handle_closed);
+    if (p->revoke_timer.data)
+        uv_close((uv_handle_t *)&p->revoke_timer, handle_closed);
+    for (size_t i = 0; i < p->stream_count; i++)
+        uv_close((uv_handle_t *)&p->streams[i].timer, handle_closed);
+    while (uv_run(p->loop, UV_RUN_NOWAIT) != 0 && p->jobs)
+        continue;
+    meta_free(p);
+    for (size_t i = 0; i < p->stream_count; i++)
+        stream_free(&p->streams[i]);
+    free(p->streams);
+    free(p->topics);
+    free(p);
+}
+
+/* --- seeing it ------------------------------------------------------------------------------ */
+
+size_t pipeline_streams(const struct pipeline *p)
+{
+    return p->stream_count;
+}
+
+static int64_t stream_lag(const struct stream *s)
+{
+    int64_t lag = 0;
+    bool any = false;
+
+    for (const struct origin *o = s->origins; o; o = o->next) {
+        int64_t one = o->partition ? kafka_partition_lag(o->partition) : -1;
+        if (one < 0)
+            continue;
+        lag += one;
+        any = true;
+    }
+    return any ? lag : -1;
+}
+
+static uint64_t stream_batches(const struct stream *s, bool in_flight)
+{
+    uint64_t n = 0;
+
+    for (const struct batch *b = s->batches; b; b = b->next) {
+        bool flying =
+            b->state == BATCH_CHECKING || b->state == BATCH_SENDING || b->state == BATCH_ACKING;
+        n += flying == in_flight;
+    }
+    return n;
+}
+
+void pipeline_stream_status(const struct pipeline *p, size_t i, struct stream_status *out)
+{
+    const struct stream *s = &p->streams[i];
+    const struct table_description *t = s->targets ? s->targets->description : NULL;
+
+    *out = (struct stream_status){
+        .name = s->options->name,
+        .state = s->state,
+        .reason = s->reason,
+        .since_ms = s->since_ms,
+        .table = s->table_text,
+        .delivery = t && t->deduplicates ? "exactly_once" : "at_least_once",
+        .delivery_why = !t                ? "the table has not been seen yet"
+                        : t->deduplicates ? "the table deduplicates inserts by token"
+                        : t->reason[0]    ? t->reason
+                                          : "the table does not deduplicate inserts",
+        .format = !s->schema                                 ? ""
+                  : s->schema->schema->format == FORMAT_JSON ? "json"
+                                                             : "native",
+        .records_in = s->records_in,
+        .rows_spooled = stream_spooled_rows(s),
+        .bytes_spooled = s->segment_file_bytes,
+        .oldest_age_seconds = stream_oldest_age(s),
+        .lag = stream_lag(s),
+        .dead_letters = s->dead_letters,
+        .rows_inserted = s->rows_inserted,
+        .batches_sealed = stream_batches(s, false),
+        .batches_in_flight = stream_batches(s, true),
+        .batches_acknowledged = s->batches_acked,
+        .retries = s->retries,
+    };
+}
+
+struct clickhouse *pipeline_clickhouse(struct pipeline *p)
+{
+    return p->clickhouse;
+}
+
+bool pipeline_kafka_stats(const struct pipeline *p, struct kafka_stats *out)
+{
+    if (!p->kafka)
+        return false;
+    kafka_source_stats(p->kafka, out);
+    return true;
+}
+
+void pipeline_usage(const struct pipeline *p, struct spool_usage *out)
+{
+    *out = p->usage;
+    out->total_bytes += p->grown_bytes;
+}
+
+bool pipeline_ready(const struct pipeline *p, const char **reason)
+{
+    *reason = p->fatal                    ? "fatal"
+              : p->draining || p->closing ? "stopping"
+              : p->ready                  ? ""
+                                          : "starting";
+    return !**reason;
+}
+
+void pipeline_update_metrics(struct pipeline *p)
+{
+    struct metrics *m = p->metrics;
+
+    for (size_t i = 0; i < p->stream_count; i++) {
+        struct stream_status st;
+        pipeline_stream_status(p, i, &st);
+        for (int k = 0; k < STREAM_STATES; k++)
+            metrics_set(m, METRIC_STREAM_STATE, k == (int)st.state, st.name,
+                        stream_state_name((enum stream_state)k));
+        metrics_set(m, METRIC_SPOOL_ROWS, (double)st.rows_spooled, st.name);
+        metrics_set(m, METRIC_SPOOL_BYTES, (double)st.bytes_spooled, st.name);
+        metrics_set(m, METRIC_SPOOL_OLDEST, st.oldest_age_seconds, st.name);
+        metrics_set(m, METRIC_BATCHES_STATE, (double)st.batches_sealed, st.name, "sealed");
+        metrics_set(m, METRIC_BATCHES_STATE, (double)st.batches_in_flight, st.name, "in_flight");
+        if (st.lag >= 0)
+            metrics_set(m, METRIC_KAFKA_LAG, (double)st.lag, st.name);
+    }
+    for (size_t i = 0; i < clickhouse_endpoints(p->clickhouse); i++) {
+        struct endpoint_status e;
+        clickhouse_endpoint_status(p->clickhouse, i, &e);
+        metrics_set(m, METRIC_ENDPOINT_UP, e.state == ENDPOINT_UP, e.url);
+    }
+    metrics_set(m, METRIC_SPOOL_USED, (double)(p->usage.total_bytes + p->grown_bytes));
+    metrics_set(m, METRIC_SPOOL_LIMIT, (double)p->options->max_bytes);
+    metrics_set(m, METRIC_DISK_FREE, (double)p->usage.free_bytes);
+}
+
+/* --- looking inside ------------------------------------------------------------------------- */
+
+struct look {
+    struct job job;
+    struct stream *stream;
+    void (*work)(void *arg, struct spool *spool, struct spool_stream *stream);
+    void (*done)(void *arg);
+    void *arg;
+};
+
+static void look_work(struct job *job)
+{
+    struct look *l = (struct look *)job;
+    l->work(l->arg, job->pipeline->spool, l->stream ? l->stream->spool : NULL);
+}
+
+static void look_done(struct job *job)
+{
+    struct look *l = (struct look *)job;
+
+    l->done(l->arg);
+    pipeline_advance(job->pipeline);
+    free(l);
+}
+
+int pipeline_look(struct pipeline *p, enum look_lane lane, const char *stream,
+                  void (*work)(void *arg, struct spool *spool, struct spool_stream *stream),
+                  void (*done)(void *arg), void *arg)
+{
+    struct stream *s = stream ? pipeline_stream(p, stream) : NULL;
+    struct lane **lanes = calloc(p->stream_count + 2, sizeof(struct lane *));
+    struct look *l = calloc(1, sizeof(*l));
+    size_t n = 0;
+    int status = SPOOL_E_NOMEM;
+
+    if (stream && !s)
+        status = SPOOL_E_NOT_FOUND;
+    else if (p->closing)
+        status = SPOOL_E_CANCELLED;
+    else if (lanes && l) {
+        if (lane == LOOK_STREAM && s) {
+            lanes[n++] = &s->lane;
+            lanes[n++] = &p->meta_lane;
+        } else if (lane == LOOK_DEAD) {
+            lanes[n++] = &p->dead_lane;
+            lanes[n++] = &p->meta_lane; /* names of origins */
+        } else if (lane == LOOK_ALL) {
+            for (size_t i = 0; i < p->stream_count; i++)
+                lanes[n++] = &p->streams[i].lane;
+            lanes[n++] = &p->meta_lane;
+            lanes[n++] = &p->dead_lane;
+        }
+        l->stream = s;
+        l->work = work;
+        l->done = done;
+        l->arg = arg;
+        l->job.work = look_work;
+        l->job.done = look_done;
+        status = job_start(p, &l->job, lanes, n);
+    }
+    free(lanes);
+    if (status != SPOOL_OK)
+        free(l);
+    return status;
+}

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A stream: its state, why it is in it, and the one function that looks at everything that could
+ * go on. States are derived, not stored twice: the operator's pause, the holds, the bound on disk
+ * and the endpoints decide, in that order.
+ */
+#include <assert.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "pipeline/pipeline_int.h"
+
+#define TIMER_MIN_MS 5 /* a deadline in the past is looked at again no sooner */
+
+static const char *const state_names[STREAM_STATES] = {"running", "paused", "held", "down", "full"};
+
+const char *stream_state_name(enum stream_state state)
+{
+    assert(state < STREAM_STATES);
+    return state_names[state];
+}
+
+static enum stream_state stream_derive(const struct stream *s, const char **reason)
+{
+    struct clickhouse *ch = s->p->clickhouse;
+
+    *reason = "";
+    if (s->paused) {
+        *reason = "paused by the operator";
+        return STREAM_PAUSED;
+    }
+    for (int i = 0; i < HOLD_COUNT; i++)
+        if (s->holds[i]) {
+            *reason = s->hold_text[i];
+            return STREAM_HELD;
+        }
+    if (s->full) {
+        *reason = "the spool has reached its bound: intake waits until ClickHouse takes rows";
+        return STREAM_FULL;
+    }
+    if (s->p->started && clickhouse_pick(ch) < 0) {
+        struct endpoint_status status;
+        clickhouse_endpoint_status(ch, 0, &status);
+        if (status.state == ENDPOINT_DOWN) {
+            *reason = status.reason && status.reason[0] ? status.reason
+                                                        : "no ClickHouse endpoint answers";
+            return STREAM_DOWN;
+        }
+    }
+    return STREAM_RUNNING;
+}
+
+void stream_refresh(struct stream *s)
+{
+    const char *reason = "";
+    enum stream_state state = stream_derive(s, &reason);
+    bool moved = state != s->state;
+
+    if (!moved && strcmp(reason, s->reason) == 0)
+        return;
+    snprintf(s->reason, sizeof(s->reason), "%s", reason);
+    if (!moved && state != STREAM_HELD)
+        return;
+    log_event(state == STREAM_RUNNING || state == STREAM_PAUSED ? LOG_INFO : LOG_WARN,
+              "stream.state", "stream", s->options->name, "from", stream_state_name(s->state), "to",
+              stream_state_name(state), "reason", s->reason, NULL);
+    if (!moved)
+        return;
+    s->state = state;
+    s->since_ms = clock_wall_ms();
+    metrics_add(s->p->metrics, METRIC_STATE_CHANGES, 1, s->options->name, stream_state_name(state));
+}
+
+void stream_hold(struct stream *s, enum hold why, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(s->hold_text[why], sizeof(s->hold_text[why]), format, args);
+    va_end(args);
+    s->holds[why] = true;
+    stream_refresh(s);
+    stream_update(s);
+}
+
+void stream_unhold(struct stream *s, enum hold why)
+{
+    if (!s->holds[why])
+        return;
+    s->holds[why] = false;
+    stream_refresh(s);
+    stream_update(s);
+}
+
+bool stream_may_deliver(const struct stream *s)
+{
+    return !s->paused && !s->holds[HOLD_TABLE] && !s->holds[HOLD_ANSWER] && !s->holds[HOLD_DAMAGE];
+}
+
+void stream_pause_sources(struct stream *s, unsigned reason, bool pause)
+{
+    for (struct origin *o = s->origins; o; o = o->next) {
+        if (!o->partition)
+            continue;
+        if (pause)
+            kafka_partition_pause(o->partition, reason);
+        else
+            kafka_partition_resume(o->partition, reason);
+    }
+}
+
+/* A stream that can't take records must not hold the messages all streams share. */
+void stream_update(struct stream *s)
+{
+    bool intake_held =
+        s->holds[HOLD_SCHEMA] || s->holds[HOLD_BAD_RECORD] || s->holds[HOLD_DEAD_FULL];
+
+    stream_pause_sources(s, KAFKA_PAUSE_HELD, intake_held);
+    stream_pause_sources(s, KAFKA_PAUSE_PRESSURE, s->full);
+}
+
+double stream_oldest_age(const struct stream *s)
+{
+    int64_t now = clock_wall_ms();
+
+    for (const struct segment *g = s->segments_first; g; g = g->next) {
+        if (g->loaded) {
+            for (const struct block *b = g->first; b; b = b->next_in_segment)
+                if (b->state != BLOCK_ACKED && b->ref.rows)
+                    return now > b->ref.first_arrival_ms
+                               ? (double)(now - b->ref.first_arrival_ms) / 1000.0
+                               : 0;
+        } else if (g->unacked_rows) {
+            return now > g->oldest_ms ? (double)(now - g->oldest_ms) / 1000.0 : 0;
+        }
+    }
+    return 0;
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    stream_advance(timer->data);
+}
+
+static void earliest(uint64_t *first, uint64_t at)
+{
+    if (at && (!*first || at < *first))
+        *first = at;
+}
+
+void stream_advance(struct stream *s)
+{
+    struct pipeline *p = s->p;
+    uint64_t now = clock_monotonic_ms();
+    uint64_t deadline = 0;
+
+    if (!p->started || p->closing || p->fatal)
+        return;
+    for (struct target *t = s->targets; t; t = t->next)
+        target_advance(t);
+    intake_advance(s);
+    segments_advance(s);
+    batches_advance(s);
+    stream_refresh(s);
+    earliest(&deadline, intake_deadline_ms(s));
+    earliest(&deadline, segments_deadline_ms(s));
+    earliest(&deadline, batches_deadline_ms(s));
+    for (struct target *t = s->targets; t; t = t->next)
+        earliest(&deadline, target_deadline_ms(t));
+    if (deadline) {
+        uint64_t wait = deadline > now ? deadline - now : 0;
+        uv_update_time(p->loop);
+        uv_timer_start(&s->timer, on_timer, wait < TIMER_MIN_MS ? TIMER_MIN_MS : wait, 0);
+    } else {
+        uv_timer_stop(&s->timer);
+    }
+    kafka_in_advance(p);
+    drain_check(p);
+}
+
+static int recover_seal(void *arg, const struct spool_seal *seal)
+{
+    return batch_recover(arg, seal);
+}
+
+int stream_init(struct stream *s, struct pipeline *p, const struct stream_options *options,
+                struct spool_error *error)
+{
+    uint64_t letters = 0, bytes = 0;
+    int status;
+
+    s->p = p;
+    s->options = options;
+    s->since_ms = clock_wall_ms();
+    uv_timer_init(p->loop, &s->timer);
+    s->timer.data = s;
+    status = spool_stream_open(p->spool, options->name, &s->spool, error);
+    if (status != SPOOL_OK)
+        return status;
+    s->id = spool_stream_id(s->spool);
+    if (!target_get(s, options->database ? options->database : p->options->clickhouse.database,
+                    options->table))
+        return spool_error_set(error, SPOOL_E_NOMEM, "out of memory");
+    snprintf(s->table_text, sizeof(s->table_text), "%s.%s", s->targets->database,
+             s->targets->table);
+    status = spool_next_batch(p->spool, s->id, &s->next_batch, error);
+    if (status == SPOOL_OK)
+        status = stream_schema_at_start(s, error);
+    if (status == SPOOL_OK)
+        status = segments_recover(s, error);
+    if (status == SPOOL_OK)
+        status = spool_seals(p->spool, s->id, recover_seal, s, error);
+    if (status == SPOOL_OK &&
+        spool_dead_count(p->spool, options->name, &letters, &bytes, NULL) == SPOOL_OK) {
+        s->dead_letters = letters;
+        s->dead_bytes = bytes;
+    }
+    return status;
+}
+
+void stream_free(struct stream *s)
+{
+    intake_free(s);
+    batches_free(s);
+    segments_free(s);
+    stream_schema_unref(s->schema);
+    stream_schema_unref(s->configured);
+    targets_free(s);
+    spool_stream_close(s->spool);
+}
+
+struct stream *pipeline_stream(struct pipeline *p, const char *name)
+{
+    for (size_t i = 0; i < p->stream_count; i++)
+        if (strcmp(p->streams[i].options->name, name) == 0)
+            return &p->streams[i];
+    return NULL;
+}
+
+struct stream *pipeline_stream_of_topic(struct pipeline *p, const char *topic)
+{
+    for (size_t i = 0; i < p->stream_count; i++)
+        for (size_t k = 0; k < p->streams[i].options->topic_count; k++)
+            if (strcmp(p->streams[i].options->topics[k], topic) == 0)
+                return &p->streams[i];
+    return NULL;
+}
+
+void pipeline_advance(struct pipeline *p)
+{
+    size_t first = p->decode_turn++; /* streams take turns at the decode jobs */
+
+    for (size_t i = 0; i < p->stream_count; i++)
+        stream_advance(&p->streams[(first + i) % p->stream_count]);
+}
+
+/* --- steering ------------------------------------------------------------------------------- */
+
+int pipeline_stream_pause(struct pipeline *p, const char *name)
+{
+    struct stream *s = pipeline_stream(p, name);
+
+    if (!s)
+        return SPOOL_E_NOT_FOUND;
+    s->paused = true;
+    stream_refresh(s);
+    return SPOOL_OK;
+}
+
+int pipeline_stream_resume(struct pipeline *p, const char *name)
+{
+    struct stream *s = pipeline_stream(p, name);
+
+    if (!s)
+        return SPOOL_E_NOT_FOUND;
+    s->paused = false;
+    if (s->holds[HOLD_BAD_RECORD])
+        for (struct origin *o = s->origins; o; o = o->next)
+            if (o->runs_first)
+                o->runs_first->accept_bad = true;
+    stream_unhold(s, HOLD_BAD_RECORD);
+    stream_unhold(s, HOLD_DEAD_FULL);
+    for (struct batch *b = s->batches; b; b = b->next)
+        b->retry_at_ms = 0;
+    for (struct target *t = s->targets; t; t = t->next)
+        target_ask(t);
+    stream_refresh(s);
+    stream_advance(s);
+    return SPOOL_OK;
+}
+
+int pipeline_stream_flush(struct pipeline *p, const char *name)
+{
+    struct stream *s = pipeline_stream(p, name);
+
+    if (!s)
+        return SPOOL_E_NOT_FOUND;
+    s->flush_now = true;
+    stream_advance(s);
+    return SPOOL_OK;
+}
