@@ -52,6 +52,12 @@ static inline bool type_is_word(char c)
     return type_is_word_start(c) || type_is_digit(c);
 }
 
+/*
+ * Reads the text in single quotes that begins at *at and moves *at behind it. *text is the caller's,
+ * with a NUL behind its *size bytes (it may hold others).
+ */
+int type_unquote(const char **at, const char *end, char **text, size_t *size);
+
 /* Orders Enum members by name. */
 int type_member_order(const void *a, const void *b);
 

@@ -192,6 +192,16 @@ static int take_quoted(struct parser *p, char **text, size_t *size)
     return SPOOL_OK;
 }
 
+int type_unquote(const char **at, const char *end, char **text, size_t *size)
+{
+    struct parser p = {*at, *at, end, NULL};
+    int status = p.at < end && *p.at == '\'' ? take_quoted(&p, text, size) : SPOOL_E_SYNTAX;
+
+    if (status == SPOOL_OK)
+        *at = p.at;
+    return status;
+}
+
 /* As take_quoted, for what must be usable as a C string. */
 static int take_quoted_cstr(struct parser *p, char **text)
 {

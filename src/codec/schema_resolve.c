@@ -1,0 +1,591 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Joining what the config wishes with the table the server describes. Every mistake found is one
+ * line; the walk goes on behind it, so that a config is mended in one round.
+ */
+#include <assert.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include "base/limits.h"
+#include "codec/schema_int.h"
+
+/* Servers from here on convert the types of a block and fill NULL by DEFAULT. */
+#define CONVERTING_MAJOR 22
+
+struct resolver {
+    const struct schema_options *options;
+    const struct table_column *table; /* NULL: from the wishes alone */
+    size_t table_count;
+    bool converting;
+    struct schema *schema;
+    bool *needs_default; /* by column: a DEFAULT expression somebody has to apply */
+    struct buf *problems;
+    size_t problem_count;
+    int status; /* SPOOL_OK, or what is no problem of the config: out of memory */
+};
+
+static void note(struct resolver *r, int status)
+{
+    if (r->status == SPOOL_OK)
+        r->status = status;
+}
+
+/* One line "column NAME: ...", or without a column. Names and types may hold anything: one line. */
+__attribute__((format(printf, 3, 4))) static void problem(struct resolver *r, const char *column,
+                                                          const char *format, ...)
+{
+    size_t start = r->problems->len;
+    va_list args;
+    int status = SPOOL_OK;
+
+    r->problem_count++;
+    if (column)
+        status = buf_printf(r->problems, "column %s: ", column);
+    va_start(args, format);
+    if (status == SPOOL_OK)
+        status = buf_vprintf(r->problems, format, args);
+    va_end(args);
+    for (size_t i = start; i < r->problems->len; i++)
+        if (r->problems->data[i] < 0x20 || r->problems->data[i] == 0x7f)
+            r->problems->data[i] = ' ';
+    if (status == SPOOL_OK)
+        status = buf_put_u8(r->problems, '\n');
+    /* A full list of problems is still a list of problems. */
+    if (status == SPOOL_E_NOMEM)
+        note(r, status);
+}
+
+/* A formatted text the caller owns; NULL with r->status set. */
+static char *keep(struct resolver *r, const char *text)
+{
+    char *copy = strdup(text);
+
+    if (!copy)
+        note(r, SPOOL_E_NOMEM);
+    return copy;
+}
+
+/* ---- names ---------------------------------------------------------------------------------- */
+
+#define NEAREST_BYTES 64
+
+/* Levenshtein's distance; names longer than NEAREST_BYTES are never near. */
+static size_t distance(const char *a, const char *b)
+{
+    size_t row[NEAREST_BYTES + 1], n = strlen(a), m = strlen(b);
+
+    if (n > NEAREST_BYTES || m > NEAREST_BYTES)
+        return SIZE_MAX;
+    for (size_t j = 0; j <= m; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            size_t best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < best)
+                best = row[j] + 1;
+            if (row[j - 1] + 1 < best)
+                best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[m];
+}
+
+/* Keeps name in *best if it is nearer to wanted than what is there; *found is its distance. */
+static void nearer(const char *wanted, const char *name, const char **best, size_t *found)
+{
+    size_t d = strcasecmp(wanted, name) == 0 ? 0 : distance(wanted, name);
+
+    if (d < *found) {
+        *found = d;
+        *best = name;
+    }
+}
+
+static const struct table_column *table_find(const struct resolver *r, const char *name)
+{
+    for (size_t i = 0; i < r->table_count; i++)
+        if (strcmp(r->table[i].name, name) == 0)
+            return &r->table[i];
+    return NULL;
+}
+
+static void problem_no_column(struct resolver *r, const char *name)
+{
+    const char *best = NULL;
+    size_t found = SIZE_MAX;
+
+    for (size_t i = 0; i < r->table_count; i++)
+        nearer(name, r->table[i].name, &best, &found);
+    if (best && found <= 1 + strlen(name) / 3)
+        problem(r, name, "the table has no such column; the nearest is %s", best);
+    else
+        problem(r, name, "the table has no such column");
+}
+
+/* ---- sources -------------------------------------------------------------------------------- */
+
+enum fact_wants { WANTS_TEXT, WANTS_OBJECT, WANTS_INTEGER, WANTS_OFFSET, WANTS_TIME };
+
+static const struct fact {
+    const char *name;
+    enum column_source source;
+    enum fact_wants wants;
+} facts[] = {
+    {"$record", SOURCE_RECORD, WANTS_OBJECT},     {"$rest", SOURCE_REST, WANTS_OBJECT},
+    {"$topic", SOURCE_TOPIC, WANTS_TEXT},         {"$partition", SOURCE_PARTITION, WANTS_INTEGER},
+    {"$offset", SOURCE_OFFSET, WANTS_OFFSET},     {"$key", SOURCE_MESSAGE_KEY, WANTS_TEXT},
+    {"$timestamp", SOURCE_TIMESTAMP, WANTS_TIME}, {"$headers", SOURCE_HEADERS, WANTS_OBJECT},
+    {"$origin", SOURCE_ORIGIN, WANTS_TEXT},       {"$received_at", SOURCE_RECEIVED_AT, WANTS_TIME},
+};
+
+#define FACTS_COUNT (sizeof(facts) / sizeof(facts[0]))
+
+static const char *const wants_text[] = {
+    [WANTS_TEXT] = "String or FixedString",
+    [WANTS_OBJECT] = "String or JSON",
+    [WANTS_INTEGER] = "an integer of 32 or 64 bits",
+    [WANTS_OFFSET] = "Int64 or UInt64",
+    [WANTS_TIME] = "a date or time, or Int64 or UInt64 for milliseconds",
+};
+
+static bool fact_fits(enum fact_wants wants, enum type_kind kind)
+{
+    switch (wants) {
+    case WANTS_TEXT:
+        return kind == TYPE_STRING || kind == TYPE_FIXED_STRING;
+    case WANTS_OBJECT:
+        return kind == TYPE_STRING || kind == TYPE_JSON;
+    case WANTS_INTEGER:
+        return kind == TYPE_INT32 || kind == TYPE_UINT32 || kind == TYPE_INT64 ||
+               kind == TYPE_UINT64;
+    case WANTS_OFFSET:
+        return kind == TYPE_INT64 || kind == TYPE_UINT64;
+    case WANTS_TIME:
+        return kind == TYPE_DATE || kind == TYPE_DATE32 || kind == TYPE_DATETIME ||
+               kind == TYPE_DATETIME64 || kind == TYPE_INT64 || kind == TYPE_UINT64;
+    }
+    return false;
+}
+
+static void set_fact(struct resolver *r, struct schema_column *c, const char *from)
+{
+    const char *best = NULL;
+    size_t found = SIZE_MAX;
+
+    for (size_t i = 0; i < FACTS_COUNT; i++) {
+        const struct fact *f = &facts[i];
+        if (strcmp(from, f->name) == 0) {
+            c->source = f->source;
+            if (!fact_fits(f->wants, schema_core_type(c->type)->kind))
+                problem(r, c->name, "%s needs %s, the column is %s", from, wants_text[f->wants],
+                        c->type->text);
+            return;
+        }
+        nearer(from, f->name, &best, &found);
+    }
+    problem(r, c->name, "\"from\" is %s, which is no fact of a record; the nearest is %s", from,
+            best ? best : facts[0].name);
+}
+
+static void set_key(struct resolver *r, struct schema_column *c, const char *from)
+{
+    struct buf path;
+
+    c->source = SOURCE_KEY;
+    if (from) {
+        if (!schema_path_valid(from))
+            problem(r, c->name, "\"from\" is \"%s\", which is no path of keys", from);
+        c->path = keep(r, from);
+        return;
+    }
+    buf_init(&path, 2 * strlen(c->name) + 1);
+    if (schema_path_escape(c->name, &path) == SPOOL_OK && buf_cstr(&path)) {
+        c->path = (char *)path.data;
+        return;
+    }
+    buf_free(&path);
+    note(r, SPOOL_E_NOMEM);
+}
+
+static void set_source(struct resolver *r, struct schema_column *c, const struct column_wish *wish)
+{
+    if (wish->value && wish->from)
+        problem(r, c->name, "has both \"from\" and \"value\"");
+    if (wish->value) {
+        c->source = SOURCE_CONSTANT;
+        c->literal = keep(r, wish->value);
+    } else if (wish->from && wish->from[0] == '$') {
+        set_fact(r, c, wish->from);
+    } else {
+        set_key(r, c, wish->from);
+    }
+    if (wish->required && wish->default_json)
+        problem(r, c->name, "is \"required\" and has a \"default\", which can never be used");
+    if (wish->default_json)
+        c->default_json = keep(r, wish->default_json);
+    c->required = wish->required;
+    c->truncate = wish->truncate;
+}
+
+/* ---- types ---------------------------------------------------------------------------------- */
+
+/* The type of a wished column: the table's, which the wish may repeat. False: no such column. */
+static bool set_type(struct resolver *r, struct schema_column *c, const struct column_wish *wish,
+                     const struct table_column *in_table)
+{
+    const char *text = in_table ? in_table->type : wish->type;
+    struct spool_error error = {0};
+    struct type *wished = NULL;
+    int status;
+
+    if (!text) {
+        problem(r, c->name, "has no \"type\", and the table has not been seen yet");
+        return false;
+    }
+    status = type_parse(text, strlen(text), &c->type, &error);
+    if (status == SPOOL_E_NOMEM)
+        note(r, status);
+    if (status != SPOOL_OK) {
+        problem(r, c->name, "%s", error.text);
+        return false;
+    }
+    if (in_table && wish->type) {
+        status = type_parse(wish->type, strlen(wish->type), &wished, &error);
+        if (status == SPOOL_E_NOMEM)
+            note(r, status);
+        if (status != SPOOL_OK)
+            problem(r, c->name, "%s", error.text);
+        else if (!type_equal(wished, c->type))
+            problem(r, c->name, "the config says %s, the table has %s", wish->type, in_table->type);
+        type_free(wished);
+    }
+    return true;
+}
+
+/* Appends the simplest type a converting server takes for `type`. */
+static int put_plain(const struct type *type, struct buf *out)
+{
+    int status;
+
+    if (type->kind == TYPE_LOW_CARDINALITY || type->kind == TYPE_SIMPLE_AGGREGATE)
+        return put_plain(type->children[0], out);
+    if (type->kind != TYPE_ARRAY && type->kind != TYPE_NULLABLE)
+        return type_format(type, out);
+    status = buf_append_str(out, type->kind == TYPE_ARRAY ? "Array(" : "Nullable(");
+    if (status == SPOOL_OK)
+        status = put_plain(type->children[0], out);
+    return status == SPOOL_OK ? buf_put_u8(out, ')') : status;
+}
+
+/* The plain form of type, inside Nullable where asked. */
+static int make_plain(const struct type *type, bool nullable, struct type **out)
+{
+    struct buf text;
+    int status = SPOOL_OK;
+
+    *out = NULL;
+    buf_init(&text, 2 * LIMIT_TYPE_TEXT_BYTES);
+    if (nullable)
+        status = buf_append_str(&text, "Nullable(");
+    if (status == SPOOL_OK)
+        status = put_plain(type, &text);
+    if (status == SPOOL_OK && nullable)
+        status = buf_put_u8(&text, ')');
+    if (status == SPOOL_OK)
+        status = type_parse((const char *)text.data, text.len, out, NULL);
+    buf_free(&text);
+    return status;
+}
+
+static bool has_low_cardinality(const struct type *type)
+{
+    if (type->kind == TYPE_LOW_CARDINALITY)
+        return true;
+    for (size_t i = 0; i < type->child_count; i++)
+        if (has_low_cardinality(type->children[i]))
+            return true;
+    return false;
+}
+
+/* Whether the column can go into a Native block for this server. c->wire is the plain form. */
+static bool goes_native(const struct resolver *r, const struct schema_column *c)
+{
+    return schema_wire_sound(c->wire) && (r->converting || !has_low_cardinality(c->type));
+}
+
+/* Whether NULL in a Nullable block is turned into the column's DEFAULT. */
+static bool null_is_default(const struct resolver *r, const struct schema_column *c)
+{
+    return r->converting && c->wire->child_count == 0 && schema_wire_sound(c->wire);
+}
+
+/* ---- one column ----------------------------------------------------------------------------- */
+
+/* Whether a record may come without a value for the column, so that a default is looked for. */
+static bool may_be_missing(const struct resolver *r, const struct schema_column *c)
+{
+    if (c->required || c->default_json || (r->options->strict && !schema_type_nullable(c->type)))
+        return false;
+    return c->source == SOURCE_KEY || c->source == SOURCE_MESSAGE_KEY ||
+           c->source == SOURCE_TIMESTAMP;
+}
+
+static void set_default(struct resolver *r, struct schema_column *c,
+                        const struct table_column *in_table, bool *needs_default)
+{
+    struct buf json;
+    int status;
+
+    if (!in_table->default_expression || !in_table->default_expression[0])
+        return;
+    /* What an EPHEMERAL column without a default of its own shows. */
+    if (strncmp(in_table->default_expression, "defaultValueOfTypeName(", 23) == 0)
+        return;
+    buf_init(&json, LIMIT_SCHEMA_BYTES);
+    status = schema_default_literal(in_table->default_expression, c->type, &json);
+    if (status == SPOOL_OK && !buf_cstr(&json))
+        status = SPOOL_E_NOMEM;
+    if (status == SPOOL_OK) {
+        /* NULL is what a Nullable column gets anyway. */
+        if (may_be_missing(r, c) && strcmp(buf_cstr(&json), "null") != 0) {
+            c->default_json = (char *)json.data;
+            return;
+        }
+    } else if (status == SPOOL_E_NOT_FOUND) {
+        c->default_expression = keep(r, in_table->default_expression);
+        *needs_default = may_be_missing(r, c);
+    } else {
+        note(r, status);
+    }
+    buf_free(&json);
+}
+
+static void check_truncate(struct resolver *r, const struct schema_column *c)
+{
+    const struct type *type = schema_core_type(c->type);
+
+    while (type->kind == TYPE_ARRAY)
+        type = schema_core_type(type->children[0]);
+    if (c->truncate && type->kind != TYPE_DECIMAL && type->kind != TYPE_DATETIME64)
+        problem(r, c->name, "\"truncate\" is for Decimal, the column is %s", c->type->text);
+}
+
+static void add_column(struct resolver *r, const struct column_wish *wish,
+                       const struct table_column *in_table)
+{
+    size_t index = r->schema->count;
+    struct schema_column *c = &r->schema->columns[index];
+    const char *kind = in_table ? in_table->default_kind : "";
+    int status;
+
+    for (size_t i = 0; i < index; i++)
+        if (strcmp(r->schema->columns[i].name, wish->name) == 0) {
+            problem(r, wish->name, "is named twice");
+            return;
+        }
+    c->name = keep(r, wish->name);
+    if (!c->name)
+        return;
+    /* Counted from here on, so that schema_free finds what it holds. */
+    r->schema->count++;
+    if (!c->name[0])
+        problem(r, NULL, "a column has an empty name");
+    if (kind && (strcmp(kind, "ALIAS") == 0 || strcmp(kind, "MATERIALIZED") == 0))
+        problem(r, c->name, "is %s, which the server computes itself", kind);
+    if (!set_type(r, c, wish, in_table))
+        return;
+    set_source(r, c, wish);
+    check_truncate(r, c);
+    if (schema_core_type(c->type)->kind == TYPE_AGGREGATE)
+        problem(r, c->name, "is %s, a state that no record can give", c->type->text);
+    if (in_table)
+        set_default(r, c, in_table, &r->needs_default[index]);
+    status = make_plain(c->type, false, &c->wire);
+    if (status != SPOOL_OK)
+        note(r, status);
+}
+
+/* ---- the format, and what hangs on it -------------------------------------------------------- */
+
+static enum schema_format choose_format(const struct resolver *r)
+{
+    if (r->options->format != FORMAT_AUTO)
+        return r->options->format;
+    for (size_t i = 0; i < r->schema->count; i++) {
+        const struct schema_column *c = &r->schema->columns[i];
+        if (!c->wire)
+            continue;
+        if (!goes_native(r, c))
+            return FORMAT_JSON;
+        if (r->needs_default[i] && r->converting && !null_is_default(r, c))
+            return FORMAT_JSON;
+    }
+    return FORMAT_NATIVE;
+}
+
+static void problem_default(struct resolver *r, const struct schema_column *c)
+{
+    const struct server_version *v = &r->schema->server;
+
+    problem(r, c->name,
+            "its DEFAULT %s is not applied to single records %s %u.%u: say what a record without "
+            "the key gets (\"default\", or \"required\": true), or leave the column out of "
+            "\"columns\"",
+            c->default_expression,
+            r->converting ? "of Native blocks by ClickHouse" : "by ClickHouse", v->major, v->minor);
+}
+
+static void finish_native(struct resolver *r, struct schema_column *c, bool needs_default)
+{
+    struct type *wire = NULL;
+    int status;
+
+    if (!goes_native(r, c)) {
+        problem(r, c->name,
+                "%s cannot go into Native blocks for ClickHouse %u.%u; use format auto "
+                "or json",
+                c->type->text, r->schema->server.major, r->schema->server.minor);
+        return;
+    }
+    if (!needs_default)
+        return;
+    if (!null_is_default(r, c)) {
+        problem_default(r, c);
+        return;
+    }
+    status = make_plain(c->wire, true, &wire);
+    if (status != SPOOL_OK) {
+        note(r, status);
+        return;
+    }
+    type_free(c->wire);
+    c->wire = wire;
+    c->default_by_server = true;
+}
+
+static void finish_json(struct resolver *r, struct schema_column *c, bool needs_default)
+{
+    c->unchecked = !schema_wire_sound(c->wire);
+    if (!needs_default)
+        return;
+    if (r->converting)
+        c->default_by_server = true;
+    else
+        problem_default(r, c);
+}
+
+static void finish_columns(struct resolver *r)
+{
+    struct schema *schema = r->schema;
+
+    schema->format = choose_format(r);
+    for (size_t i = 0; i < schema->count; i++) {
+        if (!schema->columns[i].wire)
+            continue; /* has a problem already */
+        if (schema->format == FORMAT_NATIVE)
+            finish_native(r, &schema->columns[i], r->needs_default[i]);
+        else
+            finish_json(r, &schema->columns[i], r->needs_default[i]);
+    }
+}
+
+/* Whether a stream without "columns" takes this one. */
+static bool is_ordinary(const struct table_column *c)
+{
+    return !c->default_kind || !c->default_kind[0] || strcmp(c->default_kind, "DEFAULT") == 0;
+}
+
+static void add_columns(struct resolver *r)
+{
+    const struct schema_options *o = r->options;
+
+    if (!o->wishes) {
+        for (size_t i = 0; i < r->table_count; i++) {
+            struct column_wish wish = {.name = r->table[i].name};
+            if (is_ordinary(&r->table[i]))
+                add_column(r, &wish, &r->table[i]);
+        }
+    }
+    for (size_t i = 0; o->wishes && i < o->wish_count; i++) {
+        const struct column_wish *wish = &o->wishes[i];
+        const struct table_column *in_table = table_find(r, wish->name);
+        if (r->table && !in_table)
+            problem_no_column(r, wish->name);
+        else
+            add_column(r, wish, in_table);
+    }
+    if (r->schema->count == 0 && r->problem_count == 0)
+        problem(r, NULL,
+                r->table ? "the table has no column that can be filled"
+                         : "no columns are given, and the table has not been seen yet");
+}
+
+static int resolve(struct resolver *r, struct server_version server, const char *server_timezone,
+                   struct schema **out)
+{
+    size_t columns = r->options->wishes ? r->options->wish_count : r->table_count;
+    struct schema *schema;
+    int status = SPOOL_E_NOMEM;
+
+    *out = NULL;
+    if (columns > LIMIT_COLUMNS || r->table_count > LIMIT_COLUMNS) {
+        problem(r, NULL, "more than %d columns", LIMIT_COLUMNS);
+        return SPOOL_E_INVALID;
+    }
+    r->converting = server.major >= CONVERTING_MAJOR;
+    r->needs_default = calloc(columns + 1, sizeof(*r->needs_default));
+    r->schema = schema = calloc(1, sizeof(*schema));
+    if (!r->needs_default || !schema)
+        goto done;
+    schema->columns = calloc(columns + 1, sizeof(*schema->columns));
+    schema->server_timezone = strdup(server_timezone ? server_timezone : "UTC");
+    if (!schema->columns || !schema->server_timezone)
+        goto done;
+    schema->server = server;
+    schema->unknown_keys = r->options->unknown_keys;
+    schema->strict = r->options->strict;
+    schema->schema_registry_framing = r->options->schema_registry_framing;
+    add_columns(r);
+    if (r->status == SPOOL_OK)
+        finish_columns(r);
+    status = r->status;
+    if (status == SPOOL_OK && r->problem_count > 0)
+        status = SPOOL_E_INVALID;
+    if (status == SPOOL_OK)
+        status = schema_set_hash(schema);
+done:
+    free(r->needs_default);
+    if (status == SPOOL_OK)
+        *out = schema;
+    else
+        schema_free(schema);
+    return status;
+}
+
+int schema_resolve(const struct schema_options *options, const struct table_column *columns,
+                   size_t column_count, struct server_version server, const char *server_timezone,
+                   struct schema **out, struct buf *problems)
+{
+    static const struct table_column none;
+    struct resolver r = {
+        .options = options,
+        .table = column_count ? columns : &none,
+        .table_count = column_count,
+        .problems = problems,
+    };
+
+    return resolve(&r, server, server_timezone, out);
+}
+
+int schema_from_wishes(const struct schema_options *options, struct server_version server,
+                       const char *server_timezone, struct schema **out, struct buf *problems)
+{
+    struct resolver r = {.options = options, .problems = problems};
+
+    return resolve(&r, server, server_timezone, out);
+}
