@@ -469,7 +469,7 @@ static size_t batch_due(struct stream *s, struct segment *g, uint64_t now, uint6
 {
     const struct stream_options *o = s->options;
     struct block *first = segment_next_eligible(g, NULL);
-    bool force = !g->newest || s->flush_now || s->p->draining || s->p->revoking;
+    bool force = !g->newest || first->arrived_ms <= s->flush_before_ms || s->p->draining;
     uint64_t bytes = 0;
     size_t n = 0;
 
@@ -536,8 +536,6 @@ void batches_advance(struct stream *s)
     }
     while (batch_seal_one(s, now))
         continue;
-    if (!s->eligible_blocks && intake_idle(s))
-        s->flush_now = false;
 }
 
 uint64_t batches_deadline_ms(struct stream *s)

@@ -20,6 +20,8 @@
 #define INTAKE_APPEND_ROWS     32768
 #define INTAKE_APPEND_BYTES    (4 * MIB)
 #define INTAKE_UNDURABLE_BYTES (16 * MIB)
+#define INTAKE_HAND_OVER_BYTES (1 * MIB)
+#define INTAKE_KEEP_BYTES      (8 * MIB) /* a job whose buffers grew over this is not kept */
 #define INTAKE_LINGER_MIN_MS   10
 #define INTAKE_LINGER_MAX_MS   250
 #define INTAKE_RETRY_MS        500
@@ -68,6 +70,28 @@ static int decode_offsets_reserve(struct decode_job *d, size_t n)
     return SPOOL_OK;
 }
 
+/* The compressed block leaves the job: small ones are copied, so that the job keeps its buffer;
+   large ones are handed over, so that they are not in memory twice. */
+static int decode_take_frames(struct decode_job *d, struct pending_block *pb)
+{
+    if (!d->frames.len)
+        return SPOOL_OK;
+    if (d->frames.len >= INTAKE_HAND_OVER_BYTES) {
+        uint8_t *shrunk = realloc(d->frames.data, d->frames.len);
+        pb->frames = shrunk ? shrunk : d->frames.data;
+        pb->block.frames_size = d->frames.len;
+        d->frames.data = NULL;
+        d->frames.len = d->frames.cap = 0;
+        return SPOOL_OK;
+    }
+    pb->frames = malloc(d->frames.len);
+    if (!pb->frames)
+        return SPOOL_E_NOMEM;
+    memcpy(pb->frames, d->frames.data, d->frames.len);
+    pb->block.frames_size = d->frames.len;
+    return SPOOL_OK;
+}
+
 /* Ends the block being built: it accounts for [covered_from, last]. */
 static int decode_cut(struct decode_job *d, int64_t last)
 {
@@ -84,12 +108,9 @@ static int decode_cut(struct decode_job *d, int64_t last)
         status = frame_write(d->writer, d->raw.data, d->raw.len, &d->frames);
     if (status != SPOOL_OK)
         goto fail;
-    if (d->frames.len) {
-        pb->frames = malloc(d->frames.len);
-        if (!pb->frames)
-            goto nomem;
-        memcpy(pb->frames, d->frames.data, d->frames.len);
-    }
+    status = decode_take_frames(d, pb);
+    if (status != SPOOL_OK)
+        goto fail;
     if (rows && (int64_t)rows != last - d->covered_from + 1) {
         pb->offsets = malloc(rows * sizeof(int64_t));
         if (!pb->offsets)
@@ -110,7 +131,7 @@ static int decode_cut(struct decode_job *d, int64_t last)
         .last_arrival_ms = d->node->run->received_ms,
         .raw_bytes = d->raw.len,
         .frames = pb->frames,
-        .frames_size = d->frames.len,
+        .frames_size = pb->block.frames_size,
     };
     if (d->last)
         d->last->next = pb;
@@ -330,7 +351,8 @@ static void decode_job_park(struct decode_job *d)
     d->rows = d->tombstones = d->refused = d->taken_rows = 0;
     d->node = NULL;
     d->origin = NULL;
-    if (d->schema != s->schema || d->status != SPOOL_OK || s->p->closing) {
+    if (d->schema != s->schema || d->status != SPOOL_OK || s->p->closing ||
+        d->raw.cap > INTAKE_KEEP_BYTES) {
         decode_job_free(d);
         return;
     }
@@ -806,7 +828,7 @@ static uint64_t append_due_ms(const struct stream *s)
         return 0;
     due = s->append_first->arrived_ms + append_linger_ms(s);
     if (s->append_rows >= INTAKE_APPEND_ROWS || s->append_bytes >= INTAKE_APPEND_BYTES ||
-        s->flush_now || s->p->draining || s->p->revoking)
+        s->append_first->arrived_ms <= s->flush_before_ms || s->p->draining)
         due = 1;
     return due < s->append_retry_at_ms ? s->append_retry_at_ms : due;
 }

@@ -98,8 +98,8 @@ struct stream_schema {
     struct schema *schema;
     struct buf serialized;
     char *column_list;
-    struct target *target;                   /* where rows of this schema go */
-    const struct table_description *checked; /* the description it was compared with; no owner */
+    struct target *target;       /* where rows of this schema go */
+    uint64_t checked_generation; /* of the target's description it was compared with */
     bool accepted;
 };
 
@@ -118,6 +118,7 @@ struct target {
     bool asked_again; /* ask once more when the answer is in: the world changed meanwhile */
     size_t endpoint;
     struct table_description *description; /* the last good one; may be stale while not OK */
+    uint64_t generation;                   /* of the description */
     uint64_t retry_at_ms;                  /* monotonic: ask again */
     struct backoff backoff;
     char reason[1024];
@@ -274,7 +275,7 @@ struct stream {
     struct decode_job *idle_jobs;    /* with decoders for ->schema */
     struct decode_job *dead_waiting; /* their dead letters found no room */
     struct log_gate append_gate;
-    bool flush_now;
+    uint64_t flush_before_ms; /* what arrived until then is due now (spoolctl flush) */
 
     struct batch *batches; /* all that are sealed or being sealed, by id */
     unsigned batch_count;
@@ -285,7 +286,7 @@ struct stream {
 
     uint64_t segment_file_bytes; /* of all segment files */
     struct log_gate error_gate;
-    struct log_gate dead_gate;
+    struct log_gate dead_gate, reason_gate;
 
     /* since start, for status */
     uint64_t records_in, rows_inserted, batches_acked, retries;

@@ -58,11 +58,12 @@ void stream_refresh(struct stream *s)
     const char *reason = "";
     enum stream_state state = stream_derive(s, &reason);
     bool moved = state != s->state;
+    uint64_t suppressed = 0;
 
     if (!moved && strcmp(reason, s->reason) == 0)
         return;
     snprintf(s->reason, sizeof(s->reason), "%s", reason);
-    if (!moved && state != STREAM_HELD)
+    if (!moved && (state != STREAM_HELD || !log_gate_open(&s->reason_gate, 10000, &suppressed)))
         return;
     log_event(state == STREAM_RUNNING || state == STREAM_PAUSED ? LOG_INFO : LOG_WARN,
               "stream.state", "stream", s->options->name, "from", stream_state_name(s->state), "to",
@@ -298,7 +299,7 @@ int pipeline_stream_flush(struct pipeline *p, const char *name)
 
     if (!s)
         return SPOOL_E_NOT_FOUND;
-    s->flush_now = true;
+    s->flush_before_ms = clock_monotonic_ms();
     stream_advance(s);
     return SPOOL_OK;
 }

@@ -341,6 +341,7 @@ int stream_schema_at_start(struct stream *s, struct spool_error *error)
         (void)schema_resolve(options, cached->columns, cached->column_count, cached->server,
                              cached->server_timezone, &schema, &problems);
         s->targets->description = cached; /* for status; not certain before it is asked again */
+        s->targets->generation++;
     }
     while (typed < options->wish_count && options->wishes[typed].type)
         typed++;
@@ -378,8 +379,46 @@ static void target_bad(struct target *t, const char *reason)
     target_retry(t);
 }
 
+static const struct table_column *description_column(const struct table_description *d,
+                                                     const char *name)
+{
+    for (size_t i = 0; i < d->column_count; i++)
+        if (strcmp(d->columns[i].name, name) == 0)
+            return &d->columns[i];
+    return NULL;
+}
+
+/* Every column of the block exists, with the type it was encoded for: an old server crashes or
+   stores nonsense otherwise, a new one converts without range checks. */
+static bool schema_fits(struct target *t, const struct schema *schema)
+{
+    const struct table_description *d = t->description;
+    char reason[512] = "";
+
+    for (size_t i = 0; i < schema->count && !reason[0]; i++) {
+        const struct schema_column *c = &schema->columns[i];
+        const struct table_column *now = description_column(d, c->name);
+        struct type *type = NULL;
+        if (!now) {
+            snprintf(reason, sizeof(reason), "column %s, which spooled rows hold, is gone",
+                     c->name);
+        } else if (type_parse(now->type, strlen(now->type), &type, NULL) != SPOOL_OK ||
+                   !type_equal(type, c->type)) {
+            snprintf(reason, sizeof(reason), "column %s is %s now, spooled rows hold %s", c->name,
+                     now->type, c->type->text ? c->type->text : "another type");
+        }
+        type_free(type);
+    }
+    if (reason[0])
+        target_bad(t, reason);
+    return !reason[0];
+}
+
 static void target_good(struct target *t)
 {
+    for (const struct segment *g = t->stream->segments_first; g; g = g->next)
+        if (g->schema && g->schema->target == t && g->first && !schema_fits(t, g->schema->schema))
+            return;
     t->state = TARGET_OK;
     t->reason[0] = 0;
     backoff_reset(&t->backoff);
@@ -510,6 +549,7 @@ static void describe_done(void *arg, const struct clickhouse_outcome *outcome,
     } else {
         table_description_free(t->description);
         t->description = d;
+        t->generation++;
         t->missing = false;
         if (!d->insertable)
             target_bad(t, d->reason[0] ? d->reason : "is not a table rows can be inserted into");
@@ -561,50 +601,15 @@ void target_forget_all(struct stream *s)
 
 /* --- may these rows go there? --------------------------------------------------------------- */
 
-static const struct table_column *description_column(const struct table_description *d,
-                                                     const char *name)
-{
-    for (size_t i = 0; i < d->column_count; i++)
-        if (strcmp(d->columns[i].name, name) == 0)
-            return &d->columns[i];
-    return NULL;
-}
-
-/* Every column of the block exists, with the type it was encoded for: an old server crashes or
-   stores nonsense otherwise, a new one converts without range checks. */
-static bool schema_fits(struct target *t, const struct schema *schema)
-{
-    const struct table_description *d = t->description;
-    char reason[512] = "";
-
-    for (size_t i = 0; i < schema->count && !reason[0]; i++) {
-        const struct schema_column *c = &schema->columns[i];
-        const struct table_column *now = description_column(d, c->name);
-        struct type *type = NULL;
-        if (!now) {
-            snprintf(reason, sizeof(reason), "column %s, which spooled rows hold, is gone",
-                     c->name);
-        } else if (type_parse(now->type, strlen(now->type), &type, NULL) != SPOOL_OK ||
-                   !type_equal(type, c->type)) {
-            snprintf(reason, sizeof(reason), "column %s is %s now, spooled rows hold %s", c->name,
-                     now->type, c->type->text ? c->type->text : "another type");
-        }
-        type_free(type);
-    }
-    if (reason[0])
-        target_bad(t, reason);
-    return !reason[0];
-}
-
 bool target_accepts(struct target *t, const struct stream_schema *schema)
 {
     struct stream_schema *mutable = (struct stream_schema *)(uintptr_t)schema;
 
     if (t->state != TARGET_OK || !t->description)
         return false;
-    if (mutable->checked != t->description) {
+    if (mutable->checked_generation != t->generation) {
         mutable->accepted = schema_fits(t, schema->schema);
-        mutable->checked = mutable->accepted ? t->description : NULL;
+        mutable->checked_generation = t->generation;
     }
     return mutable->accepted;
 }
