@@ -68,6 +68,8 @@ struct http_request {
     uint64_t progress_bytes;
     uint64_t received; /* header and body bytes */
     struct buf reply;
+    bool head_whole;  /* the last answer's head has ended */
+    bool head_framed; /* and says where its body ends */
     bool reply_cut;
     bool reply_failed; /* no memory for it */
     char exception_code[16];
@@ -269,14 +271,17 @@ static size_t on_read(char *dst, size_t size, size_t count, void *arg)
         memcpy(dst, r->body + r->body_given, n);
         got = n;
     } else {
-        got = r->want_cancel ? HTTP_BODY_ABORT : r->read_body(r->arg, dst, n);
+        if (r->want_cancel) {
+            r->end = r->stalled ? END_STALLED : END_CANCELLED;
+            return CURL_READFUNC_ABORT;
+        }
+        got = r->read_body(r->arg, dst, n);
         if (got == 0) {
             r->paused = true;
             return CURL_READFUNC_PAUSE;
         }
         if (got == HTTP_BODY_ABORT) {
-            if (!r->want_cancel)
-                r->end = END_SOURCE;
+            r->end = END_SOURCE;
             return CURL_READFUNC_ABORT;
         }
         assert(got <= n);
@@ -329,6 +334,15 @@ static size_t on_header(char *line, size_t size, size_t count, void *arg)
     if (n >= 5 && memcmp(line, "HTTP/", 5) == 0) { /* a further answer after a 1xx one */
         r->exception_code[0] = '\0';
         r->summary[0] = '\0';
+        r->head_whole = false;
+        r->head_framed = false;
+    }
+    if (line[0] == '\r' || line[0] == '\n')
+        r->head_whole = true;
+    if (header_value(line, n, "Content-Length", value, sizeof(value)) ||
+        header_value(line, n, "Transfer-Encoding", value, sizeof(value))) {
+        r->head_framed = true;
+        return n;
     }
     if (header_value(line, n, "X-ClickHouse-Exception-Code", r->exception_code,
                      sizeof(r->exception_code)) ||
@@ -410,6 +424,10 @@ static const char *failure_text(const struct http_request *r, CURLcode result)
     }
     if (r->reply_failed)
         return "no memory for the answer";
+    if (result == CURLE_OK && !r->head_whole)
+        return "the connection ended inside the head of the answer";
+    if (result == CURLE_OK && !r->head_framed)
+        return "the answer does not say where it ends";
     if (result == CURLE_SEND_FAIL_REWIND)
         return "the server closed the connection before it answered";
     if (r->error[0])
@@ -436,8 +454,11 @@ static void request_finish(struct http_request *r, CURLcode result)
         reply.body = "";
         reply.body_size = 0;
     }
-    if (result == CURLE_OK && !r->reply_failed && r->end == END_NONE) {
-        curl_easy_getinfo(r->easy, CURLINFO_RESPONSE_CODE, &status);
+    /* curl takes an end of the connection inside the head for the end of the head, and can only
+       take it for the end of a body of no stated length: a cut 200 must never be a whole one. */
+    curl_easy_getinfo(r->easy, CURLINFO_RESPONSE_CODE, &status);
+    if (result == CURLE_OK && !r->reply_failed && r->end == END_NONE && r->head_whole &&
+        (r->head_framed || status != 200)) {
         reply.status = (int)status;
     } else {
         reply.transport_error = failure_text(r, result);
