@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Columns being filled. A column is a tree of nodes, one for each level of its type that has bytes
+ * of its own in a Native block (Nullable is a flag of the node below it, LowCardinality vanishes:
+ * its wire form is the plain type). Each node is its bytes as they will go on the wire:
+ *
+ *     numbers, times, ...   data = values, width bytes each, little endian
+ *     String                data = varuint length and bytes, one after the other
+ *     Array                 data = u64 end offsets, then the elements' node
+ *     + Nullable            nulls = a byte each, in front of data
+ *
+ * so finishing a block is copying. A row is undone by cutting every node back to its mark.
+ *
+ * A new type needs: its append function, a case in column_create, and in column_zero if its zero
+ * isn't width zero bytes. Composite types add children and walk them where Array does.
+ */
+#ifndef CODEC_COLUMN_H
+#define CODEC_COLUMN_H
+
+#include <locale.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "codec/datetime.h"
+#include "codec/json.h"
+#include "codec/type.h"
+
+#define COLUMN_SLACK_BYTES 64 /* room behind every value for stores wider than the value */
+
+struct bytes {
+    uint8_t *data; /* owned */
+    size_t len;
+    size_t cap; /* allocated: at least len + COLUMN_SLACK_BYTES once anything was reserved */
+    size_t mark;
+};
+
+struct enum_index {
+    const struct type *type;
+    uint16_t *slots; /* member number + 1, open addressing; 0 = free */
+    uint32_t mask;
+};
+
+struct column {
+    /* Appends the value at s->p (never null). On failure the node may hold a part of it. */
+    int (*append)(struct column *c, struct scan *s);
+    int (*append_value)(struct column *c, struct scan *s); /* wire_nullable: without the flag */
+    struct bytes data;
+    struct bytes nulls;      /* where wire_nullable */
+    bool composite;          /* more than data to mark and to undo */
+    bool nullable;           /* NULL is a value of the type */
+    bool wire_nullable;      /* the block has a null map: nullable, or the server fills NULL in */
+    bool truncate;           /* decimals may lose digits */
+    enum type_kind kind;     /* below Nullable and LowCardinality */
+    const struct type *type; /* of that kind, borrowed */
+    uint32_t width;          /* 0: variable */
+    uint8_t scale;
+    uint8_t precision;
+    size_t max;     /* bytes a node may hold */
+    uint64_t count; /* Array: elements appended to child */
+    uint64_t count_mark;
+    struct column *child;
+    /* times */
+    struct local_clock clock;
+    uint64_t day_text;   /* the last date read, its first eight bytes ... */
+    uint16_t day_text_2; /* ... and the last two */
+    int64_t day_s;       /* its midnight, local */
+    struct enum_index members;
+    locale_t c_locale;
+};
+
+/* What the columns of one decoder share. */
+struct column_context {
+    size_t max_bytes;
+    bool truncate;
+    const char *timezone; /* of types that name none */
+    locale_t c_locale;
+    struct zone_list *zones;
+};
+
+/* Zones by name, loaded once per decoder. */
+struct zone_list {
+    struct {
+        char *name;
+        struct tz_zone *zone;
+    } * items;
+    size_t count;
+};
+void zone_list_free(struct zone_list *list);
+int zone_list_get(struct zone_list *list, const char *name, const struct tz_zone **zone,
+                  struct spool_error *error);
+
+/* SPOOL_E_UNSUPPORTED: no such type natively, or wire is no form of type. */
+int column_create(const struct type *type, const struct type *wire,
+                  const struct column_context *context, struct column **out,
+                  struct spool_error *error);
+void column_free(struct column *c);
+
+/* Sets the append function and its state for a scalar kind. False: not supported. */
+bool column_set_number(struct column *c);
+bool column_set_text(struct column *c);
+bool column_set_time(struct column *c);
+int enum_index_create(struct enum_index *index, const struct type *type);
+
+int column_grow(struct bytes *b, size_t extra, size_t max) __attribute__((cold));
+
+/* Room for extra bytes and the slack. */
+static inline int column_reserve(struct column *c, size_t extra)
+{
+    if (__builtin_expect(c->data.cap - c->data.len >= extra + COLUMN_SLACK_BYTES &&
+                             c->data.cap > c->data.len,
+                         1))
+        return SPOOL_OK;
+    return column_grow(&c->data, extra, c->max);
+}
+
+/* Appends the low width bytes of v, little endian. */
+static inline int column_put(struct column *c, uint64_t v, unsigned width)
+{
+    int status = column_reserve(c, 8);
+    if (__builtin_expect(status != SPOOL_OK, 0))
+        return status;
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    v = __builtin_bswap64(v);
+#endif
+    memcpy(c->data.data + c->data.len, &v, sizeof(v));
+    c->data.len += width;
+    return SPOOL_OK;
+}
+
+void column_mark_all(struct column *c);
+void column_rollback(struct column *c);
+
+/* Remembers where the node stands: what column_rollback goes back to. */
+static inline void column_mark(struct column *c)
+{
+    c->data.mark = c->data.len;
+    if (__builtin_expect(c->composite, 0))
+        column_mark_all(c);
+}
+
+/* Appends the value at s->p where null is known to be refused or handled by the caller. */
+static inline int column_append(struct column *c, struct scan *s)
+{
+    return c->append(c, s);
+}
+
+int column_append_null(struct column *c);     /* wire_nullable only */
+int column_append_not_null(struct column *c); /* the flag alone; nothing where there is none */
+int column_append_zero(struct column *c);     /* NULL where nullable, else the type's zero */
+
+/* String and FixedString: these bytes. */
+bool column_takes_bytes(const struct column *c);
+int column_append_bytes(struct column *c, const void *data, size_t n, struct scan *s);
+
+size_t column_bytes(const struct column *c); /* on the wire */
+int column_write(const struct column *c, struct buf *out);
+void column_reset(struct column *c); /* empties; gives back memory it hardly used */
+
+/* "UInt8 (0 to 255)" and the like for sentences: the type's spelling, shortened. */
+const char *column_type_text(const struct column *c);
+
+#endif
