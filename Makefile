@@ -146,6 +146,15 @@ $(B)/support/%.so: tests/support/%.c | deps
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(filter-out -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $< -ldl
 
+# The public library by itself: built, and run twice on one spool, with the unit tests.
+$(B)/spool_example: $(B)/tools/example/spool_example.o $(LIBSPOOL)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS_SPOOL)
+.PHONY: example
+example: $(B)/spool_example
+	@rm -rf $(B)/example.spool
+	@for run in 1 2; do $< $(B)/example.spool >$(B)/example.out || exit 1; done
+	@grep -q "removed segment 1" $(B)/example.out
+
 .PRECIOUS: $(B)/%.o $(B)/tests/unit/%.o $(B)/tests/support/%.o
 
 # ---- checking and testing -------------------------------------------------------------------
@@ -169,7 +178,7 @@ check: deps-check  ## style, layers, warnings, static analysis
 
 .PHONY: unit-build unit unit-valgrind
 unit-build: $(UNIT)
-unit: deps-unit unit-build  ## unit tests (SANITIZE=1: under ASan and UBSan)
+unit: deps-unit unit-build example  ## unit tests (SANITIZE=1: under ASan and UBSan)
 	@failed=; for t in $(UNIT); do echo "== $$t"; $$t || failed="$$failed $$t"; done; \
 		[ -z "$$failed" ] || { echo "unit: failed:$$failed"; exit 1; }
 

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opening and closing a spool: the directory, its lock, its names, and how much room it takes. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "base/limits.h"
+#include "spool/spool_int.h"
+
+#define SEGMENT_BYTES_MIN MIB
+#define SEGMENT_BYTES_MAX GIB
+
+int check_writable(const struct spool *spool, struct spool_error *error)
+{
+    if (spool->read_only)
+        return spool_error_set(error, SPOOL_E_INVALID, "the spool was opened for reading only");
+    if (atomic_load(&spool->broken))
+        return spool_error_set(error, SPOOL_E_FATAL,
+                               "an earlier commit failed; the spool must be opened again");
+    return SPOOL_OK;
+}
+
+bool stream_name_valid(const char *name)
+{
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-");
+    return n >= 1 && n <= SPOOL_STREAM_NAME_MAX && !name[n];
+}
+
+const uint8_t *spool_uuid(const struct spool *spool)
+{
+    return spool->uuid;
+}
+
+const char *spool_uuid_text(const struct spool *spool)
+{
+    return spool->uuid_text;
+}
+
+/* --- opening -------------------------------------------------------------------------------- */
+
+/* File systems on which flock, mmap and fsync do not give what the spool relies on. */
+static int check_file_system(const char *path, struct spool_error *error)
+{
+    static const struct {
+        uint32_t type;
+        const char *name;
+    } refused[] = {{0x6969, "NFS"}, {0xff534d42, "CIFS"}, {0xfe534d42, "SMB2"}, {0x517b, "SMB"}};
+    struct statfs fs;
+
+    if (statfs(path, &fs) < 0)
+        return spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot stat the file system of %s",
+                                     path);
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
+        if ((uint32_t)fs.f_type == refused[i].type)
+            return spool_error_set(error, SPOOL_E_UNSUPPORTED,
+                                   "%s is on %s; a spool needs a local file system", path,
+                                   refused[i].name);
+    return SPOOL_OK;
+}
+
+static int fsync_parent(const char *path, struct spool_error *error)
+{
+    char *parent = NULL;
+    int status;
+
+    if (asprintf(&parent, "%s/..", path) < 0)
+        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
+    status = fsync_directory(parent, error);
+    free(parent);
+    return status;
+}
+
+static int make_durable_directory(const char *path, struct spool_error *error)
+{
+    if (mkdir(path, DIRECTORY_MODE) < 0) {
+        int failed = errno;
+        if (failed == EEXIST)
+            return SPOOL_OK;
+        return spool_error_set_errno(error,
+                                     failed == ENOENT   ? SPOOL_E_NOT_FOUND
+                                     : failed == ENOSPC ? SPOOL_E_FULL
+                                                        : SPOOL_E_IO,
+                                     failed, "cannot create %s", path);
+    }
+    return fsync_parent(path, error);
+}
+
+/* Without meta.mdb there is no spool here; but where segments lie, one was, and making a new one
+   over them would orphan what they hold. */
+static int check_absent(const char *path, struct spool_error *error)
+{
+    char *streams = path_join(path, "streams");
+    struct dirent *entry;
+    int status = SPOOL_OK;
+    DIR *dir;
+
+    if (!streams)
+        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
+    dir = opendir(streams);
+    while (dir && status == SPOOL_OK && (entry = readdir(dir))) {
+        uint64_t *numbers = NULL;
+        size_t count = 0;
+        char *stream = NULL;
+        if (!stream_name_valid(entry->d_name))
+            continue;
+        stream = path_join(streams, entry->d_name);
+        status = stream ? list_segments(stream, &numbers, &count, error) : SPOOL_E_NOMEM;
+        if (status == SPOOL_OK && count)
+            status = spool_error_set(error, SPOOL_E_CORRUPT,
+                                     "%s has segments but no meta.mdb. Restore meta.mdb from a "
+                                     "backup; docs/spool-format.md says how to go on without it",
+                                     path);
+        free(numbers);
+        free(stream);
+    }
+    if (dir)
+        closedir(dir);
+    free(streams);
+    return status;
+}
+
+static int prepare_directory(const struct spool_options *options, struct spool_error *error)
+{
+    bool make = options->create && !options->read_only;
+    char *meta = path_join(options->path, "meta.mdb"), *streams = NULL;
+    struct stat st;
+    int status = SPOOL_OK;
+
+    if (!meta)
+        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
+    if (stat(options->path, &st) < 0) {
+        if (errno != ENOENT)
+            status =
+                spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot open %s", options->path);
+        else if (!make)
+            status =
+                spool_error_set(error, SPOOL_E_NOT_FOUND, "there is no spool in %s", options->path);
+        else
+            status = make_durable_directory(options->path, error);
+    } else if (!S_ISDIR(st.st_mode)) {
+        status = spool_error_set(error, SPOOL_E_INVALID, "%s is not a directory", options->path);
+    }
+    if (status == SPOOL_OK)
+        status = check_file_system(options->path, error);
+    if (status == SPOOL_OK && access(meta, F_OK) < 0) {
+        if (errno != ENOENT)
+            status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot open %s", meta);
+        else
+            status = check_absent(options->path, error);
+        if (status == SPOOL_OK && !make)
+            status =
+                spool_error_set(error, SPOOL_E_NOT_FOUND, "there is no spool in %s", options->path);
+    }
+    if (status == SPOOL_OK && !options->read_only) {
+        streams = path_join(options->path, "streams");
+        status = streams ? make_durable_directory(streams, error)
+                         : spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
+    }
+    free(streams);
+    free(meta);
+    return status;
+}
+
+static int take_lock(struct spool *spool, struct spool_error *error)
+{
+    char *path = path_join(spool->path, "LOCK"), holder[32] = "";
+    int status = SPOOL_OK, n;
+
+    if (!path)
+        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
+    spool->lock_fd = open(
+        path, spool->read_only ? O_RDONLY | O_CLOEXEC : O_RDWR | O_CREAT | O_CLOEXEC, FILE_MODE);
+    if (spool->lock_fd < 0) {
+        /* Read-only and never opened for writing here: there is nobody to keep out. */
+        if (!spool->read_only || errno != ENOENT)
+            status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot open %s", path);
+    } else if (flock(spool->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+        if (errno == EWOULDBLOCK) {
+            ssize_t got = pread(spool->lock_fd, holder, sizeof(holder) - 1, 0);
+            holder[got > 0 ? strspn(holder, "0123456789") : 0] = 0;
+            status = spool_error_set(error, SPOOL_E_LOCKED, "spool %s is held by process %s",
+                                     spool->path, *holder ? holder : "(unknown)");
+        } else {
+            status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot lock %s", path);
+        }
+    } else if (!spool->read_only) {
+        n = snprintf(holder, sizeof(holder), "%ld\n", (long)getpid());
+        /* Only for people; a full disk must not keep the spool from being opened. */
+        if (ftruncate(spool->lock_fd, 0) < 0 || pwrite(spool->lock_fd, holder, (size_t)n, 0) < 0)
+            errno = 0;
+    }
+    free(path);
+    return status;
+}
+
+int spool_open(const struct spool_options *options, struct spool **out, struct spool_error *error)
+{
+    struct spool *spool;
+    int status;
+
+    *out = NULL;
+    if (sizeof(void *) < 8)
+        return spool_error_set(error, SPOOL_E_UNSUPPORTED, "a spool needs a 64-bit system");
+    if (!options->path || !*options->path)
+        return spool_error_set(error, SPOOL_E_INVALID, "a spool needs a path");
+    if (options->segment_bytes &&
+        (options->segment_bytes < SEGMENT_BYTES_MIN || options->segment_bytes > SEGMENT_BYTES_MAX))
+        return spool_error_set(error, SPOOL_E_INVALID, "segment_bytes is 1 MiB to 1 GiB");
+    if (options->meta_reserve_bytes > RESERVE_MAX)
+        return spool_error_set(error, SPOOL_E_INVALID, "meta_reserve_bytes is at most 1 GiB");
+    status = prepare_directory(options, error);
+    if (status != SPOOL_OK)
+        return status;
+    spool = calloc(1, sizeof(*spool));
+    if (!spool)
+        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a spool");
+    spool->lock_fd = -1;
+    spool->read_only = options->read_only;
+    spool->segment_bytes = options->segment_bytes ? options->segment_bytes : DEFAULT_SEGMENT;
+    spool->segment_bytes &= ~65535ull; /* whole pages, whatever their size */
+    spool->meta_reserve_bytes =
+        options->meta_reserve_bytes ? options->meta_reserve_bytes : DEFAULT_RESERVE;
+    spool->path = strdup(options->path);
+    if (!spool->path)
+        status = spool_error_set(error, SPOOL_E_NOMEM, "no memory for a spool");
+    if (status == SPOOL_OK)
+        status = take_lock(spool, error);
+    if (status == SPOOL_OK)
+        status = meta_open(spool, error);
+    if (status == SPOOL_OK)
+        status = dead_open(spool, error);
+    if (status != SPOOL_OK) {
+        spool_close(spool);
+        return status;
+    }
+    *out = spool;
+    return SPOOL_OK;
+}
+
+static void free_origins(struct spool *spool)
+{
+    for (size_t i = 0; i < ORIGINS_CHUNKS; i++) {
+        struct origin_chunk *chunk = atomic_load(&spool->origins[i]);
+        for (size_t j = 0; chunk && j < ORIGINS_CHUNK; j++)
+            free(atomic_load(&chunk->at[j]));
+        free(chunk);
+    }
+}
+
+void spool_close(struct spool *spool)
+{
+    struct forgotten *f, *next;
+
+    if (!spool)
+        return;
+    for (size_t i = 0; i < STREAMS_MAX; i++)
+        spool_stream_close(spool->streams[i]);
+    for (f = atomic_load(&spool->forgotten); f; f = next) {
+        next = f->next;
+        free(f);
+    }
+    store_close(&spool->meta);
+    store_close(&spool->dead);
+    free_origins(spool);
+    for (size_t i = 0; i < STREAMS_MAX; i++)
+        free(atomic_load(&spool->stream_names[i]));
+    if (spool->lock_fd >= 0)
+        close(spool->lock_fd); /* gives the lock back */
+    free(spool->path);
+    free(spool);
+}
+
+/* --- names ---------------------------------------------------------------------------------- */
+
+static int add_name(char ***names, size_t *count, const char *name)
+{
+    char **more;
+
+    for (size_t i = 0; i < *count; i++)
+        if (!strcmp((*names)[i], name))
+            return SPOOL_OK;
+    more = realloc(*names, (*count + 1) * sizeof(*more));
+    if (!more)
+        return SPOOL_E_NOMEM;
+    *names = more;
+    more[*count] = strdup(name);
+    if (!more[*count])
+        return SPOOL_E_NOMEM;
+    (*count)++;
+    return SPOOL_OK;
+}
+
+int spool_stream_names(struct spool *spool, char ***names, size_t *count, struct spool_error *error)
+{
+    uint32_t known = atomic_load(&spool->stream_count);
+    char *path = path_join(spool->path, "streams");
+    int status = path ? SPOOL_OK : SPOOL_E_NOMEM;
+    struct dirent *entry;
+    DIR *dir = path ? opendir(path) : NULL;
+
+    *names = NULL;
+    *count = 0;
+    for (uint32_t i = 1; status == SPOOL_OK && i <= known; i++)
+        if (stream_name_of(spool, i))
+            status = add_name(names, count, stream_name_of(spool, i));
+    while (dir && status == SPOOL_OK && (entry = readdir(dir)))
+        if (stream_name_valid(entry->d_name))
+            status = add_name(names, count, entry->d_name);
+    if (dir)
+        closedir(dir);
+    free(path);
+    if (status == SPOOL_OK)
+        return SPOOL_OK;
+    for (size_t i = 0; i < *count; i++)
+        free((*names)[i]);
+    free(*names);
+    *names = NULL;
+    *count = 0;
+    return spool_error_set(error, status, "no memory for the names of the streams");
+}
+
+/* --- room ----------------------------------------------------------------------------------- */
+
+static uint64_t allocated(int directory, const char *name)
+{
+    struct stat st;
+    return fstatat(directory, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode)
+               ? 0
+               : (uint64_t)st.st_blocks * 512;
+}
+
+static uint64_t allocated_in(int parent, const char *name)
+{
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    struct dirent *entry;
+    uint64_t sum = 0;
+
+    if (!dir) {
+        if (fd >= 0)
+            close(fd);
+        return 0;
+    }
+    while ((entry = readdir(dir)))
+        sum += allocated(fd, entry->d_name);
+    closedir(dir);
+    return sum;
+}
+
+int spool_usage_get(const struct spool *spool, struct spool_usage *usage, struct spool_error *error)
+{
+    struct statvfs vfs;
+    struct dirent *entry;
+    DIR *dir = opendir(spool->path);
+    int streams;
+
+    memset(usage, 0, sizeof(*usage));
+    if (!dir || statvfs(spool->path, &vfs) < 0) {
+        int failed = errno;
+        if (dir)
+            closedir(dir);
+        return spool_error_set_errno(error, SPOOL_E_IO, failed, "cannot measure %s", spool->path);
+    }
+    usage->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+    usage->meta_bytes = allocated(dirfd(dir), "meta.mdb");
+    usage->dead_bytes = allocated(dirfd(dir), "dead.mdb");
+    while ((entry = readdir(dir)))
+        usage->total_bytes += allocated(dirfd(dir), entry->d_name);
+    streams = openat(dirfd(dir), "streams", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    closedir(dir);
+    dir = streams < 0 ? NULL : fdopendir(streams);
+    while (dir && (entry = readdir(dir)))
+        if (entry->d_name[0] != '.')
+            usage->segment_bytes += allocated_in(streams, entry->d_name);
+    if (dir)
+        closedir(dir);
+    else if (streams >= 0)
+        close(streams);
+    usage->total_bytes += usage->segment_bytes;
+    return SPOOL_OK;
+}

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of libspool share. The tests read it too; nobody else does. */
+#ifndef SPOOL_INT_H
+#define SPOOL_INT_H
+
+#include <lmdb.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "spool.h"
+#include "spool/record.h"
+#include "spool/tree.h"
+
+#define ENV_FLAGS      ((unsigned)(MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOTLS))
+#define FILE_MODE      0640
+#define DIRECTORY_MODE 0750
+
+#define ORIGIN_NAME_MAX 400u
+#define NOTE_KEY_MAX    400u
+#define TOKEN_MAX       255u
+#define STREAMS_MAX     4096u /* ever registered in a spool */
+#define ORIGINS_CHUNK   1024u
+#define ORIGINS_CHUNKS  4096u
+#define SEQUENCE_JUMP   (1ull << 32) /* after a damaged newest segment */
+#define META_RECORD_MAX (256u << 20)
+#define DEFAULT_SEGMENT (64ull << 20)
+#define DEFAULT_RESERVE (4ull << 20)
+#define RESERVE_MAX     (1ull << 30)
+
+/* --- one LMDB file that grows: meta.mdb, dead.mdb ------------------------------------------- */
+
+struct store {
+    const char *name;   /* of the file */
+    const char *advice; /* what a person can do when it is damaged */
+    MDB_env *env;       /* NULL: a read-only spool without this file */
+    size_t map_bytes;
+};
+
+/* Reads path's descriptor through tree_walk and opens it; creates it (durably) where it is not
+   there and may be made: init then fills the new file in its first transaction. */
+int store_open(struct spool *spool, struct store *store, size_t reserve_bytes,
+               int (*init)(MDB_txn *txn, void *arg), void *arg, struct spool_error *error);
+void store_close(struct store *store);
+
+/* What a commit contains, so that the failpoints of that moment are passed. */
+enum commit_part { COMMIT_SEAL = 1, COMMIT_ACK = 2, COMMIT_DEAD = 4 };
+
+/*
+ * One durable write transaction: body returns 0, an LMDB code or errno, or a spool status with
+ * error filled. When the map is full it is grown and body runs again from the start. *part is read
+ * after body.
+ */
+int store_write(struct spool *spool, struct store *store, const unsigned *part,
+                int (*body)(MDB_txn *txn, void *arg, struct spool_error *error), void *arg,
+                struct spool_error *error);
+int store_begin_read(struct store *store, MDB_txn **txn, struct spool_error *error);
+
+/* Turns a failed LMDB call outside of a commit into a status. what: "read seals". */
+int lmdb_error(struct spool_error *error, int rc, const char *what);
+static inline bool is_spool_status(int rc)
+{
+    return rc < 0 && rc > -100;
+}
+
+/*
+ * Decides what a failed write or commit means: FULL where the disk (or a quota) has no room for
+ * need_bytes, else FATAL, after which the spool makes no promise any more. The txn must have ended.
+ */
+int commit_failed(struct spool *spool, MDB_env *env, int rc, uint64_t need_bytes, const char *what,
+                  struct spool_error *error);
+
+/* Opens an environment with the flags all of ours have; max databases 16. LMDB code. */
+int env_open(const char *path, unsigned flags, size_t map_bytes, MDB_env **env);
+
+int fsync_directory(const char *path, struct spool_error *error);
+char *path_join(const char *directory, const char *name); /* malloc'd or NULL */
+
+/* --- the spool ------------------------------------------------------------------------------ */
+
+struct origin {
+    uint32_t epoch;
+    uint32_t name_size;
+    char name[];
+};
+
+struct origin_chunk {
+    _Atomic(struct origin *) at[ORIGINS_CHUNK];
+};
+
+/* A removed segment, on its way from a stream lane to the meta lane. */
+struct forgotten {
+    struct forgotten *next;
+    uint32_t stream;
+    uint64_t segment;
+};
+
+/* Newly acknowledged rows of one segment, on their way from the meta lane to a stream lane. */
+struct acked_block {
+    uint64_t sequence;
+    uint32_t rows;
+    bool empty; /* a block of 0 rows */
+};
+
+struct ack_message {
+    struct ack_message *next;
+    uint32_t stream;
+    uint64_t segment;
+    size_t count;
+    struct acked_block blocks[];
+};
+
+struct spool {
+    char *path;
+    int lock_fd;
+    bool read_only;
+    atomic_bool broken; /* a commit failed for good: nothing is promised any more */
+    uint64_t segment_bytes;
+    size_t meta_reserve_bytes;
+    uint8_t uuid[16];
+    char uuid_text[37];
+
+    struct store meta;
+    MDB_dbi meta_info, meta_streams, meta_origins, meta_origin_names, meta_seals, meta_acks,
+        meta_notes;
+    struct store dead;
+    MDB_dbi dead_letters, dead_counts;
+
+    /* Names by id - 1, only ever added to: the meta lane publishes, any lane reads. An id's slot is
+       filled before a call returns the id, so whoever has the id sees the name. */
+    _Atomic(char *) stream_names[STREAMS_MAX];
+    _Atomic(uint32_t) stream_count;
+    _Atomic(struct origin_chunk *) origins[ORIGINS_CHUNKS];
+    _Atomic(uint32_t) origin_count;
+
+    /* The open handle of each stream by id - 1; changes only while all lanes are idle. */
+    struct spool_stream *streams[STREAMS_MAX];
+    _Atomic(struct forgotten *)
+        forgotten; /* a stack: any stream lane pushes, the meta lane takes */
+};
+
+int check_writable(const struct spool *spool, struct spool_error *error);
+const struct origin *origin_of(const struct spool *spool, uint32_t id); /* NULL: none */
+const char *stream_name_of(const struct spool *spool, uint32_t id);     /* NULL: none */
+bool stream_name_valid(const char *name);
+
+/* meta.c */
+int meta_open(struct spool *spool, struct spool_error *error);
+int meta_stream_id(struct spool *spool, const char *name, uint32_t *id, struct spool_error *error);
+/* Each segment number of the stream that has acknowledgements. numbers malloc'd. */
+int meta_acked_segments(struct spool *spool, uint32_t stream, uint64_t **numbers, size_t *count,
+                        struct spool_error *error);
+void spool_forget(struct spool *spool, struct forgotten *f);
+
+/* Decoded form of a seal record; ranges malloc'd, the rest points into the record. */
+struct seal_record {
+    struct spool_seal seal;
+    struct spool_range *ranges;
+    char token[TOKEN_MAX + 1];
+};
+int seal_decode(struct cursor body, struct seal_record *out);
+
+/* ack.c: merged lists of acknowledged ranges, stored in chunks of 256 sequences. */
+#define ACK_CHUNK_SHIFT 8
+#define ACK_KEY_BYTES   20u
+int ranges_check(const struct spool_range *ranges, size_t count); /* ascending, no overlap */
+int ranges_merge(const struct spool_range *a, size_t a_count, const struct spool_range *b,
+                 size_t b_count, struct spool_range **out, size_t *count);
+int ack_chunk_decode(struct cursor body, uint64_t chunk, struct spool_range **ranges,
+                     size_t *count);
+int ack_apply(MDB_txn *txn, MDB_dbi dbi, uint32_t stream, uint64_t segment,
+              const struct spool_range *ranges, size_t count, struct ack_message **messages);
+int ack_forget(MDB_txn *txn, MDB_dbi dbi, uint32_t stream, uint64_t segment);
+int ack_read(MDB_txn *txn, MDB_dbi dbi, uint32_t stream, uint64_t segment,
+             struct spool_range **ranges, size_t *count);
+void ack_messages_free(struct ack_message *messages);
+
+/* dead.c */
+int dead_open(struct spool *spool, struct spool_error *error);
+int dead_letter_check(const uint8_t *key, size_t key_size, const uint8_t *data, size_t size,
+                      char *stream, uint64_t *bytes);
+
+/* --- a segment file ------------------------------------------------------------------------- */
+
+struct segment_totals {
+    uint64_t blocks, empty_blocks, rows, bytes;
+    uint64_t first_sequence, last_sequence;
+    int64_t oldest_ms;
+};
+
+struct segment {
+    uint64_t number;
+    uint64_t base_sequence; /* what its first block has, or will have */
+    uint64_t schema_hash;
+    struct segment_totals totals;
+    uint64_t acked_rows, acked_blocks;
+    uint32_t *waiting; /* per block: rows not acknowledged, WAITING_EMPTY for 0 rows; or NULL while
+                          nothing of it was */
+    size_t waiting_cap;
+    bool damaged;
+    char detail[160];
+};
+#define WAITING_EMPTY UINT32_MAX
+
+/* Highest offset per origin: open addressing, origin 0 is an empty slot (ids start at 1). */
+struct high_table {
+    struct high {
+        uint32_t origin;
+        bool named; /* its name stands in the newest segment */
+        int64_t offset;
+    } * slots;
+    size_t cap, count;
+};
+struct high *high_find(const struct high_table *t, uint32_t origin); /* NULL: none */
+/* Raises an origin's offset, adding it where it is new. NULL: no memory, not after high_reserve. */
+struct high *high_add(struct high_table *t, uint32_t origin, int64_t offset);
+int high_reserve(struct high_table *t, size_t extra);
+void high_free(struct high_table *t);
+
+enum segment_db { DB_INFO, DB_ORIGINS, DB_BLOCKS, DB_INDEX, DB_HIGH, DB_TOTALS, DB_COUNT };
+extern const char *const segment_db_names[DB_COUNT];
+
+#define INDEX_BODY_BYTES  72u
+#define TOTALS_BODY_BYTES 56u
+
+/* What a scan of a segment file collects beside its checks; each may be NULL. */
+struct segment_wants {
+    uint32_t **rows;               /* rows per block, malloc'd, totals.blocks of them */
+    struct spool_block_ref **refs; /* malloc'd */
+    struct high_table *high;
+    struct high_table *origin_ids; /* ids named in the file, with their epoch as offset */
+    char **destination;
+    uint8_t **schema;
+    size_t *schema_size;
+    uint64_t *salvaged_sequence; /* with salvage: the highest found */
+};
+
+/*
+ * Reads all tree pages of a segment file and checks that they agree with each other. stream 0:
+ * take any. CORRUPT with the reason, NEWER, IO, NOMEM. salvage: goes on after faults and gives what
+ * is still to be had, then the first fault.
+ */
+int segment_scan(const struct spool *spool, const char *path, uint32_t stream, bool salvage,
+                 struct segment *segment, const struct segment_wants *wants,
+                 struct spool_error *error);
+
+void block_ref_encode(const struct spool_block_ref *ref, int64_t last_arrival_ms, uint8_t *out);
+int block_ref_decode(uint64_t segment, uint64_t sequence, struct cursor body,
+                     struct spool_block_ref *ref);
+void totals_encode(const struct segment_totals *totals, uint8_t *out);
+
+struct spool_stream {
+    struct spool *spool;
+    uint32_t id;
+    char name[SPOOL_STREAM_NAME_MAX + 1];
+    char *directory;
+
+    struct segment *segments; /* oldest first */
+    size_t segment_count, segment_cap;
+    uint64_t next_number, next_sequence;
+    struct high_table high;
+
+    MDB_env *env; /* of the newest segment, opened by the first append */
+    MDB_dbi dbi[DB_COUNT];
+    uint32_t page_bytes;
+    bool roll_due; /* the next append starts a new segment */
+
+    bool configured;
+    uint8_t *schema;
+    size_t schema_size;
+    uint64_t schema_hash;
+    char *destination;
+
+    _Atomic(struct ack_message *) acks; /* a stack: the meta lane pushes, the stream lane takes */
+};
+
+char *segment_path(const struct spool_stream *stream, uint64_t number); /* malloc'd or NULL */
+/* Starts the next segment, with room for need_bytes at least, and makes it durable. */
+int segment_create(struct spool_stream *stream, uint64_t need_bytes, struct spool_error *error);
+int segment_put_high(struct spool_stream *stream, MDB_txn *txn, const struct high *high,
+                     bool with_name);
+int segment_open_newest(struct spool_stream *stream, struct spool_error *error);
+void segment_close_newest(struct spool_stream *stream);
+int stream_take_acks(struct spool_stream *stream, struct spool_error *error);
+void segment_ack(struct segment *segment, uint64_t sequence, uint32_t rows, bool empty);
+int segment_waiting_load(struct spool_stream *stream, struct segment *segment,
+                         struct spool_error *error);
+int stream_spec_set(struct spool_stream *stream, const struct spool_segment_spec *spec);
+int stream_spec_ready(struct spool_stream *stream, struct spool_error *error); /* INVALID: none */
+struct segment *stream_newest(const struct spool_stream *stream); /* NULL: no segment */
+/* Room for one more behind the last; the caller fills it and counts it. NULL: no memory. */
+struct segment *stream_add_segment(struct spool_stream *stream);
+bool segment_is_acked(const struct segment *segment);
+struct segment *stream_segment(const struct spool_stream *stream, uint64_t number);
+void stream_free(struct spool_stream *stream);
+/* Numbers of the segment files in a directory, ascending; malloc'd. */
+int list_segments(const char *directory, uint64_t **numbers, size_t *count,
+                  struct spool_error *error);
+
+#endif
