@@ -292,7 +292,7 @@ static bool origin_in_flight(const struct origin *o)
         return true;
     if (o->lost)
         return false;
-    if (o->commits_in_flight)
+    if (o->commit_in_flight)
         return true;
     for (const struct batch *b = o->stream->batches; b; b = b->next) {
         if (b->state == BATCH_WAITING || b->state == BATCH_LOADING)
@@ -319,8 +319,9 @@ void kafka_in_advance(struct pipeline *p)
     for (size_t i = 0; i < p->stream_count; i++)
         for (struct origin *o = p->streams[i].origins; o; o = o->next)
             if (o->revoking) {
-                p->commits_in_flight -= o->commits_in_flight;
-                o->commits_in_flight = 0;
+                if (o->commit_in_flight)
+                    p->commits_in_flight--;
+                o->commit_in_flight = false;
                 o->revoking = o->lost = false;
                 o->partition = NULL;
                 o->committed = -1;
@@ -380,9 +381,9 @@ static void on_committed(void *arg, struct kafka_partition *partition, int64_t o
     struct pipeline *p = arg;
     struct origin *o = kafka_partition_user(partition);
 
-    if (!o || !o->commits_in_flight)
-        return;
-    o->commits_in_flight--;
+    if (!o || !o->commit_in_flight || (status == SPOOL_OK && offset < o->committed))
+        return; /* a newer one is under way */
+    o->commit_in_flight = false;
     p->commits_in_flight--;
     if (status != SPOOL_OK) {
         log_event(LOG_WARN, "commit.failed", "stream", o->stream->options->name, "origin", o->name,

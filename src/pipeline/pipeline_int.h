@@ -140,9 +140,9 @@ struct origin {
     int64_t high;                      /* highest offset made durable; -1: none */
     int64_t taken;                     /* highest offset handed over in this process; -1: none */
     int64_t committed;                 /* next offset last committed to Kafka; -1: none */
-    int64_t front; /* next offset to commit: all below is acknowledged; -1: none */
-    unsigned commits_in_flight;
-    bool discard_all; /* rows at or below discard_to are not to be sent */
+    int64_t front;         /* next offset to commit: all below is acknowledged; -1: none */
+    bool commit_in_flight; /* `committed` was handed over and not answered */
+    bool discard_all;      /* rows at or below discard_to are not to be sent */
     int64_t discard_to;
     struct record_run_node *runs_first, *runs_last; /* waiting for decode */
     uint32_t runs_unreleased;                       /* handed to us, not yet released */
@@ -333,7 +333,7 @@ struct pipeline {
     uv_timer_t revoke_timer;
     struct assign_job *assigning; /* partitions whose start is being looked up */
     unsigned jobs;                /* running or queued: closing waits for them */
-    unsigned commits_in_flight;
+    unsigned commits_in_flight;   /* origins with one */
 
     uv_timer_t drain_timer;
     uint64_t drain_deadline_ms;

@@ -82,8 +82,9 @@ void origin_commit(struct origin *o)
     snprintf(metadata, sizeof(metadata), "spoold %s %u", spool_uuid_text(o->stream->p->spool),
              o->epoch);
     o->committed = o->front;
-    o->commits_in_flight++;
-    o->stream->p->commits_in_flight++;
+    if (!o->commit_in_flight)
+        o->stream->p->commits_in_flight++;
+    o->commit_in_flight = true;
     kafka_commit(o->partition, o->front, metadata);
 }
 
