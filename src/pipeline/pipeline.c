@@ -273,7 +273,7 @@ void pipeline_free(struct pipeline *p)
         continue;
     meta_free(p);
     for (size_t i = 0; i < p->stream_count; i++)
-        stream_free(&p->streams[i]);
+        stream_dispose(&p->streams[i]);
     free(p->streams);
     free(p->topics);
     free(p);

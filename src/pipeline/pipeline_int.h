@@ -348,7 +348,7 @@ struct pipeline {
 
 int stream_init(struct stream *s, struct pipeline *p, const struct stream_options *options,
                 struct spool_error *error);
-void stream_free(struct stream *s);
+void stream_dispose(struct stream *s);
 
 /* Looks at everything that could go on, starts it, and sets the timer for the next look. Cheap;
    call it after any change. */

@@ -222,7 +222,7 @@ int stream_init(struct stream *s, struct pipeline *p, const struct stream_option
     return status;
 }
 
-void stream_free(struct stream *s)
+void stream_dispose(struct stream *s)
 {
     intake_free(s);
     batches_free(s);
