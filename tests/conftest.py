@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that start once per run, and the daemon per test. Run by `make integration` and its
+siblings, which build what is needed and set SPOOLD_BIN, SPOOLCTL_BIN, SUPPORT_DIR, KAFKA_DIR and
+CHDB_LIB."""
+import os
+import shutil
+import tempfile
+
+import pytest
+
+pytest.register_assert_rewrite("support.spoold", "support.kafka", "support.process")
+
+from support import kafka as kafka_module
+from support.clickhouse import Engine, OldServer
+from support.kafka import Kafka
+from support.spoold import Spoold
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: only in make test-long")
+
+
+def need(reason):
+    """In CI what is missing is a failure; elsewhere the test is skipped, and -ra names why."""
+    if not reason:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"cannot run here: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def run_directory():
+    """On disk (not in memory), short, and gone afterwards unless KEEP is set."""
+    path = tempfile.mkdtemp(prefix="spoold-run-")
+    yield path
+    if not os.environ.get("KEEP"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _server(kind, run_directory):
+    need(kind.unavailable())
+    server = kind(os.path.join(run_directory, kind.name)).start()
+    yield server
+    if server.alive():
+        server.thaw()
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def _kafka(run_directory):
+    need(kafka_module.unavailable())
+    broker = Kafka(os.path.join(run_directory, "kafka")).start()
+    yield broker
+    if broker.alive():
+        broker.kill()  # nothing of it is needed any more, and a clean stop takes seconds
+
+
+@pytest.fixture(scope="session")
+def _clickhouse(run_directory):
+    yield from _server(OldServer, run_directory)
+
+
+@pytest.fixture(scope="session")
+def _engine(run_directory):
+    yield from _server(Engine, run_directory)
+
+
+@pytest.fixture
+def kafka(_kafka):
+    """The broker, running; a test may stop, kill and start it."""
+    _kafka.ensure_started()
+    return _kafka
+
+
+@pytest.fixture
+def clickhouse(_clickhouse):
+    """Debian's clickhouse-server, running."""
+    _clickhouse.ensure_started()
+    return _clickhouse
+
+
+@pytest.fixture
+def engine(_engine):
+    """ClickHouse 26.7 behind chserver, running."""
+    _engine.ensure_started()
+    return _engine
+
+
+@pytest.fixture(params=["clickhouse", "engine"])
+def server(request):
+    """Each of the two in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def spoold(request):
+    """Makes daemons: spoold(kafka, server, [stream(...)], spool={...}).start(). They end with the
+    test; when it failed their directory stays and is named."""
+    made = []
+
+    def make(*args, **config):
+        need(None if os.path.exists(os.environ.get("SPOOLD_BIN", "")) else "spoold is not built")
+        made.append(Spoold(*args, **config))
+        return made[-1]
+
+    yield make
+    failed = getattr(request.node, "failed", False)
+    for daemon in made:
+        if failed:
+            if daemon.alive():
+                daemon.kill9()
+            print(f"kept: {daemon.directory}")
+        else:
+            daemon.remove()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    outcome = yield
+    if outcome.get_result().failed:
+        item.failed = True
