@@ -61,6 +61,7 @@ struct column {
     uint64_t count; /* Array: elements appended to child */
     uint64_t count_mark;
     struct column *child;
+    size_t shown, shown_nulls; /* how far column_json has read */
     /* times */
     struct local_clock clock;
     uint64_t day_text;   /* the last date read, its first eight bytes ... */
@@ -158,7 +159,14 @@ size_t column_bytes(const struct column *c); /* on the wire */
 int column_write(const struct column *c, struct buf *out);
 void column_reset(struct column *c); /* empties; gives back memory it hardly used */
 
-/* "UInt8 (0 to 255)" and the like for sentences: the type's spelling, shortened. */
+/*
+ * Appends the next value as JSON that every server reads back to the same value; column_json_begin
+ * goes back to the node's first.
+ */
+void column_json_begin(struct column *c);
+int column_json(struct column *c, struct buf *out);
+
+/* The type's spelling, for sentences. */
 const char *column_type_text(const struct column *c);
 
 #endif

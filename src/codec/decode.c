@@ -175,8 +175,13 @@ static int slot_value(struct decoder *d, struct slot *slot, struct scan *s)
         return refuse_twice(slot, s);
     d->hits++;
     if (!slot->node) { /* JSON format, unchecked: the text as it is */
+        if (*start == 'n' && (slot->column->required || s->strict) &&
+            !schema_type_nullable(slot->column->type))
+            return refuse_column(
+                slot, s, scan_refuse(s, REFUSAL_NULL, "null, and the column is not Nullable"));
         status = json_skip(s);
-        slot->text_at = (size_t)(start - s->begin);
+        slot->left_out = false;
+        slot->text = start;
         slot->text_size = (size_t)(s->p - start);
     } else if (*start == 'n') {
         status = slot_null(d, slot, s);
@@ -383,7 +388,7 @@ int decoder_row(struct decoder *d, const struct record *record, struct refusal *
     status = row_read(d, record, &s);
     if (d->schema->format == FORMAT_JSON) {
         if (status == SPOOL_OK)
-            status = decoder_line(d, record->data);
+            status = decoder_line(d);
         row_undo(d); /* the line is what stays */
     } else {
         if (status == SPOOL_OK && raw_bytes(d, d->rows + 1) > d->max_raw_bytes)

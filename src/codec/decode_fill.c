@@ -25,6 +25,14 @@ static int append_text(struct decoder *d, struct slot *slot, const char *text, s
     struct scan s = *from;
     int status;
 
+    slot->left_out = false;
+    if (!slot->node) {
+        buf_reset(&slot->encoded);
+        status = buf_append(&slot->encoded, text, size);
+        slot->text = slot->encoded.data;
+        slot->text_size = size;
+        return status;
+    }
     s.p = s.begin = (const uint8_t *)text;
     s.end = s.p + size;
     s.p = json_blank(s.p, s.end);
@@ -38,18 +46,20 @@ static int append_text(struct decoder *d, struct slot *slot, const char *text, s
     } else {
         status = column_append(slot->node, &s);
     }
-    if (status != SPOOL_OK)
-        return status;
-    s.p = json_blank(s.p, s.end);
-    if (s.p != s.end)
-        return scan_refuse(&s, REFUSAL_NOT_JSON, "text behind the value");
-    return SPOOL_OK;
+    if (status == SPOOL_OK) {
+        s.p = json_blank(s.p, s.end);
+        if (s.p != s.end)
+            status = scan_refuse(&s, REFUSAL_NOT_JSON, "text behind the value");
+    }
+    if (status == SPOOL_E_REFUSED)
+        s.why->position = 0; /* it stands nowhere in the record */
+    return status;
 }
 
 /* Reads the literal and keeps what it became. On failure the node is as it was. */
 static int encode_literal(struct decoder *d, struct slot *slot, struct refusal *why)
 {
-    struct scan s = {.strict = false, .why = why};
+    struct scan s = {.why = why};
     struct column *node = slot->node;
     int status;
 
@@ -74,9 +84,18 @@ int slot_set_literal(struct decoder *d, struct slot *slot, const char *literal,
 
     slot->literal = literal;
     slot->literal_is_null = text_is_null(literal);
-    if (!slot->node || slot->literal_is_null)
+    if (slot->literal_is_null)
         return SPOOL_OK;
-    status = encode_literal(d, slot, &why);
+    if (!slot->node) {
+        struct scan s = {.p = (const uint8_t *)literal, .why = &why};
+        s.begin = s.p;
+        s.end = s.p + strlen(literal);
+        status = json_skip(&s);
+        if (status == SPOOL_OK && json_blank(s.p, s.end) != s.end)
+            status = scan_refuse(&s, REFUSAL_NOT_JSON, "text behind the value");
+    } else {
+        status = encode_literal(d, slot, &why);
+    }
     if (status == SPOOL_E_REFUSED)
         return spool_error_set(error, SPOOL_E_INVALID, "column %s: \"%s\": %s", slot->column->name,
                                slot->column->source == SOURCE_CONSTANT ? "value" : "default",
@@ -121,7 +140,7 @@ static int append_literal(struct decoder *d, struct slot *slot, struct scan *s)
 {
     int status;
 
-    if (slot->literal_is_null)
+    if (slot->literal_is_null && slot->node)
         return column_append_zero(slot->node);
     if (!slot->is_encoded)
         return append_text(d, slot, slot->literal, strlen(slot->literal), s);
@@ -136,10 +155,11 @@ static int append_literal(struct decoder *d, struct slot *slot, struct scan *s)
 /* What stands in for a value that isn't there. */
 static int append_default(struct decoder *d, struct slot *slot, struct scan *s)
 {
-    if (!slot->node)
-        return SPOOL_OK;
+    slot->left_out = !slot->literal && (!slot->node || slot->column->default_by_server);
     if (slot->literal)
         return append_literal(d, slot, s);
+    if (!slot->node)
+        return SPOOL_OK;
     if (slot->column->default_by_server && slot->node->wire_nullable)
         return column_append_null(slot->node);
     return column_append_zero(slot->node);
@@ -147,10 +167,7 @@ static int append_default(struct decoder *d, struct slot *slot, struct scan *s)
 
 int slot_missing(struct decoder *d, struct slot *slot, struct scan *s)
 {
-    bool nullable = slot->node && slot->node->nullable;
-
-    slot->text_size = 0;
-    if (slot->column->required || (d->schema->strict && !nullable && slot->node))
+    if (slot->column->required || (d->schema->strict && !schema_type_nullable(slot->column->type)))
         return scan_refuse(s, REFUSAL_REQUIRED, "the key is missing and it is required");
     return append_default(d, slot, s);
 }
@@ -163,6 +180,7 @@ int slot_null(struct decoder *d, struct slot *slot, struct scan *s)
 
     if (status != SPOOL_OK)
         return status;
+    slot->left_out = false;
     if (node->nullable)
         return column_append_null(node);
     if (slot->column->required || s->strict)
@@ -195,6 +213,8 @@ static int append_ms(struct decoder *d, struct slot *slot, int64_t ms, struct sc
     int64_t v, min = 0, max;
     int status;
 
+    if (!node)
+        return append_number(d, slot, ms, s);
     switch (node->kind) {
     case TYPE_DATETIME:
         v = floor_div(ms, 1000);
@@ -233,7 +253,7 @@ static int append_blob(struct decoder *d, struct slot *slot, const void *data, s
 {
     int status;
 
-    if (column_takes_bytes(slot->node))
+    if (slot->node && column_takes_bytes(slot->node))
         return column_append_bytes(slot->node, data, size, s);
     buf_reset(&d->fact);
     status = buf_put_json_string(&d->fact, data, size);
@@ -246,7 +266,7 @@ static int append_blob(struct decoder *d, struct slot *slot, const void *data, s
 static int append_json(struct decoder *d, struct slot *slot, const void *data, size_t size,
                        struct scan *s)
 {
-    if (column_takes_bytes(slot->node))
+    if (slot->node && column_takes_bytes(slot->node))
         return column_append_bytes(slot->node, data, size, s);
     return append_text(d, slot, data, size, s);
 }

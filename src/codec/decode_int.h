@@ -14,6 +14,7 @@
 
 #include "codec/column.h"
 #include "codec/decode.h"
+#include "codec/schema_int.h"
 
 #define EXPECT_TEXT_BYTES 32
 #define EXPECT_MAX        512
@@ -31,15 +32,17 @@ struct slot {
     struct buf encoded;  /* the literal's bytes, where node has no child */
     bool is_encoded;
     bool literal_is_null;
-    size_t text_at, text_size; /* JSON format: the raw value of an unchecked column */
+    bool left_out;       /* JSON format: the line has no such key, the server fills it in */
+    const uint8_t *text; /* JSON format: the value of an unchecked column, as it stands */
+    size_t text_size;
 };
 
 struct plan_key {
-    const char *name; /* not NUL-terminated */
+    char *name; /* owned; not NUL-terminated */
     size_t size;
     struct slot *slots;         /* columns fed by its value, chained by next; may be NULL */
     struct plan_object *object; /* owned: keys below it; may be NULL */
-    bool simple;                /* one slot with a node, no object */
+    bool simple;                /* one slot with a node, no object; Native format */
 };
 
 struct expect {
@@ -97,7 +100,6 @@ struct decoder {
     /* the block */
     uint32_t rows;
     struct buf lines; /* JSON format */
-    struct buf line;
 };
 
 /* decode_plan.c */
@@ -125,6 +127,6 @@ static inline bool slot_begin(struct decoder *d, struct slot *slot)
 }
 
 /* decode_json.c: the row at hand as a line of JSON */
-int decoder_line(struct decoder *d, const uint8_t *begin);
+int decoder_line(struct decoder *d);
 
 #endif

@@ -155,7 +155,6 @@ int decoder_create(const struct schema *schema, size_t max_raw_bytes, struct dec
     buf_init(&d->rest, max_raw_bytes);
     buf_init(&d->fact, max_raw_bytes);
     buf_init(&d->lines, max_raw_bytes);
-    buf_init(&d->line, max_raw_bytes);
     d->c_locale = newlocale(LC_ALL_MASK, "C", NULL);
     d->slots = calloc(schema->count ? schema->count : 1, sizeof(*d->slots));
     if (!d->c_locale || !d->slots)
@@ -207,6 +206,5 @@ void decoder_free(struct decoder *d)
     buf_free(&d->rest);
     buf_free(&d->fact);
     buf_free(&d->lines);
-    buf_free(&d->line);
     free(d);
 }

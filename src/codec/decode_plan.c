@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Paths to a trie. "user.id" makes the key "user" with the key "id" below it, and the key
- * "user.id" of the record itself too: both spellings of a flattened table's column feed it.
- */
+/* Paths to a trie: "user.id" makes the key "user" with the key "id" below it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,8 +39,10 @@ void plan_free(struct plan_object *object)
 {
     if (!object)
         return;
-    for (size_t i = 0; i < object->count; i++)
+    for (size_t i = 0; i < object->count; i++) {
+        free(object->keys[i].name);
         plan_free(object->keys[i].object);
+    }
     free(object->keys);
     free(object->table);
     free(object->expect);
@@ -54,53 +53,60 @@ void plan_free(struct plan_object *object)
 static struct plan_key *object_key(struct plan_object *object, const char *name, size_t size)
 {
     struct plan_key *keys;
+    char *copy;
 
     for (size_t i = 0; i < object->count; i++)
         if (object->keys[i].size == size && memcmp(object->keys[i].name, name, size) == 0)
             return &object->keys[i];
+    copy = malloc(size + 1);
     keys = realloc(object->keys, (object->count + 1) * sizeof(*keys));
-    if (!keys)
+    if (keys)
+        object->keys = keys;
+    if (!keys || !copy) {
+        free(copy);
         return NULL;
-    object->keys = keys;
-    keys[object->count] = (struct plan_key){.name = name, .size = size};
+    }
+    memcpy(copy, name, size);
+    keys[object->count] = (struct plan_key){.name = copy, .size = size};
     return &keys[object->count++];
 }
 
-/* A path feeds a slot once, in whatever order slots come; a slot may hang on two keys. */
-static bool key_add_slot(struct plan_key *key, struct slot *slot)
+static void key_add_slot(struct plan_key *key, struct slot *slot)
 {
-    if (!key->slots) {
-        key->slots = slot;
-        return true;
-    }
-    for (struct slot *at = key->slots; at != slot; at = at->next)
-        if (!at->next) {
-            at->next = slot;
-            break;
-        }
-    return true;
+    struct slot **at = &key->slots;
+
+    while (*at)
+        at = &(*at)->next;
+    *at = slot;
 }
 
-static int plan_add(struct plan_object *object, const char *path, struct slot *slot)
+static int plan_add(struct decoder *d, const char *path, struct slot *slot)
 {
-    const char *dot = strchr(path, '.');
-    struct plan_key *key;
+    struct plan_object *object = d->root;
+    char *name = malloc(strlen(path) + 1);
+    struct plan_key *key = NULL;
+    size_t size;
+    int status = SPOOL_OK;
 
-    /* an empty part ("a..b", ".a") is no path: the text is a key as it stands */
-    if (!dot || dot == path || !dot[1] || strstr(path, "..")) {
-        key = object_key(object, path, strlen(path));
-        return key && key_add_slot(key, slot) ? SPOOL_OK : SPOOL_E_NOMEM;
-    }
-    key = object_key(object, path, (size_t)(dot - path));
-    if (key && !key->object)
-        key->object = object_new();
-    if (!key || !key->object)
+    if (!name)
         return SPOOL_E_NOMEM;
-    return plan_add(key->object, dot + 1, slot);
+    while (status == SPOOL_OK && schema_path_next(&path, name, &size)) {
+        if (key && !key->object)
+            key->object = object_new();
+        if (key)
+            object = key->object;
+        key = object ? object_key(object, name, size) : NULL;
+        if (!key)
+            status = SPOOL_E_NOMEM;
+    }
+    free(name);
+    if (key)
+        key_add_slot(key, slot);
+    return status;
 }
 
 /* The tables of finished objects. */
-static int plan_finish(struct plan_object *object)
+static int plan_finish(struct plan_object *object, enum schema_format format)
 {
     uint32_t size = 4;
     size_t expect = object->count * 2 + 16;
@@ -121,8 +127,8 @@ static int plan_finish(struct plan_object *object)
         while (object->table[at & object->mask])
             at++;
         object->table[at & object->mask] = (uint32_t)i + 1;
-        key->simple = key->slots && !key->slots->next && key->slots->node && !key->object;
-        if (key->object && plan_finish(key->object) != SPOOL_OK)
+        key->simple = format == FORMAT_NATIVE && key->slots && !key->slots->next && !key->object;
+        if (key->object && plan_finish(key->object, format) != SPOOL_OK)
             return SPOOL_E_NOMEM;
     }
     return SPOOL_OK;
@@ -137,18 +143,11 @@ int plan_create(struct decoder *d, struct spool_error *error)
         status = SPOOL_E_NOMEM;
     for (size_t i = 0; i < d->slot_count && status == SPOOL_OK; i++) {
         const struct schema_column *column = d->slots[i].column;
-        const char *path = column->path ? column->path : column->name;
-        struct plan_key *key;
-        if (column->source != SOURCE_KEY)
-            continue;
-        status = plan_add(d->root, path, &d->slots[i]);
-        if (status == SPOOL_OK && strchr(path, '.')) {
-            key = object_key(d->root, path, strlen(path));
-            status = key && key_add_slot(key, &d->slots[i]) ? SPOOL_OK : SPOOL_E_NOMEM;
-        }
+        if (column->source == SOURCE_KEY)
+            status = plan_add(d, column->path, &d->slots[i]);
     }
     if (status == SPOOL_OK)
-        status = plan_finish(d->root);
+        status = plan_finish(d->root, d->schema->format);
     if (status != SPOOL_OK)
         spool_error_set(error, status, "%s", spool_strerror(status));
     return status;
