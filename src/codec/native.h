@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Reading Native blocks back: to JSON records (show, dead letters, export) and to a shorter block
- * (a row range of it, byte for byte reproducible). Hostile input throughout.
+ * (a row range of it, byte for byte reproducible). Hostile input throughout. Every type can be read
+ * but Dynamic, JSON, AggregateFunction and names this version does not know: SPOOL_E_UNSUPPORTED.
  */
 #ifndef CODEC_NATIVE_H
 #define CODEC_NATIVE_H
@@ -19,6 +20,13 @@ int native_block_open(const void *raw, size_t size, struct native_block **out,
                       struct spool_error *error);
 void native_block_free(struct native_block *b);
 
+/*
+ * The zone of dates with a time whose type names none: the server's. UTC until set. Fails as
+ * tz_zone_load does, and then changes nothing.
+ */
+int native_block_set_timezone(struct native_block *b, const char *timezone,
+                              struct spool_error *error);
+
 uint64_t native_block_rows(const struct native_block *b);
 size_t native_block_columns(const struct native_block *b);
 const char *native_block_column_name(const struct native_block *b, size_t column);
@@ -27,8 +35,9 @@ const struct type *native_block_column_type(const struct native_block *b, size_t
 /*
  * Appends row as one JSON object without a newline, keys = column names in order. Numbers that
  * JSON readers damage (over 2^53) stay numbers; non-finite floats become "nan", "inf", "-inf";
- * dates and times are text as ClickHouse prints them in the column's zone; FixedString without
- * its trailing zeros; bytes that are no UTF-8 become U+FFFD.
+ * dates and times are text as ClickHouse prints them in the column's zone, or UTC with a Z behind it
+ * where this system has no such zone; FixedString without its trailing zeros; bytes that are no
+ * UTF-8 become U+FFFD.
  */
 int native_block_row_json(const struct native_block *b, uint64_t row, struct buf *out,
                           struct spool_error *error);
