@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "base/limits.h"
+#include "codec/decode.h"
 #include "codec/schema_int.h"
 
 /* Servers from here on convert the types of a block and fill NULL by DEFAULT. */
@@ -324,6 +325,48 @@ static bool null_is_default(const struct resolver *r, const struct schema_column
     return r->converting && c->wire->child_count == 0 && schema_wire_sound(c->wire);
 }
 
+/* ---- values of the config and of literal DEFAULTs -------------------------------------------- */
+
+/* Whether the decoder takes the column: its constant or default fits and its time zone is known. */
+static int try_column(const struct resolver *r, const struct schema_column *c,
+                      struct spool_error *error)
+{
+    struct schema one = *r->schema;
+    struct schema_column column = *c;
+    struct decoder *decoder = NULL;
+    int status;
+
+    if (!schema_wire_sound(c->wire))
+        return SPOOL_OK; /* unchecked: the server alone knows the type */
+    one.columns = &column;
+    one.count = 1;
+    one.format = FORMAT_NATIVE; /* what a value becomes is the same in both */
+    status = decoder_create(&one, LIMIT_SCHEMA_BYTES, &decoder, error);
+    decoder_free(decoder);
+    return status;
+}
+
+static void check_null(struct resolver *r, const struct schema_column *c, const char *what,
+                       const char *json)
+{
+    if (json && strcmp(json, "null") == 0 && !schema_type_nullable(c->type))
+        problem(r, c->name, "\"%s\" is null, and %s is not Nullable", what, c->type->text);
+}
+
+static void check_values(struct resolver *r, struct schema_column *c)
+{
+    struct spool_error error = {0};
+    int status;
+
+    check_null(r, c, "value", c->literal);
+    check_null(r, c, "default", c->default_json);
+    status = try_column(r, c, &error);
+    if (status == SPOOL_E_NOMEM)
+        note(r, status);
+    else if (status != SPOOL_OK)
+        problem(r, NULL, "%s", error.text);
+}
+
 /* ---- one column ----------------------------------------------------------------------------- */
 
 /* Whether a record may come without a value for the column, so that a default is looked for. */
@@ -333,6 +376,29 @@ static bool may_be_missing(const struct resolver *r, const struct schema_column 
         return false;
     return c->source == SOURCE_KEY || c->source == SOURCE_MESSAGE_KEY ||
            c->source == SOURCE_TIMESTAMP;
+}
+
+/*
+ * The DEFAULT as JSON with a NUL behind it. SPOOL_E_NOT_FOUND: it is no literal, or one that ClickHouse
+ * casts to something else than it says (300 for a UInt8), which is left to the server like any other.
+ */
+static int literal_default(const struct resolver *r, const struct schema_column *c,
+                           const char *expression, struct buf *json)
+{
+    int status = schema_default_literal(expression, c->type, json);
+    struct schema_column probe = *c;
+
+    if (status != SPOOL_OK)
+        return status;
+    if (!buf_cstr(json))
+        return SPOOL_E_NOMEM;
+    probe.source = SOURCE_KEY;
+    probe.path = c->name;
+    probe.literal = NULL;
+    probe.truncate = false;
+    probe.default_json = (char *)json->data;
+    status = try_column(r, &probe, NULL);
+    return status == SPOOL_OK || status == SPOOL_E_NOMEM ? status : SPOOL_E_NOT_FOUND;
 }
 
 static void set_default(struct resolver *r, struct schema_column *c,
@@ -347,12 +413,10 @@ static void set_default(struct resolver *r, struct schema_column *c,
     if (strncmp(in_table->default_expression, "defaultValueOfTypeName(", 23) == 0)
         return;
     buf_init(&json, LIMIT_SCHEMA_BYTES);
-    status = schema_default_literal(in_table->default_expression, c->type, &json);
-    if (status == SPOOL_OK && !buf_cstr(&json))
-        status = SPOOL_E_NOMEM;
+    status = literal_default(r, c, in_table->default_expression, &json);
     if (status == SPOOL_OK) {
         /* NULL is what a Nullable column gets anyway. */
-        if (may_be_missing(r, c) && strcmp(buf_cstr(&json), "null") != 0) {
+        if (may_be_missing(r, c) && strcmp((char *)json.data, "null") != 0) {
             c->default_json = (char *)json.data;
             return;
         }
@@ -381,6 +445,7 @@ static void add_column(struct resolver *r, const struct column_wish *wish,
     size_t index = r->schema->count;
     struct schema_column *c = &r->schema->columns[index];
     const char *kind = in_table ? in_table->default_kind : "";
+    size_t problems = r->problem_count;
     int status;
 
     for (size_t i = 0; i < index; i++)
@@ -403,11 +468,17 @@ static void add_column(struct resolver *r, const struct column_wish *wish,
     check_truncate(r, c);
     if (schema_core_type(c->type)->kind == TYPE_AGGREGATE)
         problem(r, c->name, "is %s, a state that no record can give", c->type->text);
+    status = make_plain(c->type, false, &c->wire);
+    if (status != SPOOL_OK || r->status != SPOOL_OK) {
+        note(r, status);
+        return;
+    }
+    /* The decoder relies on a sound column. */
+    if (r->problem_count != problems)
+        return;
+    check_values(r, c);
     if (in_table)
         set_default(r, c, in_table, &r->needs_default[index]);
-    status = make_plain(c->type, false, &c->wire);
-    if (status != SPOOL_OK)
-        note(r, status);
 }
 
 /* ---- the format, and what hangs on it -------------------------------------------------------- */
