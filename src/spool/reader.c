@@ -27,20 +27,16 @@ struct spool_reader {
     XXH3_state_t *hash;
 };
 
-int spool_reader_open(const struct spool_stream *stream, uint64_t number, struct spool_reader **out,
-                      struct spool_error *error)
+int reader_open_path(const char *path, uint32_t stream, uint64_t number, struct spool_reader **out,
+                     struct spool_error *error)
 {
     struct spool_reader *r = calloc(1, sizeof(*r));
-    char *path = segment_path(stream, number);
-    int status = SPOOL_OK;
+    int status;
 
     *out = NULL;
-    if (!r || !path) {
-        free(r);
-        free(path);
+    if (!r)
         return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a reader");
-    }
-    r->stream = stream->id;
+    r->stream = stream;
     r->number = number;
     r->buffer = malloc(PIECE_BYTES);
     r->hash = XXH3_createState();
@@ -52,13 +48,26 @@ int spool_reader_open(const struct spool_stream *stream, uint64_t number, struct
         status = spool_error_set(error, SPOOL_E_NOMEM, "no memory for a reader");
     else
         status = tree_page_bytes(r->fd, &r->page_bytes, error);
-    free(path);
     if (status != SPOOL_OK) {
         spool_reader_close(r);
         return status;
     }
     *out = r;
     return SPOOL_OK;
+}
+
+int spool_reader_open(const struct spool_stream *stream, uint64_t number, struct spool_reader **out,
+                      struct spool_error *error)
+{
+    char *path = segment_path(stream, number);
+    int status;
+
+    *out = NULL;
+    if (!path)
+        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a reader");
+    status = reader_open_path(path, stream->id, number, out, error);
+    free(path);
+    return status;
 }
 
 void spool_reader_close(struct spool_reader *r)

@@ -276,6 +276,8 @@ struct spool_stream {
     _Atomic(struct ack_message *) acks; /* a stack: the meta lane pushes, the stream lane takes */
 };
 
+int reader_open_path(const char *path, uint32_t stream, uint64_t number, struct spool_reader **out,
+                     struct spool_error *error);
 char *segment_path(const struct spool_stream *stream, uint64_t number); /* malloc'd or NULL */
 /* Starts the next segment, with room for need_bytes at least, and makes it durable. */
 int segment_create(struct spool_stream *stream, uint64_t need_bytes, struct spool_error *error);
