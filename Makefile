@@ -164,6 +164,7 @@ C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 
 .PHONY: check
 check: deps-check  ## style, layers, warnings, static analysis
+	@[ -n "$(C_FILES)" ] || { echo "check: git lists no sources here"; exit 1; }
 	@echo "== clang-format"; clang-format --dry-run -Werror $(C_FILES)
 	@echo "== style"; $(PYTHON) tests/support/check_style.py
 	@echo "== layers"; $(PYTHON) tests/support/check_layers.py
