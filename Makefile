@@ -247,7 +247,12 @@ install: all  ## to DESTDIR and PREFIX
 	install -m 755 $(SPOOLD) $(SPOOLCTL) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(LIBSPOOL) $(DESTDIR)$(PREFIX)/lib
 	install -m 644 $(wildcard include/*.h) $(DESTDIR)$(PREFIX)/include
-uninstall:  ## what install put there
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)/etc/spoold
+	sed 's,/usr/bin/,$(PREFIX)/bin/,' packaging/systemd/spoold.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/spoold.service
+	install -m 644 packaging/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/spoold.conf
+	[ -e $(DESTDIR)/etc/spoold/spoold.json ] || install -m 644 packaging/spoold.json $(DESTDIR)/etc/spoold
+uninstall:  ## what install put there, but not /etc/spoold
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/spoold.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/spoold.conf
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,spoold spoolctl) $(DESTDIR)$(PREFIX)/lib/libspool.a
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/include/,$(notdir $(wildcard include/*.h)))
 
