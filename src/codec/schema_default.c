@@ -51,10 +51,14 @@ static bool is_time_kind(enum type_kind kind)
            kind == TYPE_DATETIME64;
 }
 
-/* A number as JSON has it; *integer tells whether it is one without fraction and exponent. */
+/*
+ * A number as JSON has it; *integer tells whether it is one without fraction and exponent. A point
+ * without digits behind it, as ClickHouse writes whole floats, is passed and not part of the text.
+ */
 static bool take_number(struct literal *l, const char **text, size_t *size, bool *integer)
 {
     const char *at, *digits;
+    size_t point = 0;
 
     skip_blanks(l);
     at = l->at;
@@ -66,12 +70,14 @@ static bool take_number(struct literal *l, const char **text, size_t *size, bool
     if (at == digits || (*digits == '0' && at - digits > 1))
         return false;
     *integer = true;
-    if (at + 1 < l->end && *at == '.' && type_is_digit(at[1])) {
+    if (at < l->end && *at == '.') {
+        const char *fraction = ++at;
         *integer = false;
-        for (at++; at < l->end && type_is_digit(*at);)
+        while (at < l->end && type_is_digit(*at))
             at++;
+        point = at == fraction;
     }
-    if (at + 1 < l->end && (*at == 'e' || *at == 'E')) {
+    if (!point && at + 1 < l->end && (*at == 'e' || *at == 'E')) {
         const char *exponent = at + 1 + (at[1] == '-' || at[1] == '+');
         *integer = false;
         for (at = exponent; at < l->end && type_is_digit(*at);)
@@ -82,7 +88,7 @@ static bool take_number(struct literal *l, const char **text, size_t *size, bool
     if (at < l->end && (type_is_word(*at) || *at == '.'))
         return false;
     *text = l->at;
-    *size = (size_t)(at - l->at);
+    *size = (size_t)(at - l->at) - point;
     l->at = at;
     return true;
 }
@@ -149,7 +155,8 @@ static int put_text(struct literal *l, const struct type *core, const char *text
     int status;
 
     if (is_time_kind(core->kind)) {
-        if (size >= 10 && memcmp(text, "0000-00-00", 10) == 0)
+        /* As a DateTime this is another time on every server. */
+        if (core->kind == TYPE_DATE && size == 10 && memcmp(text, "0000-00-00", 10) == 0)
             return buf_put_u8(l->json, '0');
         if (!is_plain_time(text, size))
             return SPOOL_E_NOT_FOUND;

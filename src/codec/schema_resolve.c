@@ -4,108 +4,14 @@
  * line; the walk goes on behind it, so that a config is mended in one round.
  */
 #include <assert.h>
-#include <stdarg.h>
 #include <stdlib.h>
 
 #include "base/limits.h"
 #include "codec/decode.h"
-#include "codec/schema_int.h"
+#include "codec/schema_resolve_int.h"
 
 /* Servers from here on convert the types of a block and fill NULL by DEFAULT. */
 #define CONVERTING_MAJOR 22
-
-struct resolver {
-    const struct schema_options *options;
-    const struct table_column *table; /* NULL: from the wishes alone */
-    size_t table_count;
-    bool converting;
-    struct schema *schema;
-    bool *needs_default; /* by column: a DEFAULT expression somebody has to apply */
-    struct buf *problems;
-    size_t problem_count;
-    int status; /* SPOOL_OK, or what is no problem of the config: out of memory */
-};
-
-static void note(struct resolver *r, int status)
-{
-    if (r->status == SPOOL_OK)
-        r->status = status;
-}
-
-/* One line "column NAME: ...", or without a column. Names and types may hold anything: one line. */
-__attribute__((format(printf, 3, 4))) static void problem(struct resolver *r, const char *column,
-                                                          const char *format, ...)
-{
-    size_t start = r->problems->len;
-    va_list args;
-    int status = SPOOL_OK;
-
-    r->problem_count++;
-    if (column)
-        status = buf_printf(r->problems, "column %s: ", column);
-    va_start(args, format);
-    if (status == SPOOL_OK)
-        status = buf_vprintf(r->problems, format, args);
-    va_end(args);
-    for (size_t i = start; i < r->problems->len; i++)
-        if (r->problems->data[i] < 0x20 || r->problems->data[i] == 0x7f)
-            r->problems->data[i] = ' ';
-    if (status == SPOOL_OK)
-        status = buf_put_u8(r->problems, '\n');
-    /* A full list of problems is still a list of problems. */
-    if (status == SPOOL_E_NOMEM)
-        note(r, status);
-}
-
-/* A formatted text the caller owns; NULL with r->status set. */
-static char *keep(struct resolver *r, const char *text)
-{
-    char *copy = strdup(text);
-
-    if (!copy)
-        note(r, SPOOL_E_NOMEM);
-    return copy;
-}
-
-/* ---- names ---------------------------------------------------------------------------------- */
-
-#define NEAREST_BYTES 64
-
-/* Levenshtein's distance; names longer than NEAREST_BYTES are never near. */
-static size_t distance(const char *a, const char *b)
-{
-    size_t row[NEAREST_BYTES + 1], n = strlen(a), m = strlen(b);
-
-    if (n > NEAREST_BYTES || m > NEAREST_BYTES)
-        return SIZE_MAX;
-    for (size_t j = 0; j <= m; j++)
-        row[j] = j;
-    for (size_t i = 1; i <= n; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= m; j++) {
-            size_t best = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            if (row[j] + 1 < best)
-                best = row[j] + 1;
-            if (row[j - 1] + 1 < best)
-                best = row[j - 1] + 1;
-            row[j] = best;
-        }
-    }
-    return row[m];
-}
-
-/* Keeps name in *best if it is nearer to wanted than what is there; *found is its distance. */
-static void nearer(const char *wanted, const char *name, const char **best, size_t *found)
-{
-    size_t d = strcasecmp(wanted, name) == 0 ? 0 : distance(wanted, name);
-
-    if (d < *found) {
-        *found = d;
-        *best = name;
-    }
-}
 
 static const struct table_column *table_find(const struct resolver *r, const char *name)
 {
@@ -121,116 +27,11 @@ static void problem_no_column(struct resolver *r, const char *name)
     size_t found = SIZE_MAX;
 
     for (size_t i = 0; i < r->table_count; i++)
-        nearer(name, r->table[i].name, &best, &found);
+        resolver_nearer(name, r->table[i].name, &best, &found);
     if (best && found <= 1 + strlen(name) / 3)
-        problem(r, name, "the table has no such column; the nearest is %s", best);
+        resolver_problem(r, name, "the table has no such column; the nearest is %s", best);
     else
-        problem(r, name, "the table has no such column");
-}
-
-/* ---- sources -------------------------------------------------------------------------------- */
-
-enum fact_wants { WANTS_TEXT, WANTS_OBJECT, WANTS_INTEGER, WANTS_OFFSET, WANTS_TIME };
-
-static const struct fact {
-    const char *name;
-    enum column_source source;
-    enum fact_wants wants;
-} facts[] = {
-    {"$record", SOURCE_RECORD, WANTS_OBJECT},     {"$rest", SOURCE_REST, WANTS_OBJECT},
-    {"$topic", SOURCE_TOPIC, WANTS_TEXT},         {"$partition", SOURCE_PARTITION, WANTS_INTEGER},
-    {"$offset", SOURCE_OFFSET, WANTS_OFFSET},     {"$key", SOURCE_MESSAGE_KEY, WANTS_TEXT},
-    {"$timestamp", SOURCE_TIMESTAMP, WANTS_TIME}, {"$headers", SOURCE_HEADERS, WANTS_OBJECT},
-    {"$origin", SOURCE_ORIGIN, WANTS_TEXT},       {"$received_at", SOURCE_RECEIVED_AT, WANTS_TIME},
-};
-
-#define FACTS_COUNT (sizeof(facts) / sizeof(facts[0]))
-
-static const char *const wants_text[] = {
-    [WANTS_TEXT] = "String or FixedString",
-    [WANTS_OBJECT] = "String or JSON",
-    [WANTS_INTEGER] = "an integer of 32 or 64 bits",
-    [WANTS_OFFSET] = "Int64 or UInt64",
-    [WANTS_TIME] = "a date or time, or Int64 or UInt64 for milliseconds",
-};
-
-static bool fact_fits(enum fact_wants wants, enum type_kind kind)
-{
-    switch (wants) {
-    case WANTS_TEXT:
-        return kind == TYPE_STRING || kind == TYPE_FIXED_STRING;
-    case WANTS_OBJECT:
-        return kind == TYPE_STRING || kind == TYPE_JSON;
-    case WANTS_INTEGER:
-        return kind == TYPE_INT32 || kind == TYPE_UINT32 || kind == TYPE_INT64 ||
-               kind == TYPE_UINT64;
-    case WANTS_OFFSET:
-        return kind == TYPE_INT64 || kind == TYPE_UINT64;
-    case WANTS_TIME:
-        return kind == TYPE_DATE || kind == TYPE_DATE32 || kind == TYPE_DATETIME ||
-               kind == TYPE_DATETIME64 || kind == TYPE_INT64 || kind == TYPE_UINT64;
-    }
-    return false;
-}
-
-static void set_fact(struct resolver *r, struct schema_column *c, const char *from)
-{
-    const char *best = NULL;
-    size_t found = SIZE_MAX;
-
-    for (size_t i = 0; i < FACTS_COUNT; i++) {
-        const struct fact *f = &facts[i];
-        if (strcmp(from, f->name) == 0) {
-            c->source = f->source;
-            if (!fact_fits(f->wants, schema_core_type(c->type)->kind))
-                problem(r, c->name, "%s needs %s, the column is %s", from, wants_text[f->wants],
-                        c->type->text);
-            return;
-        }
-        nearer(from, f->name, &best, &found);
-    }
-    problem(r, c->name, "\"from\" is %s, which is no fact of a record; the nearest is %s", from,
-            best ? best : facts[0].name);
-}
-
-static void set_key(struct resolver *r, struct schema_column *c, const char *from)
-{
-    struct buf path;
-
-    c->source = SOURCE_KEY;
-    if (from) {
-        if (!schema_path_valid(from))
-            problem(r, c->name, "\"from\" is \"%s\", which is no path of keys", from);
-        c->path = keep(r, from);
-        return;
-    }
-    buf_init(&path, 2 * strlen(c->name) + 1);
-    if (schema_path_escape(c->name, &path) == SPOOL_OK && buf_cstr(&path)) {
-        c->path = (char *)path.data;
-        return;
-    }
-    buf_free(&path);
-    note(r, SPOOL_E_NOMEM);
-}
-
-static void set_source(struct resolver *r, struct schema_column *c, const struct column_wish *wish)
-{
-    if (wish->value && wish->from)
-        problem(r, c->name, "has both \"from\" and \"value\"");
-    if (wish->value) {
-        c->source = SOURCE_CONSTANT;
-        c->literal = keep(r, wish->value);
-    } else if (wish->from && wish->from[0] == '$') {
-        set_fact(r, c, wish->from);
-    } else {
-        set_key(r, c, wish->from);
-    }
-    if (wish->required && wish->default_json)
-        problem(r, c->name, "is \"required\" and has a \"default\", which can never be used");
-    if (wish->default_json)
-        c->default_json = keep(r, wish->default_json);
-    c->required = wish->required;
-    c->truncate = wish->truncate;
+        resolver_problem(r, name, "the table has no such column");
 }
 
 /* ---- types ---------------------------------------------------------------------------------- */
@@ -245,24 +46,25 @@ static bool set_type(struct resolver *r, struct schema_column *c, const struct c
     int status;
 
     if (!text) {
-        problem(r, c->name, "has no \"type\", and the table has not been seen yet");
+        resolver_problem(r, c->name, "has no \"type\", and the table has not been seen yet");
         return false;
     }
     status = type_parse(text, strlen(text), &c->type, &error);
     if (status == SPOOL_E_NOMEM)
-        note(r, status);
+        resolver_note(r, status);
     if (status != SPOOL_OK) {
-        problem(r, c->name, "%s", error.text);
+        resolver_problem(r, c->name, "%s", error.text);
         return false;
     }
     if (in_table && wish->type) {
         status = type_parse(wish->type, strlen(wish->type), &wished, &error);
         if (status == SPOOL_E_NOMEM)
-            note(r, status);
+            resolver_note(r, status);
         if (status != SPOOL_OK)
-            problem(r, c->name, "%s", error.text);
+            resolver_problem(r, c->name, "%s", error.text);
         else if (!type_equal(wished, c->type))
-            problem(r, c->name, "the config says %s, the table has %s", wish->type, in_table->type);
+            resolver_problem(r, c->name, "the config says %s, the table has %s", wish->type,
+                             in_table->type);
         type_free(wished);
     }
     return true;
@@ -350,7 +152,7 @@ static void check_null(struct resolver *r, const struct schema_column *c, const 
                        const char *json)
 {
     if (json && strcmp(json, "null") == 0 && !schema_type_nullable(c->type))
-        problem(r, c->name, "\"%s\" is null, and %s is not Nullable", what, c->type->text);
+        resolver_problem(r, c->name, "\"%s\" is null, and %s is not Nullable", what, c->type->text);
 }
 
 static void check_values(struct resolver *r, struct schema_column *c)
@@ -362,9 +164,9 @@ static void check_values(struct resolver *r, struct schema_column *c)
     check_null(r, c, "default", c->default_json);
     status = try_column(r, c, &error);
     if (status == SPOOL_E_NOMEM)
-        note(r, status);
+        resolver_note(r, status);
     else if (status != SPOOL_OK)
-        problem(r, NULL, "%s", error.text);
+        resolver_problem(r, NULL, "%s", error.text);
 }
 
 /* ---- one column ----------------------------------------------------------------------------- */
@@ -421,10 +223,10 @@ static void set_default(struct resolver *r, struct schema_column *c,
             return;
         }
     } else if (status == SPOOL_E_NOT_FOUND) {
-        c->default_expression = keep(r, in_table->default_expression);
+        c->default_expression = resolver_keep(r, in_table->default_expression);
         *needs_default = may_be_missing(r, c);
     } else {
-        note(r, status);
+        resolver_note(r, status);
     }
     buf_free(&json);
 }
@@ -436,7 +238,8 @@ static void check_truncate(struct resolver *r, const struct schema_column *c)
     while (type->kind == TYPE_ARRAY)
         type = schema_core_type(type->children[0]);
     if (c->truncate && type->kind != TYPE_DECIMAL && type->kind != TYPE_DATETIME64)
-        problem(r, c->name, "\"truncate\" is for Decimal, the column is %s", c->type->text);
+        resolver_problem(r, c->name, "\"truncate\" is for Decimal, the column is %s",
+                         c->type->text);
 }
 
 static void add_column(struct resolver *r, const struct column_wish *wish,
@@ -450,27 +253,27 @@ static void add_column(struct resolver *r, const struct column_wish *wish,
 
     for (size_t i = 0; i < index; i++)
         if (strcmp(r->schema->columns[i].name, wish->name) == 0) {
-            problem(r, wish->name, "is named twice");
+            resolver_problem(r, wish->name, "is named twice");
             return;
         }
-    c->name = keep(r, wish->name);
+    c->name = resolver_keep(r, wish->name);
     if (!c->name)
         return;
     /* Counted from here on, so that schema_free finds what it holds. */
     r->schema->count++;
     if (!c->name[0])
-        problem(r, NULL, "a column has an empty name");
+        resolver_problem(r, NULL, "a column has an empty name");
     if (kind && (strcmp(kind, "ALIAS") == 0 || strcmp(kind, "MATERIALIZED") == 0))
-        problem(r, c->name, "is %s, which the server computes itself", kind);
+        resolver_problem(r, c->name, "is %s, which the server computes itself", kind);
     if (!set_type(r, c, wish, in_table))
         return;
-    set_source(r, c, wish);
+    resolver_set_source(r, c, wish);
     check_truncate(r, c);
     if (schema_core_type(c->type)->kind == TYPE_AGGREGATE)
-        problem(r, c->name, "is %s, a state that no record can give", c->type->text);
+        resolver_problem(r, c->name, "is %s, a state that no record can give", c->type->text);
     status = make_plain(c->type, false, &c->wire);
     if (status != SPOOL_OK || r->status != SPOOL_OK) {
-        note(r, status);
+        resolver_note(r, status);
         return;
     }
     /* The decoder relies on a sound column. */
@@ -503,12 +306,13 @@ static void problem_default(struct resolver *r, const struct schema_column *c)
 {
     const struct server_version *v = &r->schema->server;
 
-    problem(r, c->name,
-            "its DEFAULT %s is not applied to single records %s %u.%u: say what a record without "
-            "the key gets (\"default\", or \"required\": true), or leave the column out of "
-            "\"columns\"",
-            c->default_expression,
-            r->converting ? "of Native blocks by ClickHouse" : "by ClickHouse", v->major, v->minor);
+    resolver_problem(
+        r, c->name,
+        "its DEFAULT %s is not applied to single records %s %u.%u: say what a record without "
+        "the key gets (\"default\", or \"required\": true), or leave the column out of "
+        "\"columns\"",
+        c->default_expression, r->converting ? "of Native blocks by ClickHouse" : "by ClickHouse",
+        v->major, v->minor);
 }
 
 static void finish_native(struct resolver *r, struct schema_column *c, bool needs_default)
@@ -517,10 +321,10 @@ static void finish_native(struct resolver *r, struct schema_column *c, bool need
     int status;
 
     if (!goes_native(r, c)) {
-        problem(r, c->name,
-                "%s cannot go into Native blocks for ClickHouse %u.%u; use format auto "
-                "or json",
-                c->type->text, r->schema->server.major, r->schema->server.minor);
+        resolver_problem(r, c->name,
+                         "%s cannot go into Native blocks for ClickHouse %u.%u; use format auto "
+                         "or json",
+                         c->type->text, r->schema->server.major, r->schema->server.minor);
         return;
     }
     if (!needs_default)
@@ -531,7 +335,7 @@ static void finish_native(struct resolver *r, struct schema_column *c, bool need
     }
     status = make_plain(c->wire, true, &wire);
     if (status != SPOOL_OK) {
-        note(r, status);
+        resolver_note(r, status);
         return;
     }
     type_free(c->wire);
@@ -591,9 +395,9 @@ static void add_columns(struct resolver *r)
             add_column(r, wish, in_table);
     }
     if (r->schema->count == 0 && r->problem_count == 0)
-        problem(r, NULL,
-                r->table ? "the table has no column that can be filled"
-                         : "no columns are given, and the table has not been seen yet");
+        resolver_problem(r, NULL,
+                         r->table ? "the table has no column that can be filled"
+                                  : "no columns are given, and the table has not been seen yet");
 }
 
 static int resolve(struct resolver *r, struct server_version server, const char *server_timezone,
@@ -605,7 +409,7 @@ static int resolve(struct resolver *r, struct server_version server, const char 
 
     *out = NULL;
     if (columns > LIMIT_COLUMNS || r->table_count > LIMIT_COLUMNS) {
-        problem(r, NULL, "more than %d columns", LIMIT_COLUMNS);
+        resolver_problem(r, NULL, "more than %d columns", LIMIT_COLUMNS);
         return SPOOL_E_INVALID;
     }
     r->converting = server.major >= CONVERTING_MAJOR;

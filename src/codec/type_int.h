@@ -52,6 +52,34 @@ static inline bool type_is_word(char c)
     return type_is_word_start(c) || type_is_digit(c);
 }
 
+static inline bool type_is_blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
+}
+
+/* A position in a type name. The functions below fill error on failure. */
+struct parser {
+    const char *start;
+    const char *at;
+    const char *end;
+    struct spool_error *error;
+};
+
+int parser_fail(struct parser *p, const char *what); /* SPOOL_E_SYNTAX, with the position */
+int parser_fail_memory(struct parser *p);
+void parser_skip_blanks(struct parser *p);
+char parser_peek(struct parser *p); /* the next character that is no blank, 0 at the end */
+bool parser_take(struct parser *p, char c);
+int parser_expect(struct parser *p, char c);
+
+/* A word, borrowed from the text; false when there is none. */
+bool parser_word(struct parser *p, const char **word, size_t *size);
+int parser_number(struct parser *p, int64_t min, int64_t max, int64_t *value);
+
+/* A text in the quotes it begins with ( ' " or ` ), owned by the caller, a NUL behind it. */
+int parser_quoted(struct parser *p, char **text, size_t *size);
+int parser_quoted_cstr(struct parser *p, char **text); /* refuses empty ones and NULs inside */
+
 /*
  * Reads the text in single quotes that begins at *at and moves *at behind it. *text is the caller's,
  * with a NUL behind its *size bytes (it may hold others).

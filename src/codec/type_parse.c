@@ -10,212 +10,6 @@
 #define TIME_SCALE_MAX         9
 #define VARIANT_MEMBERS_MAX    255
 
-struct parser {
-    const char *start;
-    const char *at;
-    const char *end;
-    struct spool_error *error;
-};
-
-static int fail(struct parser *p, const char *what)
-{
-    return spool_error_set(p->error, SPOOL_E_SYNTAX, "type name, byte %zu: %s",
-                           (size_t)(p->at - p->start), what);
-}
-
-static int fail_memory(struct parser *p)
-{
-    return spool_error_set(p->error, SPOOL_E_NOMEM, "type name: out of memory");
-}
-
-static bool is_blank(char c)
-{
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
-}
-
-static void skip_blanks(struct parser *p)
-{
-    while (p->at < p->end && is_blank(*p->at))
-        p->at++;
-}
-
-/* The next character that is no blank, 0 at the end. */
-static char peek(struct parser *p)
-{
-    skip_blanks(p);
-    return p->at < p->end ? *p->at : 0;
-}
-
-static bool take(struct parser *p, char c)
-{
-    if (peek(p) != c || p->at == p->end)
-        return false;
-    p->at++;
-    return true;
-}
-
-static int expect(struct parser *p, char c)
-{
-    char what[] = "expected 'x'";
-
-    if (take(p, c))
-        return SPOOL_OK;
-    what[sizeof(what) - 3] = c;
-    return fail(p, what);
-}
-
-/* A word into *word and *size, borrowed from the text; false when there is none. */
-static bool take_word(struct parser *p, const char **word, size_t *size)
-{
-    if (!type_is_word_start(peek(p)))
-        return false;
-    *word = p->at;
-    while (p->at < p->end && type_is_word(*p->at))
-        p->at++;
-    *size = (size_t)(p->at - *word);
-    return true;
-}
-
-static int take_number(struct parser *p, int64_t min, int64_t max, int64_t *value)
-{
-    bool negative = false;
-    const char *digits;
-    int64_t v = 0;
-
-    if (take(p, '-'))
-        negative = true;
-    digits = p->at;
-    while (p->at < p->end && type_is_digit(*p->at) && p->at - digits < 10)
-        v = v * 10 + (*p->at++ - '0');
-    if (p->at == digits)
-        return fail(p, "expected a number");
-    if (negative)
-        v = -v;
-    if ((p->at < p->end && type_is_word(*p->at)) || v < min || v > max)
-        return fail(p, "the number is out of range");
-    *value = v;
-    return SPOOL_OK;
-}
-
-static int hex_digit(char c)
-{
-    if (type_is_digit(c))
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-/* What follows a backslash, as ClickHouse's lexer reads it: at least one byte is left. */
-static int take_escape(struct parser *p, char *out, size_t *len)
-{
-    static const char from[] = "abefnrtv0";
-    static const char to[] = "\a\b\x1b\f\n\r\t\v";
-    char c = *p->at++;
-    const char *hit;
-
-    if (c == 'x') {
-        int high = p->end - p->at >= 2 ? hex_digit(p->at[0]) : -1;
-        int low = high >= 0 ? hex_digit(p->at[1]) : -1;
-        if (low < 0)
-            return fail(p, "expected two hex digits after \\x");
-        out[(*len)++] = (char)(high * 16 + low);
-        p->at += 2;
-        return SPOOL_OK;
-    }
-    if (c == 'N')
-        return SPOOL_OK;
-    hit = memchr(from, c, sizeof(from) - 1);
-    if (hit) {
-        out[(*len)++] = to[hit - from];
-        return SPOOL_OK;
-    }
-    if (c != '\\' && c != '\'' && c != '"' && c != '`' && c != '/' && c != '=')
-        out[(*len)++] = '\\';
-    out[(*len)++] = c;
-    return SPOOL_OK;
-}
-
-/* The byte behind the quoted text that begins at p->at, or NULL when it is not closed. */
-static const char *quoted_end(const struct parser *p)
-{
-    char quote = *p->at;
-
-    for (const char *c = p->at + 1; c < p->end; c++) {
-        if (*c == '\\')
-            c++;
-        else if (*c == quote && (c + 1 == p->end || c[1] != quote))
-            return c + 1;
-        else if (*c == quote)
-            c++;
-    }
-    return NULL;
-}
-
-/* A quoted text in the quotes it begins with; *text is owned by the caller, with a NUL behind. */
-static int take_quoted(struct parser *p, char **text, size_t *size)
-{
-    char quote = peek(p);
-    const char *end = quoted_end(p);
-    size_t len = 0;
-    int status = SPOOL_OK;
-    char *out;
-
-    *text = NULL;
-    assert(quote == '\'' || quote == '"' || quote == '`');
-    if (!end)
-        return fail(p, "the quotes are not closed");
-    /* An unescaped text is never longer than its escaped form. */
-    out = malloc((size_t)(end - p->at));
-    if (!out)
-        return fail_memory(p);
-    p->at++;
-    while (status == SPOOL_OK && p->at < end - 1) {
-        if (*p->at == '\\') {
-            p->at++;
-            status = take_escape(p, out, &len);
-        } else {
-            if (*p->at == quote)
-                p->at++;
-            out[len++] = *p->at++;
-        }
-    }
-    if (status != SPOOL_OK) {
-        free(out);
-        return status;
-    }
-    assert(p->at == end - 1);
-    p->at = end;
-    out[len] = 0;
-    *text = out;
-    *size = len;
-    return SPOOL_OK;
-}
-
-int type_unquote(const char **at, const char *end, char **text, size_t *size)
-{
-    struct parser p = {*at, *at, end, NULL};
-    int status = p.at < end && *p.at == '\'' ? take_quoted(&p, text, size) : SPOOL_E_SYNTAX;
-
-    if (status == SPOOL_OK)
-        *at = p.at;
-    return status;
-}
-
-/* As take_quoted, for what must be usable as a C string. */
-static int take_quoted_cstr(struct parser *p, char **text)
-{
-    size_t size = 0;
-    int status = take_quoted(p, text, &size);
-
-    if (status == SPOOL_OK && (size == 0 || memchr(*text, 0, size))) {
-        free(*text);
-        *text = NULL;
-        status = fail(p, size ? "a NUL byte in a name" : "an empty name");
-    }
-    return status;
-}
-
 static int parse_type(struct parser *p, unsigned depth, struct type **out);
 
 /* Takes child and name over, in every case. */
@@ -242,7 +36,7 @@ static int add_child(struct parser *p, struct type *type, struct type *child, ch
 memory:
     type_free(child);
     free(name);
-    return fail_memory(p);
+    return parser_fail_memory(p);
 }
 
 static int parse_child(struct parser *p, unsigned depth, struct type *type, char *name)
@@ -262,21 +56,21 @@ static int take_element_name(struct parser *p, char **name)
 {
     const char *begin, *word = NULL;
     size_t size = 0;
-    char c = peek(p);
+    char c = parser_peek(p);
 
     *name = NULL;
     if (c == '`' || c == '"')
-        return take_quoted_cstr(p, name);
+        return parser_quoted_cstr(p, name);
     begin = p->at;
-    if (!take_word(p, &word, &size))
-        return fail(p, "expected a type");
-    c = peek(p);
+    if (!parser_word(p, &word, &size))
+        return parser_fail(p, "expected a type");
+    c = parser_peek(p);
     if (!type_is_word_start(c)) {
         p->at = begin;
         return SPOOL_OK;
     }
     *name = strndup(word, size);
-    return *name ? SPOOL_OK : fail_memory(p);
+    return *name ? SPOOL_OK : parser_fail_memory(p);
 }
 
 static int parse_elements(struct parser *p, unsigned depth, struct type *type, enum shape shape)
@@ -284,12 +78,12 @@ static int parse_elements(struct parser *p, unsigned depth, struct type *type, e
     bool named = shape == SHAPE_NAMED;
     int status;
 
-    if (shape == SHAPE_ELEMENTS && peek(p) == ')')
+    if (shape == SHAPE_ELEMENTS && parser_peek(p) == ')')
         return SPOOL_OK;
     do {
         char *name = NULL;
         if (type->kind == TYPE_VARIANT && type->child_count == VARIANT_MEMBERS_MAX)
-            return fail(p, "a Variant of more than 255 types");
+            return parser_fail(p, "a Variant of more than 255 types");
         if (shape != SHAPE_SEVERAL) {
             status = take_element_name(p, &name);
             if (status != SPOOL_OK)
@@ -298,13 +92,13 @@ static int parse_elements(struct parser *p, unsigned depth, struct type *type, e
                 named = name != NULL;
             if (named != (name != NULL)) {
                 free(name);
-                return fail(p, "either every element has a name or none has");
+                return parser_fail(p, "either every element has a name or none has");
             }
         }
         status = parse_child(p, depth, type, name);
         if (status != SPOOL_OK)
             return status;
-    } while (take(p, ','));
+    } while (parser_take(p, ','));
     return SPOOL_OK;
 }
 
@@ -335,11 +129,11 @@ static int check_members(struct parser *p, struct type *type)
     qsort(m, type->member_count, sizeof(*m), type_member_order);
     for (size_t i = 1; i < type->member_count; i++)
         if (type_member_order(&m[i - 1], &m[i]) == 0)
-            return fail(p, "an Enum has a name twice");
+            return parser_fail(p, "an Enum has a name twice");
     qsort(m, type->member_count, sizeof(*m), member_by_value);
     for (size_t i = 1; i < type->member_count; i++)
         if (m[i - 1].value == m[i].value)
-            return fail(p, "an Enum has a number twice");
+            return parser_fail(p, "an Enum has a number twice");
     return SPOOL_OK;
 }
 
@@ -355,29 +149,29 @@ static int parse_enum(struct parser *p, struct type *type)
         struct type_enum_member *m;
         size_t n = type->member_count;
         int status;
-        if (peek(p) != '\'')
-            return fail(p, "expected a quoted name");
+        if (parser_peek(p) != '\'')
+            return parser_fail(p, "expected a quoted name");
         if ((n & (n - 1)) == 0) {
             m = realloc(type->members, (n ? n * 2 : 1) * sizeof(*m));
             if (!m)
-                return fail_memory(p);
+                return parser_fail_memory(p);
             type->members = m;
         }
         m = &type->members[n];
-        status = take_quoted(p, &m->name, &m->name_size);
+        status = parser_quoted(p, &m->name, &m->name_size);
         if (status != SPOOL_OK)
             return status;
         type->member_count++;
         value++;
-        if (take(p, '='))
-            status = take_number(p, min, max, &value);
+        if (parser_take(p, '='))
+            status = parser_number(p, min, max, &value);
         else if (value > max)
-            status = fail(p, "the number is out of range");
+            status = parser_fail(p, "the number is out of range");
         if (status != SPOOL_OK)
             return status;
         m->value = (int16_t)value;
         wide = wide || value < INT8_MIN || value > INT8_MAX;
-    } while (take(p, ','));
+    } while (parser_take(p, ','));
     if (type->width == 0) {
         type->kind = wide ? TYPE_ENUM16 : TYPE_ENUM8;
         type->width = wide ? 2 : 1;
@@ -397,7 +191,7 @@ static int put_opaque(struct buf *out, const char *text, size_t size)
 
     for (size_t i = 0; i < size && status == SPOOL_OK; i++) {
         char c = text[i];
-        if (is_blank(c)) {
+        if (type_is_blank(c)) {
             blank = true;
             continue;
         }
@@ -428,7 +222,7 @@ static int set_spelling(struct parser *p, struct type *type, const char *begin, 
     buf_init(&out, 2 * (size_t)(end - begin) + 2);
     if (put_opaque(&out, begin, (size_t)(end - begin)) != SPOOL_OK || !buf_cstr(&out)) {
         buf_free(&out);
-        return fail_memory(p);
+        return parser_fail_memory(p);
     }
     type->spelling = (char *)out.data;
     return SPOOL_OK;
@@ -440,22 +234,22 @@ static int skip_balanced(struct parser *p, bool stop_at_comma)
     unsigned depth = 0;
 
     for (;;) {
-        char c = peek(p);
+        char c = parser_peek(p);
         if (p->at == p->end)
-            return fail(p, "a parenthesis is not closed");
+            return parser_fail(p, "a parenthesis is not closed");
         if (depth == 0 && (c == ')' || (stop_at_comma && c == ',')))
             return SPOOL_OK;
         if (c == '\'' || c == '"' || c == '`') {
             char *text = NULL;
             size_t size = 0;
-            int status = take_quoted(p, &text, &size);
+            int status = parser_quoted(p, &text, &size);
             free(text);
             if (status != SPOOL_OK)
                 return status;
             continue;
         }
         if (c == '(' && ++depth > LIMIT_TYPE_DEPTH)
-            return fail(p, "nested too deep");
+            return parser_fail(p, "nested too deep");
         if (c == ')')
             depth--;
         p->at++;
@@ -467,15 +261,15 @@ static int parse_function(struct parser *p, unsigned depth, struct type *type)
     const char *begin;
     int status;
 
-    skip_blanks(p);
+    parser_skip_blanks(p);
     begin = p->at;
     status = skip_balanced(p, true);
     if (status == SPOOL_OK && p->at == begin)
-        status = fail(p, "expected a function");
+        status = parser_fail(p, "expected a function");
     if (status == SPOOL_OK)
         status = set_spelling(p, type, begin, p->at);
     if (status == SPOOL_OK)
-        status = expect(p, ',');
+        status = parser_expect(p, ',');
     return status == SPOOL_OK ? parse_child(p, depth, type, NULL) : status;
 }
 
@@ -490,9 +284,9 @@ static int parse_decimal(struct parser *p, struct type *type, const struct type_
     int status = SPOOL_OK;
 
     if (name->shape == SHAPE_DECIMAL)
-        status = take_number(p, 1, DECIMAL_DIGITS_MAX, &precision);
-    if (status == SPOOL_OK && (name->shape == SHAPE_DECIMAL_SCALE || take(p, ',')))
-        status = take_number(p, 0, precision, &scale);
+        status = parser_number(p, 1, DECIMAL_DIGITS_MAX, &precision);
+    if (status == SPOOL_OK && (name->shape == SHAPE_DECIMAL_SCALE || parser_take(p, ',')))
+        status = parser_number(p, 0, precision, &scale);
     type->precision = (uint8_t)precision;
     type->scale = (uint8_t)scale;
     type->width = decimal_width((unsigned)precision);
@@ -501,9 +295,9 @@ static int parse_decimal(struct parser *p, struct type *type, const struct type_
 
 static int parse_zone(struct parser *p, struct type *type)
 {
-    if (peek(p) != '\'')
-        return fail(p, "expected a quoted time zone");
-    return take_quoted_cstr(p, &type->timezone);
+    if (parser_peek(p) != '\'')
+        return parser_fail(p, "expected a quoted time zone");
+    return parser_quoted_cstr(p, &type->timezone);
 }
 
 /* The arguments of a known name, between its parentheses. */
@@ -515,16 +309,16 @@ static int parse_arguments(struct parser *p, unsigned depth, struct type *type,
 
     switch (name->shape) {
     case SHAPE_WIDTH:
-        status = take_number(p, 1, FIXED_STRING_BYTES_MAX, &number);
+        status = parser_number(p, 1, FIXED_STRING_BYTES_MAX, &number);
         type->width = (uint32_t)number;
         return status;
     case SHAPE_ZONE:
         return parse_zone(p, type);
     case SHAPE_SCALE:
     case SHAPE_SCALE_ZONE:
-        status = take_number(p, 0, TIME_SCALE_MAX, &number);
+        status = parser_number(p, 0, TIME_SCALE_MAX, &number);
         type->scale = (uint8_t)number;
-        if (status == SPOOL_OK && name->shape == SHAPE_SCALE_ZONE && take(p, ','))
+        if (status == SPOOL_OK && name->shape == SHAPE_SCALE_ZONE && parser_take(p, ','))
             status = parse_zone(p, type);
         return status;
     case SHAPE_DECIMAL:
@@ -537,7 +331,7 @@ static int parse_arguments(struct parser *p, unsigned depth, struct type *type,
     case SHAPE_TWO:
         status = parse_child(p, depth, type, NULL);
         if (status == SPOOL_OK)
-            status = expect(p, ',');
+            status = parser_expect(p, ',');
         return status == SPOOL_OK ? parse_child(p, depth, type, NULL) : status;
     case SHAPE_ELEMENTS:
     case SHAPE_NAMED:
@@ -551,7 +345,7 @@ static int parse_arguments(struct parser *p, unsigned depth, struct type *type,
     case SHAPE_GEO:
         break;
     }
-    return fail(p, "this type takes no arguments");
+    return parser_fail(p, "this type takes no arguments");
 }
 
 /* What a name without parentheses means, where it means anything. */
@@ -572,7 +366,7 @@ static int without_arguments(struct parser *p, struct type *type, const struct t
         type->width = decimal_width(10);
         return SPOOL_OK;
     default:
-        return fail(p, "this type needs arguments");
+        return parser_fail(p, "this type needs arguments");
     }
 }
 
@@ -600,7 +394,7 @@ static int finish_type(struct parser *p, unsigned depth, struct type *type,
     int status = SPOOL_OK;
 
     if (type->kind == TYPE_NULLABLE && type->children[0]->kind == TYPE_NULLABLE)
-        return fail(p, "Nullable inside Nullable");
+        return parser_fail(p, "Nullable inside Nullable");
     if (name && name->shape == SHAPE_GEO)
         status = add_stored_form(p, depth, type, name->alias);
     if (!name || name->shape == SHAPE_OPAQUE)
@@ -609,7 +403,7 @@ static int finish_type(struct parser *p, unsigned depth, struct type *type,
         return status;
     type->text = strndup(begin, (size_t)(end - begin));
     if (!type->text)
-        return fail_memory(p);
+        return parser_fail_memory(p);
     if (type->kind == TYPE_VARIANT)
         sort_variant(type);
     return SPOOL_OK;
@@ -632,20 +426,20 @@ static int parse_type(struct parser *p, unsigned depth, struct type **out)
     int status;
 
     if (depth > LIMIT_TYPE_DEPTH)
-        return fail(p, "nested too deep");
-    if (!take_word(p, &word, &size))
-        return fail(p, "expected a type");
+        return parser_fail(p, "nested too deep");
+    if (!parser_word(p, &word, &size))
+        return parser_fail(p, "expected a type");
     name = name_find(word, size);
     type = calloc(1, sizeof(*type));
     if (!type)
-        return fail_memory(p);
+        return parser_fail_memory(p);
     type->kind = name ? name->kind : TYPE_OTHER;
     type->width = name && name->shape != SHAPE_DECIMAL_SCALE ? name->width : 0;
     end = p->at;
-    if (take(p, '(')) {
+    if (parser_take(p, '(')) {
         status = name ? parse_arguments(p, depth, type, name) : skip_balanced(p, false);
         if (status == SPOOL_OK)
-            status = expect(p, ')');
+            status = parser_expect(p, ')');
         end = p->at;
     } else {
         p->at = end;
@@ -676,9 +470,9 @@ int type_parse(const char *text, size_t size, struct type **out, struct spool_er
     status = parse_type(&p, 0, &type);
     if (status != SPOOL_OK)
         return status;
-    if (peek(&p) || p.at != p.end) {
+    if (parser_peek(&p) || p.at != p.end) {
         type_free(type);
-        return fail(&p, "text after the type");
+        return parser_fail(&p, "text after the type");
     }
     *out = type;
     return SPOOL_OK;
