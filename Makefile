@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# `make help` lists the targets. Variants: SANITIZE=1 (ASan+UBSan), FAILPOINTS=1 (test builds).
+# `make help` lists the targets. Variants: SANITIZE=1 (ASan+UBSan), FAILPOINTS=1 (test builds),
+# ARCH=arm64 (base and codec only, cross-built).
 
 PREFIX     ?= /usr/local
 DESTDIR    ?=
@@ -16,6 +17,15 @@ VARIANT := sanitize
 endif
 ifeq ($(FAILPOINTS),1)
 VARIANT := $(VARIANT)-failpoints
+endif
+# Downloads for the tests; may point at another checkout's, to share them.
+DEPS_DIR   ?= build/deps
+ARM64_ROOT := $(DEPS_DIR)/arm64/root
+ifeq ($(ARCH),arm64)
+VARIANT  := arm64
+CC       := aarch64-linux-gnu-gcc
+CPPFLAGS += -isystem $(ARM64_ROOT)/usr/include
+LDFLAGS  += -L$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu
 endif
 B := build/$(VARIANT)
 
@@ -67,8 +77,6 @@ help:  ## this list
 
 # ---- what the machine must have -------------------------------------------------------------
 
-# Downloads for the tests; may point at another checkout's, to share them.
-DEPS_DIR      ?= build/deps
 KAFKA_VERSION := 4.1.1
 LOG4J_VERSION := 2.24.3
 CHDB_VERSION  := 26.7.3-stable.1
@@ -190,6 +198,35 @@ unit-valgrind: deps-unit unit-build
 			--errors-for-leak-kinds=definite $$t || failed="$$failed $$t"; done; \
 		[ -z "$$failed" ] || { echo "unit-valgrind: failed:$$failed"; exit 1; }
 
+# base and codec on another processor: their own unit tests, cross-built and run by qemu.
+CORE_UNIT := $(shell grep -LE '"(spool|source|sink|pipeline|daemon)/|"spool\.h"|<(lmdb|uv|curl|librdkafka)' \
+	$(UNIT_SRC) /dev/null)
+CORE_UNIT := $(patsubst tests/unit/%.c,$(B)/core/%,$(filter %.c,$(CORE_UNIT)))
+
+$(B)/libcore.a: $(call obj_of,$(call src_of,base) $(call src_of,codec))
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/core/%: $(B)/tests/unit/%.o $(B)/libcore.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka -lcjson -llz4 -lzstd -lxxhash -lm
+
+.PHONY: unit-core unit-arm64
+unit-core: $(CORE_UNIT)
+	@failed=; for t in $(CORE_UNIT); do echo "== $(EMULATOR) $$t"; $(EMULATOR) $$t || failed="$$failed $$t"; \
+		done; [ -z "$$failed" ] || { echo "unit-core: failed:$$failed"; exit 1; }
+
+$(DEPS_DIR)/arm64/.complete:
+	@.ci/sysroot-arm64 $(@D)
+unit-arm64: deps-arm64  ## unit tests of base and codec on arm64, under qemu
+ifeq ($(shell uname -m),aarch64)
+	@$(MAKE) --no-print-directory -s unit-core
+else
+	@$(MAKE) --no-print-directory -s $(DEPS_DIR)/arm64/.complete
+	@$(MAKE) --no-print-directory -s -j2 ARCH=arm64 unit-core EMULATOR="qemu-aarch64 -L /usr/aarch64-linux-gnu \
+		-E LD_LIBRARY_PATH=$(abspath $(ARM64_ROOT))/usr/lib/aarch64-linux-gnu"
+endif
+
 .PHONY: support
 support: $(SUPPORT)
 
@@ -222,14 +259,14 @@ test: deps-test  ## check and every lane, the short form
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory SANITIZE=1 -j2 -s unit-build
 	@$(MAKE) --no-print-directory SANITIZE=1 unit
+	@$(MAKE) --no-print-directory unit-arm64
 	@$(MAKE) --no-print-directory integration
 	@$(MAKE) --no-print-directory fault
 	@$(MAKE) --no-print-directory crash
 	@echo "test: ok"
 
-test-long: test  ## and the tests marked long, valgrind, arm64
+test-long: test  ## and the tests marked long, and valgrind
 	@$(MAKE) --no-print-directory unit-valgrind
-	@$(MAKE) --no-print-directory unit-arm64
 	$(PYTEST) -m long tests/integration $(wildcard tests/fault tests/crash)
 
 .PHONY: bench demo

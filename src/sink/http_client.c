@@ -14,20 +14,23 @@
  * and had not written when the connection died would be missing from the repeat. So the callback
  * that runs before every attempt refuses one that begins after bytes were taken.
  *
- * A reset instead of a FIN: sockets are closed with a zero linger time, also by the kernel when
- * this process is killed. Old servers store whatever blocks came before an orderly end of the
- * connection as if they were the whole body (measured on 18.16); a reset makes them drop it.
+ * A reset instead of a FIN: while a request runs its socket has a zero linger time, also for the
+ * kernel when this process is killed. Old servers store whatever blocks came before an orderly end
+ * of the connection as if they were the whole body (measured on 18.16); a reset makes them drop it.
+ * Idle connections end in order (18.16 logs a reset as an error).
  */
 #include "sink/http_client.h"
 
 #include <assert.h>
 #include <curl/curl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/buf.h"
 #include "base/clock.h"
@@ -87,6 +90,7 @@ struct http_client {
     bool closing;
     unsigned handles; /* open libuv handles */
     struct http_request *requests;
+    struct open_socket *sockets;
     uint32_t connect_timeout_ms;
     uint32_t stall_timeout_ms;
     long idle_seconds; /* the least any server announced; 0: never reuse */
@@ -95,6 +99,12 @@ struct http_client {
     bool insecure;
     void (*closed)(void *arg);
     void *closed_arg;
+};
+
+/* A descriptor that curl has open. */
+struct open_socket {
+    struct open_socket *next;
+    curl_socket_t fd;
 };
 
 struct watch {
@@ -118,7 +128,7 @@ static void release_handle(struct http_client *client)
     assert(client->handles > 0);
     if (--client->handles > 0)
         return;
-    assert(client->closing && !client->requests);
+    assert(client->closing && !client->requests && !client->sockets);
     if (client->closed)
         client->closed(client->closed_arg);
     free(client->proxy);
@@ -228,14 +238,61 @@ static int on_curl_timer(CURLM *multi, long timeout_ms, void *arg)
 
 /* --- curl's callbacks of one request --------------------------------------------------------- */
 
-static int on_sockopt(void *arg, curl_socket_t fd, curlsocktype purpose)
+static void set_reset_on_close(curl_socket_t fd, bool on)
 {
-    const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    const struct linger linger = {.l_onoff = on, .l_linger = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
 
-    (void)arg;
-    if (purpose == CURLSOCKTYPE_IPCXN)
-        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+static int on_socket_opened(void *arg, curl_socket_t fd, curlsocktype purpose)
+{
+    struct http_client *client = arg;
+    struct open_socket *s;
+
+    if (purpose != CURLSOCKTYPE_IPCXN)
+        return CURL_SOCKOPT_OK;
+    s = malloc(sizeof(*s));
+    if (!s)
+        return CURL_SOCKOPT_ERROR;
+    s->fd = fd;
+    s->next = client->sockets;
+    client->sockets = s;
+    set_reset_on_close(fd, true);
     return CURL_SOCKOPT_OK;
+}
+
+static int on_socket_close(void *arg, curl_socket_t fd)
+{
+    struct http_client *client = arg;
+
+    for (struct open_socket **at = &client->sockets; *at; at = &(*at)->next) {
+        struct open_socket *s = *at;
+        if (s->fd == fd) {
+            *at = s->next;
+            free(s);
+            break;
+        }
+    }
+    return close(fd);
+}
+
+/* curl does not tell an attempt's descriptor, but its local port. */
+static void guard_socket(const struct http_client *client, int local_port)
+{
+    for (const struct open_socket *s = client->sockets; s; s = s->next) {
+        union {
+            struct sockaddr any;
+            struct sockaddr_in v4;
+            struct sockaddr_in6 v6;
+        } name = {.any = {0}};
+        socklen_t size = sizeof(name);
+        in_port_t port;
+        if (getsockname(s->fd, &name.any, &size) != 0)
+            continue;
+        port = name.any.sa_family == AF_INET6 ? name.v6.sin6_port : name.v4.sin_port;
+        if (ntohs(port) == local_port)
+            set_reset_on_close(s->fd, true);
+    }
 }
 
 /* Before every attempt, with the connection standing. */
@@ -246,7 +303,7 @@ static int on_attempt(void *arg, char *remote_ip, char *local_ip, int remote_por
     (void)remote_ip;
     (void)local_ip;
     (void)remote_port;
-    (void)local_port;
+    guard_socket(r->client, local_port);
     r->connected = true;
     r->progress_ms = clock_monotonic_ms();
     if (r->body_given > 0) {
@@ -440,8 +497,11 @@ static void request_finish(struct http_request *r, CURLcode result)
 {
     struct http_client *client = r->client;
     struct http_reply reply = {0};
+    curl_socket_t fd = CURL_SOCKET_BAD;
     long status = 0;
 
+    /* Asked while curl still has the request; bad where the connection is not kept. */
+    curl_easy_getinfo(r->easy, CURLINFO_ACTIVESOCKET, &fd);
     if (r->added)
         curl_multi_remove_handle(client->multi, r->easy);
     r->added = false;
@@ -459,6 +519,8 @@ static void request_finish(struct http_request *r, CURLcode result)
     curl_easy_getinfo(r->easy, CURLINFO_RESPONSE_CODE, &status);
     if (result == CURLE_OK && !r->reply_failed && r->end == END_NONE && r->head_whole &&
         (r->head_framed || status != 200)) {
+        if (fd != CURL_SOCKET_BAD)
+            set_reset_on_close(fd, false);
         reply.status = (int)status;
     } else {
         reply.transport_error = failure_text(r, result);
@@ -707,7 +769,7 @@ static int set_headers(struct http_request *r, const struct http_request_spec *s
 
 static bool set_options(struct http_request *r, const struct http_request_spec *spec)
 {
-    const struct http_client *client = r->client;
+    struct http_client *client = r->client;
     CURL *easy = r->easy;
     CURLcode bad = CURLE_OK;
 
@@ -732,7 +794,10 @@ static bool set_options(struct http_request *r, const struct http_request_spec *
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
     SET(CURLOPT_CONNECTTIMEOUT_MS, (long)client->connect_timeout_ms);
     SET(CURLOPT_TIMEOUT_MS, (long)spec->total_timeout_ms);
-    SET(CURLOPT_SOCKOPTFUNCTION, on_sockopt);
+    SET(CURLOPT_SOCKOPTFUNCTION, on_socket_opened);
+    SET(CURLOPT_SOCKOPTDATA, client);
+    SET(CURLOPT_CLOSESOCKETFUNCTION, on_socket_close);
+    SET(CURLOPT_CLOSESOCKETDATA, client);
     SET(CURLOPT_PREREQFUNCTION, on_attempt);
     SET(CURLOPT_PREREQDATA, r);
     SET(CURLOPT_WRITEFUNCTION, on_body);

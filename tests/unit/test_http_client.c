@@ -380,6 +380,10 @@ static void test_cut_inside_the_answer(void **state)
         {{.kind = STEP_BODY},
          {.kind = STEP_SEND, .text = "HTTP/1.1 200 OK\r\nContent-Le"},
          {.kind = STEP_CLOSE}}};
+    static const struct script behind_length = {
+        {{.kind = STEP_BODY},
+         {.kind = STEP_SEND, .text = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Click"},
+         {.kind = STEP_CLOSE}}};
     static const struct script before_last_chunk = {
         {{.kind = STEP_BODY},
          {.kind = STEP_SEND, .text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"},
@@ -399,6 +403,7 @@ static void test_cut_inside_the_answer(void **state)
     expect_broken(&in_head, 100);
     expect_broken(&before_last_chunk, 100);
     expect_broken(&no_length, 100);
+    expect_broken(&behind_length, 100);
     expect_broken(&reset, 100);
 }
 
@@ -687,6 +692,57 @@ static void test_keep_alive(void **state)
     world_close(&w);
 }
 
+static void close_client_only(struct exchange *e)
+{
+    http_client_close(e->world->client, on_closed, e->world);
+    scripted_server_stop_listening(&e->world->server);
+}
+
+/* Only a connection with a request under way is reset; an idle one ends in order. */
+static void test_idle_connection_ends_in_order(void **state)
+{
+    static const struct script script = {
+        {{.kind = STEP_BODY}, {.kind = STEP_SEND, .text = OK_EMPTY}, {.kind = STEP_HOLD}}};
+    struct world w;
+
+    (void)state;
+    world_open(&w, &script, 1);
+    w.a.then = close_client_only;
+    post_source(&w.a, 100);
+    world_run(&w);
+    assert_int_equal(w.a.status, 200);
+    assert_true(w.server.connections[0]->eof);
+    world_close(&w);
+}
+
+static void close_client_in_b(void *arg)
+{
+    close_client_only(arg);
+}
+
+/* Also where the connection was idle before. */
+static void test_request_on_a_reused_connection_is_reset(void **state)
+{
+    static struct world w;
+    static const struct script script = {
+        {{.kind = STEP_BODY},
+         {.kind = STEP_SEND, .text = OK_EMPTY},
+         {.kind = STEP_HEAD},
+         {.kind = STEP_BYTES, .count = 1000},
+         {.kind = STEP_CALL, .call = close_client_in_b, .arg = &w.b}}};
+
+    (void)state;
+    world_open(&w, &script, 1);
+    w.a.then = post_b;
+    w.b.close_when_done = false;
+    post_source(&w.a, 100);
+    world_run(&w);
+    assert_int_equal(w.b.status, 0);
+    assert_int_equal(w.server.connection_count, 1);
+    assert_false(w.server.connections[0]->eof);
+    world_close(&w);
+}
+
 /* A server that keeps idle connections for 2 s or less is given a new one each time. */
 static void test_short_keep_alive_is_not_used(void **state)
 {
@@ -917,6 +973,8 @@ int main(void)
         cmocka_unit_test(test_cancel_inside_the_answer),
         cmocka_unit_test(test_close_cancels),
         cmocka_unit_test(test_keep_alive),
+        cmocka_unit_test(test_idle_connection_ends_in_order),
+        cmocka_unit_test(test_request_on_a_reused_connection_is_reset),
         cmocka_unit_test(test_short_keep_alive_is_not_used),
         cmocka_unit_test(test_idle_connection_closed_by_the_server),
         cmocka_unit_test(test_reused_connection_dies),
