@@ -80,6 +80,7 @@ static void test_shapes_alternate(void **state)
     for (int i = 0; i < 20000; i++) {
         char json[512] = "{";
         char want[64];
+        size_t n = 1;
         unsigned order[5] = {0, 1, 2, 3, 4}, used = 0;
         bool first = true;
         for (unsigned k = 4; k; k--) {
@@ -92,12 +93,12 @@ static void test_shapes_alternate(void **state)
             if (seed >> 16 & 1)
                 continue;
             if (!first)
-                strcat(json, gaps[seed >> 18 & 3]);
-            strcat(json, members[order[k]]);
+                n += (size_t)snprintf(json + n, sizeof(json) - n, "%s", gaps[seed >> 18 & 3]);
+            n += (size_t)snprintf(json + n, sizeof(json) - n, "%s", members[order[k]]);
             used |= 1u << order[k];
             first = false;
         }
-        strcat(json, "}");
+        snprintf(json + n, sizeof(json) - n, "}");
         snprintf(want, sizeof(want), "%s | %s | %s", used & 1 ? "7" : "0", used & 2 ? "s" : "",
                  used & 4 ? "['t']" : "[]");
         expect_row(&f, json, want);
@@ -484,10 +485,10 @@ static void test_block_limit(void **state)
     record.size = (size_t)snprintf(json, sizeof(json), "{\"b\":\"%05000d%s\"}", 7, "");
     assert_int_equal(decoder_row(small, &record, &f.why), SPOOL_OK);
     assert_int_equal(decoder_row(small, &record, &f.why), SPOOL_E_LIMIT);
-    strcpy(json, "{\"c\":[");
+    record.size = (size_t)snprintf(json, sizeof(json), "{\"c\":[");
     for (int i = 0; i < 1500; i++)
-        strcat(json, "\"\",");
-    strcat(json, "\"\"]}");
+        memcpy(json + record.size + 3 * (size_t)i, "\"\",", 3);
+    memcpy(json + record.size + 4500, "\"\"]}", 5);
     record.size = strlen(json);
     assert_int_equal(decoder_row(small, &record, &f.why), SPOOL_OK);
     assert_int_equal(decoder_row(small, &record, &f.why), SPOOL_E_LIMIT);

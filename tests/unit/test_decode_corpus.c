@@ -243,9 +243,9 @@ static bool try_row(const char *type, const char *json, const char *expected)
     if (status == SPOOL_OK) {
         const char *got = fixture_text(&f);
         const char *mark = strstr(got, "<server>");
-        int a = atoi(got);
+        long a = strtol(got, NULL, 10);
         if (mark)
-            snprintf(text, sizeof(text), "%.*sd%d%s", (int)(mark - got), got, a, mark + 8);
+            snprintf(text, sizeof(text), "%.*sd%ld%s", (int)(mark - got), got, a, mark + 8);
         else
             snprintf(text, sizeof(text), "%s", got);
     }
