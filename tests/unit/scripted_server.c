@@ -62,7 +62,7 @@ static bool head_whole(struct scripted_connection *c)
 
     if (c->body_start)
         return true;
-    if (!buf_cstr(&c->in))
+    if (c->in.len == 0)
         return false;
     start = (const char *)c->in.data + c->head_start;
     end = strstr(start, "\r\n\r\n");
@@ -145,6 +145,7 @@ static void received(uv_stream_t *stream, ssize_t n, const uv_buf_t *data)
         return;
     }
     assert(buf_append(&c->in, data->base, (size_t)n) == SPOOL_OK);
+    assert(buf_cstr(&c->in)); /* tests search it as a string */
     advance(c);
 }
 
