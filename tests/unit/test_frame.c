@@ -286,6 +286,27 @@ static void test_writer_arguments(void **state)
     frame_writer_free(NULL);
 }
 
+/* A later piece that finds no room takes the earlier ones back. */
+static void test_no_half_write(void **state)
+{
+    size_t size = 2 * LIMIT_FRAME_RAW_BYTES;
+    uint8_t *raw = calloc(1, size);
+    struct frame_writer *w = NULL;
+    struct buf out;
+
+    (void)state;
+    assert_non_null(raw);
+    assert_int_equal(frame_writer_create(FRAME_STORED, 1, &w), SPOOL_OK);
+    buf_init(&out, size);
+    assert_int_equal(buf_append(&out, "kept", 4), SPOOL_OK);
+    assert_int_equal(frame_write(w, raw, size, &out), SPOOL_E_LIMIT);
+    assert_int_equal(out.len, 4);
+    assert_int_equal(frame_write(w, raw, size / 2, &out), SPOOL_OK);
+    buf_free(&out);
+    frame_writer_free(w);
+    free(raw);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -297,6 +318,7 @@ int main(void)
         cmocka_unit_test(test_claims_are_checked),
         cmocka_unit_test(test_round_trips),
         cmocka_unit_test(test_writer_arguments),
+        cmocka_unit_test(test_no_half_write),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

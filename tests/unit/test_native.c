@@ -383,11 +383,45 @@ static void test_claims_are_checked(void **state)
          "c\x0c"
          "Array(UInt8)\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0a",
          34},
+        /* Variant(String): a member it does not have */
+        {"\x01\x01\x01"
+         "c\x0fVariant(String)\0\0\0\0\0\0\0\0\x01",
+         29},
+        /* LowCardinality(UInt8): one row, two indexes claimed */
+        {"\x01\x01\x01"
+         "c\x15LowCardinality(UInt8)\x01\0\0\0\0\0\0\0\0\x06\0\0\0\0\0\0"
+         "\x01\0\0\0\0\0\0\0\x07\x02\0\0\0\0\0\0\0\0",
+         60},
     };
 
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         assert_int_equal(try_block((const uint8_t *)cases[i].data, cases[i].size), SPOOL_E_CORRUPT);
+}
+
+/* Members' values are stored apart from the rows: a slice begins in the middle of each. */
+static void test_slice_of_a_variant(void **state)
+{
+    static const char data[] = "\0\0\0\0\0\0\0\0\x00\x01\xff\x00\x01\x01"
+                               "a\x01"
+                               "b\x05\x06";
+    struct spool_error error = {0};
+    struct native_block *b, *slice;
+    struct buf raw, out;
+
+    (void)state;
+    b = block_of(&raw, 5, "Variant(String, UInt8)", data, sizeof(data) - 1);
+    expect_row(b, 1, "{\"c\":5}");
+    buf_init(&out, MIB);
+    assert_int_equal(native_block_slice(b, 2, 3, &out, &error), SPOOL_OK);
+    slice = open_block(out.data, out.len);
+    expect_row(slice, 0, "{\"c\":null}");
+    expect_row(slice, 1, "{\"c\":\"b\"}");
+    expect_row(slice, 2, "{\"c\":6}");
+    native_block_free(slice);
+    native_block_free(b);
+    buf_free(&raw);
+    buf_free(&out);
 }
 
 static void expect_line(const char *raw, size_t size, uint64_t row, const char *line)
@@ -426,6 +460,7 @@ int main(void)
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_zones),
         cmocka_unit_test(test_claims_are_checked),
+        cmocka_unit_test(test_slice_of_a_variant),
         cmocka_unit_test(test_json_lines),
     };
 

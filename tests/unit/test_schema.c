@@ -689,6 +689,78 @@ static void test_hostile_form(void **state)
     schema_free(s);
 }
 
+/* Serialises a schema that is wrong, and expects it to be refused. */
+static void expect_refused(struct schema *s)
+{
+    struct spool_error error = {0};
+    struct schema *t = NULL;
+    struct buf out;
+
+    buf_init(&out, MIB);
+    assert_int_equal(schema_serialize(s, &out), SPOOL_OK);
+    assert_int_equal(schema_deserialize(out.data, out.len, &t, &error), SPOOL_E_CORRUPT);
+    assert_null(t);
+    buf_free(&out);
+    schema_free(s);
+}
+
+static char *copy_of(const char *text)
+{
+    char *copy = strdup(text);
+
+    assert_non_null(copy);
+    return copy;
+}
+
+static struct type *type_of(const char *text)
+{
+    struct type *type = NULL;
+
+    assert_int_equal(type_parse(text, strlen(text), &type, NULL), SPOOL_OK);
+    return type;
+}
+
+/* Forms that are well-formed, but that no schema has: what the decoder relies on. */
+static void test_unsound_forms(void **state)
+{
+    static const uint8_t huge[] = {1, 1, 0, 0, 26, 0,    0,    0,    7,    0,    0,   0,
+                                   2, 0, 0, 0, 0,  0xff, 0xff, 0xff, 0xff, 0xff, 0x7f};
+    struct spool_error error = {0};
+    struct schema *s = rich(), *t = NULL;
+
+    (void)state;
+    free(s->columns[0].path);
+    s->columns[0].path = copy_of("a..b");
+    expect_refused(s);
+    s = rich();
+    s->columns[0].source = SOURCE_RECORD;
+    expect_refused(s);
+    s = rich();
+    s->columns[3].source = SOURCE_CONSTANT;
+    expect_refused(s);
+    s = rich();
+    type_free(s->columns[0].wire);
+    s->columns[0].wire = type_of("LowCardinality(UInt64)");
+    expect_refused(s);
+    s = rich();
+    type_free(s->columns[0].wire);
+    s->columns[0].wire = type_of("Tuple(UInt64)");
+    expect_refused(s);
+    s = rich();
+    s->columns[0].default_by_server = true;
+    expect_refused(s);
+    s = rich();
+    s->columns[0].unchecked = true;
+    expect_refused(s);
+    s = rich();
+    s->columns[0].name[0] = 0;
+    expect_refused(s);
+    s = rich();
+    s->format = FORMAT_AUTO;
+    expect_refused(s);
+    assert_int_equal(schema_deserialize(huge, sizeof(huge), &t, &error), SPOOL_E_CORRUPT);
+}
+
 static void test_hash_tells_schemas_apart(void **state)
 {
     struct column_wish wish = {.name = "a", .type = "String"};
@@ -728,6 +800,7 @@ int main(void)
         cmocka_unit_test(test_paths),
         cmocka_unit_test(test_serialize),
         cmocka_unit_test(test_hostile_form),
+        cmocka_unit_test(test_unsound_forms),
         cmocka_unit_test(test_hash_tells_schemas_apart),
     };
 
