@@ -81,7 +81,7 @@ def test_ls_segments(spool):
     segments = listing["streams"][0]["segments"]
     assert sum(s["rows"] for s in segments) == 120000
     assert [s["newest"] for s in segments] == [False] * (len(segments) - 1) + [True]
-    assert segments[0]["destination"] == "default.events"
+    assert segments[0]["destination"] == "`default`.`events`"
     assert segments[0]["columns"][0] == {"name": "id", "type": "UInt64", "from": "id"}
     assert len(segments[0]["columns"]) == 7
     assert UTC.match(segments[0]["oldest_at"])

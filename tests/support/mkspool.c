@@ -11,15 +11,15 @@
  *   rows=1000        per block
  *   gib=0            instead of blocks: until a stream holds this many GiB of stored payload
  *   segment_kib=0    size at which segments roll; 0: libspool's own
- *   seals=0          batches of one block each, of the oldest blocks that are not acknowledged
- *   acked=0          oldest blocks that are acknowledged, by seals of their own
+ *   acked=0          oldest blocks that are acknowledged
+ *   seals=0          batches of the oldest blocks behind them
+ *   seal_blocks=1    blocks of a batch (fewer where a segment ends)
  *   dead=0           dead letters per stream
  *   first=1          the first id, and the first offset of each origin
  *   step=1           distance between offsets of one block (above 1: an offset list)
- *   destination=default.events
+ *   destination=default.events   database.table
  *   flavour=modern   or old: the types of 18.16 (String for DateTime64, UInt8 for Bool)
  *   method=lz4       or zstd
- *   seal_attributes= bytes of every seal
  *
  * Rows are of the benchmark's record: id UInt64, name String, type (6 values), value Float64,
  * timestamp DateTime64(3), status (5 values), active Bool. id counts over the whole spool. Only
@@ -45,8 +45,9 @@
 
 struct plan {
     const char *dir;
-    uint64_t streams, origins, blocks, rows, gib, segment_kib, seals, acked, dead, first, step;
-    const char *origin, *destination, *flavour, *method, *seal_attributes;
+    uint64_t streams, origins, blocks, rows, gib, segment_kib, acked, seals, seal_blocks, dead;
+    uint64_t first, step;
+    const char *origin, *destination, *flavour, *method;
 };
 
 struct maker {
@@ -290,56 +291,74 @@ static void append_blocks(struct maker *m, struct spool_stream *stream)
     m->stored_bytes += bytes;
 }
 
-/* One batch of one whole block. */
-static void seal_block(struct maker *m, struct spool_stream *stream,
-                       const struct spool_block_ref *ref, bool acknowledge)
+/* As the pipeline's seals: version 1, Native, no endpoint of its own, no settings. */
+static const char seal_attributes[] = "1\n1\n\n";
+
+/* One batch of count whole blocks of one segment. */
+static void seal_blocks(struct maker *m, struct spool_stream *stream,
+                        const struct spool_block_ref *refs, size_t count, bool acknowledge)
 {
+    struct spool_range *ranges = calloc(count, sizeof(*ranges));
     struct spool_error error = {0};
-    struct spool_range range = {.sequence = ref->sequence, .rows = ref->rows};
     char token[200];
     struct spool_seal seal = {.stream = spool_stream_id(stream),
-                              .segment = ref->segment,
-                              .ranges = &range,
-                              .range_count = 1,
+                              .segment = refs->segment,
+                              .ranges = ranges,
+                              .range_count = count,
                               .token = token,
-                              .attributes = m->plan.seal_attributes,
-                              .attributes_size = strlen(m->plan.seal_attributes),
-                              .sealed_ms = clock_wall_ms(),
-                              .rows = ref->rows};
+                              .attributes = seal_attributes,
+                              .attributes_size = strlen(seal_attributes),
+                              .sealed_ms = clock_wall_ms()};
     struct spool_change change = {
-        .kind = SPOOL_CHANGE_SEAL, .stream = seal.stream, .segment = ref->segment, .seal = &seal};
+        .kind = SPOOL_CHANGE_SEAL, .stream = seal.stream, .segment = seal.segment, .seal = &seal};
 
+    if (!ranges)
+        die("seal", "out of memory");
+    for (size_t i = 0; i < count; i++) {
+        ranges[i] = (struct spool_range){.sequence = refs[i].sequence, .rows = refs[i].rows};
+        seal.rows += refs[i].rows;
+    }
     must(spool_next_batch(m->spool, seal.stream, &seal.batch, &error), "batch", &error);
     snprintf(token, sizeof(token), "%s-%s-%" PRIu64 "-made", spool_uuid_text(m->spool),
              spool_stream_name(stream), seal.batch);
     change.batch = seal.batch;
     must(spool_commit(m->spool, &change, 1, &error), "seal", &error);
-    if (!acknowledge)
-        return;
     change.kind = SPOOL_CHANGE_ACK;
     change.seal = NULL;
-    must(spool_commit(m->spool, &change, 1, &error), "acknowledge", &error);
+    if (acknowledge)
+        must(spool_commit(m->spool, &change, 1, &error), "acknowledge", &error);
+    free(ranges);
 }
 
-static void seal_blocks(struct maker *m, struct spool_stream *stream)
+static void seal_segment(struct maker *m, struct spool_stream *stream, uint64_t number,
+                         uint64_t *acked, uint64_t *sealed)
+{
+    struct spool_block_ref *refs = NULL;
+    struct spool_error error = {0};
+    size_t count = 0, at = 0;
+
+    must(spool_segment_blocks(stream, number, &refs, &count, &error), "blocks", &error);
+    for (; at < count && *acked < m->plan.acked; at++, ++*acked)
+        seal_blocks(m, stream, &refs[at], 1, true);
+    while (at < count && *sealed < m->plan.seals) {
+        size_t n = count - at < m->plan.seal_blocks ? count - at : m->plan.seal_blocks;
+        seal_blocks(m, stream, &refs[at], n, false);
+        at += n;
+        ++*sealed;
+    }
+    free(refs);
+}
+
+static void seal_stream(struct maker *m, struct spool_stream *stream)
 {
     struct spool_segment_info *infos = NULL;
     struct spool_error error = {0};
-    uint64_t at = 0, wanted = m->plan.acked + m->plan.seals;
+    uint64_t acked = 0, sealed = 0;
     size_t count = 0;
 
-    if (!wanted)
-        return;
     must(spool_stream_segments(stream, &infos, &count, &error), "segments", &error);
-    for (size_t s = 0; s < count && at < wanted; s++) {
-        struct spool_block_ref *refs = NULL;
-        size_t blocks = 0;
-        must(spool_segment_blocks(stream, infos[s].number, &refs, &blocks, &error), "blocks",
-             &error);
-        for (size_t i = 0; i < blocks && at < wanted; i++, at++)
-            seal_block(m, stream, &refs[i], at < m->plan.acked);
-        free(refs);
-    }
+    for (size_t i = 0; i < count && (acked < m->plan.acked || sealed < m->plan.seals); i++)
+        seal_segment(m, stream, infos[i].number, &acked, &sealed);
     free(infos);
 }
 
@@ -379,10 +398,21 @@ static void make_dead(struct maker *m, const char *stream)
     }
 }
 
+/* db.table -> `db`.`table`, as spoold writes it. */
+static void quote_destination(const char *plain, char *out, size_t size)
+{
+    const char *dot = strchr(plain, '.');
+
+    if (!dot)
+        die("destination", "must be database.table");
+    snprintf(out, size, "`%.*s`.`%s`", (int)(dot - plain), plain, dot + 1);
+}
+
 static void make_stream(struct maker *m, uint64_t number)
 {
+    char destination[400];
     struct spool_segment_spec spec = {
-        .schema = m->schema.data, .schema_size = m->schema.len, .destination = m->plan.destination};
+        .schema = m->schema.data, .schema_size = m->schema.len, .destination = destination};
     struct spool_stream *stream = NULL;
     struct spool_error error = {0};
     char name[SPOOL_STREAM_NAME_MAX + 1];
@@ -391,11 +421,12 @@ static void make_stream(struct maker *m, uint64_t number)
         snprintf(name, sizeof(name), "events");
     else
         snprintf(name, sizeof(name), "events-%" PRIu64, number + 1);
+    quote_destination(m->plan.destination, destination, sizeof(destination));
     make_origins(m, number);
     must(spool_stream_open(m->spool, name, &stream, &error), "stream", &error);
     must(spool_stream_configure(stream, &spec, &error), "configure", &error);
     append_blocks(m, stream);
-    seal_blocks(m, stream);
+    seal_stream(m, stream);
     make_dead(m, name);
 }
 
@@ -408,22 +439,14 @@ static void read_plan(struct plan *p, int argc, char **argv)
         uint64_t *number;
         const char **text;
     } options[] = {
-        {"streams", &p->streams, NULL},
-        {"origins", &p->origins, NULL},
-        {"blocks", &p->blocks, NULL},
-        {"rows", &p->rows, NULL},
-        {"gib", &p->gib, NULL},
-        {"segment_kib", &p->segment_kib, NULL},
-        {"seals", &p->seals, NULL},
-        {"acked", &p->acked, NULL},
-        {"dead", &p->dead, NULL},
-        {"first", &p->first, NULL},
-        {"step", &p->step, NULL},
-        {"origin", NULL, &p->origin},
-        {"destination", NULL, &p->destination},
-        {"flavour", NULL, &p->flavour},
-        {"method", NULL, &p->method},
-        {"seal_attributes", NULL, &p->seal_attributes},
+        {"streams", &p->streams, NULL}, {"origins", &p->origins, NULL},
+        {"blocks", &p->blocks, NULL},   {"rows", &p->rows, NULL},
+        {"gib", &p->gib, NULL},         {"segment_kib", &p->segment_kib, NULL},
+        {"seals", &p->seals, NULL},     {"seal_blocks", &p->seal_blocks, NULL},
+        {"acked", &p->acked, NULL},     {"dead", &p->dead, NULL},
+        {"first", &p->first, NULL},     {"step", &p->step, NULL},
+        {"origin", NULL, &p->origin},   {"destination", NULL, &p->destination},
+        {"flavour", NULL, &p->flavour}, {"method", NULL, &p->method},
     };
     size_t count = sizeof(options) / sizeof(options[0]);
 
@@ -447,7 +470,8 @@ static void read_plan(struct plan *p, int argc, char **argv)
                 die("no number", argv[i]);
         }
     }
-    if (!p->rows || !p->step || !p->origins || p->origins > ORIGINS_MAX || p->rows > 10000000)
+    if (!p->rows || !p->step || !p->seal_blocks || !p->origins || p->origins > ORIGINS_MAX ||
+        p->rows > 10000000)
         die("usage", "rows, step and origins must be at least 1, and not absurd");
 }
 
@@ -463,7 +487,7 @@ int main(int argc, char **argv)
                                .destination = "default.events",
                                .flavour = "modern",
                                .method = "lz4",
-                               .seal_attributes = ""}};
+                               .seal_blocks = 1}};
     struct spool_options options = {.create = true};
     struct spool_error error = {0};
 

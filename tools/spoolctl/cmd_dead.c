@@ -102,7 +102,7 @@ static int each_line(void *arg, const char *line, size_t size)
     struct letters *letters = arg;
     struct json_view all;
 
-    if (side_line(line, size, "dead letters", &letters->problem))
+    if (side_line(line, size, "dead letters", &letters->table, &letters->problem))
         return 0;
     all = view_of(line, size);
     if (letters->json) {

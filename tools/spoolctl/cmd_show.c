@@ -17,7 +17,7 @@ static int show_line(void *arg, const char *line, size_t size)
     struct show *show = arg;
     struct json_view all, record;
 
-    if (side_line(line, size, "records", &show->problem))
+    if (side_line(line, size, "records", &show->table, &show->problem))
         return 0;
     show->shown++;
     if (show->json) {

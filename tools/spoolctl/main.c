@@ -8,7 +8,6 @@
 
 #include "json_view.h"
 #include "spoolctl.h"
-#include "table.h"
 
 #define BIT(option) (1u << (option))
 
@@ -224,7 +223,7 @@ static int check(const struct command *command, const struct arguments *args)
     return 0;
 }
 
-bool side_line(const char *line, size_t size, const char *what, bool *problem)
+bool side_line(const char *line, size_t size, const char *what, struct table *table, bool *problem)
 {
     struct json_view all = view_of(line, size), next;
     char *text, *origin;
@@ -232,6 +231,7 @@ bool side_line(const char *line, size_t size, const char *what, bool *problem)
     if (view_true(view_member(all, "truncated"))) {
         origin = text_shown(view_member(all, "origin"));
         next = view_member(all, "offset");
+        table_flush(table);
         fflush(stdout);
         fprintf(stderr, "spoolctl: there are more %s, next is offset %.*s of %s: ", what,
                 (int)next.size, next.text ? next.text : "", origin ? origin : "");
@@ -247,6 +247,7 @@ bool side_line(const char *line, size_t size, const char *what, bool *problem)
     *problem = true;
     text = text_shown(view_member(all, "error"));
     next = view_member(all, "segment");
+    table_flush(table);
     fflush(stdout);
     fprintf(stderr, "spoolctl: segment %.*s: %s\n", (int)next.size, next.text ? next.text : "",
             text ? text : "can't be read");

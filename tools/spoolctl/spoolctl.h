@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "backend.h"
+#include "table.h"
 
 enum { EXIT_FINE = 0, EXIT_PROBLEM = 1, EXIT_USAGE = 2 };
 
@@ -68,8 +69,9 @@ int command_help(const struct command *command, const struct arguments *args);
 int fail(struct spool_error *error);
 int usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* A line that is no record is said on stderr: what was left out, or what could not be read.
+/* A line that is no record is said on stderr: what was left out, or what could not be read,
+   behind the rows that came before it.
    True if it was one of these; *problem is set where something is wrong. */
-bool side_line(const char *line, size_t size, const char *what, bool *problem);
+bool side_line(const char *line, size_t size, const char *what, struct table *table, bool *problem);
 
 #endif

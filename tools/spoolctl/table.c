@@ -45,7 +45,7 @@ static void print_row(const struct table *t, const char *const *cells)
     }
 }
 
-static void flush_page(struct table *t)
+void table_flush(struct table *t)
 {
     const char *cells[TABLE_COLUMNS_MAX];
     const char *at = (const char *)t->cells.data;
@@ -83,7 +83,7 @@ static void end_cell(struct table *t, size_t start, int status)
         t->widths[column] = width;
     t->cell_count++;
     if (t->cell_count == PAGE_ROWS * t->columns)
-        flush_page(t);
+        table_flush(t);
 }
 
 void table_cell(struct table *t, const char *format, ...)
@@ -125,7 +125,7 @@ void table_time(struct table *t, struct json_view value)
 void table_end(struct table *t)
 {
     assert(t->cell_count % t->columns == 0);
-    flush_page(t);
+    table_flush(t);
     buf_free(&t->cells);
 }
 

@@ -32,6 +32,7 @@ void table_init(struct table *t, const char *const *titles, size_t columns);
 void table_cell(struct table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void table_json(struct table *t, struct json_view value); /* decoded; "-" for null and absent */
 void table_time(struct table *t, struct json_view value); /* a JSON time, to the second */
+void table_flush(struct table *t);                        /* prints what is there so far */
 void table_end(struct table *t);                          /* prints what is left, and frees */
 
 /* Control characters become '?', in place. */
