@@ -199,7 +199,7 @@ unit-valgrind: deps-unit unit-build
 		[ -z "$$failed" ] || { echo "unit-valgrind: failed:$$failed"; exit 1; }
 
 # base and codec on another processor: their own unit tests, cross-built and run by qemu.
-CORE_UNIT := $(shell grep -LE '"(spool|source|sink|pipeline|daemon)/|"spool\.h"|<(lmdb|uv|curl|librdkafka)' \
+CORE_UNIT := $(shell grep -LE '"(spool|source|sink|pipeline|daemon)/|["<]spool(_data)?\.h|<(lmdb|uv|curl|librdkafka)' \
 	$(UNIT_SRC) /dev/null)
 CORE_UNIT := $(patsubst tests/unit/%.c,$(B)/core/%,$(filter %.c,$(CORE_UNIT)))
 
@@ -213,7 +213,7 @@ $(B)/core/%: $(B)/tests/unit/%.o $(B)/libcore.a
 
 .PHONY: unit-core unit-arm64
 unit-core: $(CORE_UNIT)
-	@failed=; for t in $(CORE_UNIT); do echo "== $(EMULATOR) $$t"; $(EMULATOR) $$t || failed="$$failed $$t"; \
+	@failed=; for t in $(CORE_UNIT); do echo "== $$t"; $(EMULATOR) $$t || failed="$$failed $$t"; \
 		done; [ -z "$$failed" ] || { echo "unit-core: failed:$$failed"; exit 1; }
 
 $(DEPS_DIR)/arm64/.complete:
