@@ -4,7 +4,9 @@
 
 PREFIX     ?= /usr/local
 DESTDIR    ?=
-CC         ?= gcc
+ifeq ($(origin CC),default)
+CC         := gcc
+endif
 # One that has pytest: Debian's, which python3-pytest goes with.
 PYTHON     ?= /usr/bin/python3
 SANITIZE   ?= 0

@@ -244,8 +244,7 @@ const uint8_t *number_float(const uint8_t *p, const uint8_t *end, locale_t c, fl
         return NULL;
     wide = decimal_to_double(&d, c);
     memcpy(&bits, &wide, sizeof(bits));
-    if (d.first && isfinite(wide) &&
-        ((bits & 0x1fffffff) == 0x10000000 || fabs(wide) < 0x1.0p-126))
+    if (d.first && isfinite(wide) && ((bits & 0x1fffffff) == 0x10000000 || fabs(wide) < 0x1.0p-126))
         *value = (float)slow_double(&d, c, true);
     else
         *value = (float)wide;

@@ -106,8 +106,9 @@ static cJSON *at(cJSON *tree, const char *path)
     char copy[128], *rest = copy, *part;
     snprintf(copy, sizeof(copy), "%s", path);
     while ((part = strsep(&rest, ".")))
-        tree = part[0] >= '0' && part[0] <= '9' ? cJSON_GetArrayItem(tree, atoi(part))
-                                                : cJSON_GetObjectItemCaseSensitive(tree, part);
+        tree = part[0] >= '0' && part[0] <= '9'
+                   ? cJSON_GetArrayItem(tree, (int)strtol(part, NULL, 10))
+                   : cJSON_GetObjectItemCaseSensitive(tree, part);
     if (!tree)
         fail_msg("there is no %s", path);
     return tree;
