@@ -81,7 +81,7 @@ static size_t count_fitting(const struct append *a, size_t first, uint64_t *need
     if (mdb_env_info(stream->env, &info))
         return 0;
     used = info.me_last_pgno + 1;
-    limit = info.me_mapsize / stream->page_bytes;
+    limit = stream->map_bytes / stream->page_bytes;
     *need_bytes = 0;
     while (first + n < a->count && n < COMMIT_BLOCKS_MAX) {
         uint64_t more =
@@ -325,7 +325,10 @@ done:
 static int enlarge(struct spool_stream *stream, uint64_t need_bytes, struct spool_error *error)
 {
     int rc = mdb_env_set_mapsize(stream->env, need_bytes);
-    return rc ? lmdb_error(error, rc, "enlarge a segment") : SPOOL_OK;
+    if (rc)
+        return lmdb_error(error, rc, "enlarge a segment");
+    stream->map_bytes = need_bytes;
+    return SPOOL_OK;
 }
 
 static int append_some(struct append *a, size_t first, struct spool_block_ref *refs, size_t *added,

@@ -467,7 +467,7 @@ static int fill_new(struct spool_stream *stream, MDB_txn *txn, uint64_t number)
 /* Bytes that what is carried forward may take, generously. */
 static uint64_t carried_bytes(const struct spool_stream *stream)
 {
-    uint64_t n = 2 * stream->schema_size + 256 * KIB;
+    uint64_t n = stream->schema_size + 256 * KIB;
 
     for (size_t i = 0; i < stream->high.cap; i++) {
         const struct origin *o = origin_of(stream->spool, stream->high.slots[i].origin);
@@ -525,7 +525,8 @@ int segment_create(struct spool_stream *stream, uint64_t need_bytes, struct spoo
         status = spool_error_set(error, SPOOL_E_NOMEM, "no memory for a segment");
         goto done;
     }
-    status = create_file(stream, fresh, number, map_bytes + carried_bytes(stream), &env, error);
+    map_bytes += carried_bytes(stream);
+    status = create_file(stream, fresh, number, map_bytes, &env, error);
     if (status != SPOOL_OK)
         goto done;
     /* From here on a failure leaves a file of which it is unknown whether it will be there. */
@@ -543,6 +544,7 @@ int segment_create(struct spool_stream *stream, uint64_t need_bytes, struct spoo
     }
     segment_close_newest(stream);
     stream->env = env;
+    stream->map_bytes = map_bytes;
     env = NULL;
     stream->roll_due = false;
     stream->next_number = number + 1;
@@ -603,6 +605,7 @@ int segment_open_newest(struct spool_stream *stream, struct spool_error *error)
         segment_close_newest(stream);
     } else {
         stream->page_bytes = env_stat.ms_psize;
+        stream->map_bytes = map_bytes;
     }
 done:
     free(path);

@@ -265,7 +265,8 @@ struct spool_stream {
     MDB_env *env; /* of the newest segment, opened by the first append */
     MDB_dbi dbi[DB_COUNT];
     uint32_t page_bytes;
-    bool roll_due; /* the next append starts a new segment */
+    uint64_t map_bytes; /* of env: what the file may grow to */
+    bool roll_due;      /* the next append starts a new segment */
 
     bool configured;
     uint8_t *schema;

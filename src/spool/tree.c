@@ -142,7 +142,7 @@ int tree_page_bytes(int fd, uint32_t *page_bytes, struct spool_error *error)
 int tree_open(struct tree *tree, int fd, struct spool_error *error)
 {
     uint8_t meta[2][META_BYTES];
-    const uint8_t *newest;
+    const uint8_t *newest, *older;
     uint64_t transaction[2];
     struct stat st;
     int status;
@@ -169,11 +169,13 @@ int tree_open(struct tree *tree, int fd, struct spool_error *error)
                                          : transaction[0] - transaction[1]) > 1)
         return spool_error_set(error, SPOOL_E_CORRUPT, "the meta pages' transactions do not match");
     newest = meta[transaction[0] < transaction[1]];
+    older = meta[transaction[0] >= transaction[1]];
     tree->transaction = get64(newest + 128);
     tree->last_page = get64(newest + 120);
     tree->free_root = root_at(newest + 24);
     tree->main_root = root_at(newest + 72);
     if (tree->last_page < 1 || tree->last_page > (uint64_t)INT64_MAX / tree->page_bytes - 1 ||
+        tree->last_page < get64(older + 120) || /* files only grow */
         get64(newest + 16) < (tree->last_page + 1) * tree->page_bytes)
         return spool_error_set(error, SPOOL_E_CORRUPT, "the number of the last page is wrong");
     if (tree->main_root.flags)
