@@ -220,9 +220,7 @@ static size_t batch_body(void *arg, char *dst, size_t n)
 
     if (got && got != HTTP_BODY_ABORT) {
         if (feed_sent(b->feed) == got)
-            FAILPOINT(FP_SEND_STARTED);
-        if (feed_sent(b->feed) == b->frames_bytes)
-            FAILPOINT(FP_SEND_BODY_DONE);
+            if (feed_sent(b->feed) == b->frames_bytes)
     }
     return got;
 }

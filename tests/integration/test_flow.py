@@ -231,8 +231,9 @@ def test_views_are_refused(kafka, server, spoold):
 def test_topic_that_comes_later(kafka, server, spoold):
     table = server.create_bench_table(window=1000)
     name = "later-" + table.replace("_", "-")
-    daemon = spoold(kafka, server, [stream("s", name, table)], kafka={
-        "properties": {"topic.metadata.refresh.interval.ms": "500"}}).start()
+    daemon = spoold(kafka, server, [stream("s", name, table)])
+    daemon.config["kafka"]["properties"]["topic.metadata.refresh.interval.ms"] = "500"
+    daemon.start()
     daemon.wait_log(r"kafka\.topic")
     kafka.create_topic(2, name)
     kafka.produce(name, 100)
