@@ -216,13 +216,8 @@ static void batch_answered(void *arg, const struct clickhouse_outcome *outcome)
 static size_t batch_body(void *arg, char *dst, size_t n)
 {
     struct batch *b = arg;
-    size_t got = feed_read(b->feed, dst, n);
 
-    if (got && got != HTTP_BODY_ABORT) {
-        if (feed_sent(b->feed) == got)
-            if (feed_sent(b->feed) == b->frames_bytes)
-    }
-    return got;
+    return feed_read(b->feed, dst, n);
 }
 
 /* An attempt after an outcome that is not known may double rows where nothing deduplicates. */

@@ -195,11 +195,6 @@ size_t feed_read(void *feed, char *dst, size_t n)
     return n;
 }
 
-uint64_t feed_sent(const struct feed *f)
-{
-    return f->sent;
-}
-
 void feed_close(struct feed *f)
 {
     if (!f)

@@ -450,7 +450,6 @@ int feed_open(struct batch *b, void (*checked)(struct batch *b, const struct spo
               struct feed **out);
 size_t feed_read(void *feed, char *dst, size_t n); /* an http_body_fn */
 void feed_close(struct feed *f);                   /* waits for its job by itself */
-uint64_t feed_sent(const struct feed *f);
 
 /* --- meta.c --------------------------------------------------------------------------------- */
 
