@@ -17,13 +17,13 @@ int column_grow(struct bytes *b, size_t extra, size_t max)
 
     if (extra > max || b->len > max - extra)
         return SPOOL_E_LIMIT;
-    need = b->len + extra + COLUMN_SLACK_BYTES;
-    if (need <= b->cap)
+    need = b->len + extra;
+    if (need <= b->cap && b->data)
         return SPOOL_OK;
     cap = b->cap ? b->cap : 1024;
     while (cap < need)
         cap *= 2;
-    data = realloc(b->data, cap);
+    data = realloc(b->data, cap + COLUMN_SLACK_BYTES);
     if (!data)
         return SPOOL_E_NOMEM;
     b->data = data;
@@ -33,7 +33,7 @@ int column_grow(struct bytes *b, size_t extra, size_t max)
 
 static int put_null_flag(struct column *c, uint8_t flag)
 {
-    if (c->nulls.cap - c->nulls.len <= COLUMN_SLACK_BYTES) {
+    if (c->nulls.cap == c->nulls.len) {
         int status = column_grow(&c->nulls, 1, c->max);
         if (status != SPOOL_OK)
             return status;
@@ -42,10 +42,15 @@ static int put_null_flag(struct column *c, uint8_t flag)
     return SPOOL_OK;
 }
 
-static int append_flagged(struct column *c, struct scan *s)
+static const uint8_t *append_flagged(struct column *c, struct scan *s, const uint8_t *p)
 {
-    int status = c->append_value(c, s);
-    return status == SPOOL_OK ? put_null_flag(c, 0) : status;
+    int status;
+
+    p = c->append_value(c, s, p);
+    if (!p)
+        return NULL;
+    status = put_null_flag(c, 0);
+    return status == SPOOL_OK ? p : scan_fail(s, status);
 }
 
 int column_append_not_null(struct column *c)
@@ -117,7 +122,7 @@ static int append_element(struct column *child, struct scan *s)
 }
 
 /* A comma before the closing bracket is taken, as JSONEachRow does. */
-static int append_array(struct column *c, struct scan *s)
+static int array_value(struct column *c, struct scan *s)
 {
     int status;
 
@@ -145,6 +150,12 @@ static int append_array(struct column *c, struct scan *s)
     s->p++;
     s->depth--;
     return column_put(c, c->count, 8);
+}
+
+static const uint8_t *append_array(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, array_value(c, s));
 }
 
 /* ---- making ---- */

@@ -32,7 +32,7 @@
 struct bytes {
     uint8_t *data; /* owned */
     size_t len;
-    size_t cap; /* allocated: at least len + COLUMN_SLACK_BYTES once anything was reserved */
+    size_t cap; /* COLUMN_SLACK_BYTES more are allocated */
     size_t mark;
 };
 
@@ -43,15 +43,20 @@ struct enum_index {
 };
 
 struct column {
-    /* Appends the value at s->p (never null). On failure the node may hold a part of it. */
-    int (*append)(struct column *c, struct scan *s);
-    int (*append_value)(struct column *c, struct scan *s); /* wire_nullable: without the flag */
+    /*
+     * Reads the value at p (never null) and appends it: returns where it ends, or NULL with
+     * s->status set, and then the node may hold a part of it. The position travels in a register:
+     * through s->p it would cost a store and a load per value in the chain everything waits for.
+     */
+    const uint8_t *(*append)(struct column *c, struct scan *s, const uint8_t *p);
     struct bytes data;
-    struct bytes nulls;      /* where wire_nullable */
-    bool composite;          /* more than data to mark and to undo */
-    bool nullable;           /* NULL is a value of the type */
-    bool wire_nullable;      /* the block has a null map: nullable, or the server fills NULL in */
-    bool truncate;           /* decimals may lose digits */
+    bool composite;     /* more than data to mark and to undo */
+    bool nullable;      /* NULL is a value of the type */
+    bool wire_nullable; /* the block has a null map: nullable, or the server fills NULL in */
+    bool truncate;      /* decimals may lose digits */
+    struct bytes nulls; /* where wire_nullable */
+    /* where wire_nullable: append without the flag */
+    const uint8_t *(*append_value)(struct column *c, struct scan *s, const uint8_t *p);
     enum type_kind kind;     /* below Nullable and LowCardinality */
     const struct type *type; /* of that kind, borrowed */
     uint32_t width;          /* 0: variable */
@@ -109,9 +114,7 @@ int column_grow(struct bytes *b, size_t extra, size_t max) __attribute__((cold))
 /* Room for extra bytes and the slack. */
 static inline int column_reserve(struct column *c, size_t extra)
 {
-    if (__builtin_expect(c->data.cap - c->data.len >= extra + COLUMN_SLACK_BYTES &&
-                             c->data.cap > c->data.len,
-                         1))
+    if (__builtin_expect(c->data.cap - c->data.len >= extra, 1))
         return SPOOL_OK;
     return column_grow(&c->data, extra, c->max);
 }
@@ -141,10 +144,15 @@ static inline void column_mark(struct column *c)
         column_mark_all(c);
 }
 
-/* Appends the value at s->p where null is known to be refused or handled by the caller. */
+/* The same for the value at s->p, which is moved behind it. */
 static inline int column_append(struct column *c, struct scan *s)
 {
-    return c->append(c, s);
+    const uint8_t *p = c->append(c, s, s->p);
+
+    if (!p)
+        return s->status;
+    s->p = p;
+    return SPOOL_OK;
 }
 
 int column_append_null(struct column *c);     /* wire_nullable only */

@@ -68,10 +68,10 @@ static int integer_other(struct column *c, struct scan *s, uint64_t *magnitude, 
     return overflow ? refuse_range(c, s, start) : SPOOL_OK;
 }
 
-static inline __attribute__((always_inline)) int append_integer(struct column *c, struct scan *s,
-                                                                unsigned width, bool is_signed)
+static inline __attribute__((always_inline)) const uint8_t *
+append_integer(struct column *c, struct scan *s, const uint8_t *p, unsigned width, bool is_signed)
 {
-    const uint8_t *start = s->p, *p = start;
+    const uint8_t *start = p;
     bool negative = false, overflow = false;
     uint64_t v, limit;
     int status;
@@ -81,62 +81,63 @@ static inline __attribute__((always_inline)) int append_integer(struct column *c
     if (likely(p < s->end && is_digit(*p))) {
         negative = p != start;
         p = number_digits(p, s->end, &v, &overflow);
-        s->p = p;
-        if (p < s->end && unlikely(*p == '.' || (*p | 0x20) == 'e'))
-            return refuse_whole(c, s);
-        if (unlikely(overflow))
-            return refuse_range(c, s, start);
+        if (p < s->end && unlikely(*p == '.' || (*p | 0x20) == 'e')) {
+            s->p = p;
+            return scan_fail(s, refuse_whole(c, s));
+        }
     } else {
+        s->p = start;
         status = integer_other(c, s, &v, &negative);
         if (status != SPOOL_OK)
-            return status;
-        if (!is_signed && negative)
-            return refuse_range(c, s, start);
+            return scan_fail(s, status);
+        p = s->p;
+        overflow = !is_signed && negative;
     }
     limit = is_signed ? (1ull << (8 * width - 1)) - 1 + negative : ~0ull >> (64 - 8 * width);
-    if (unlikely(v > limit))
-        return refuse_range(c, s, start);
-    return column_put(c, negative ? 0 - v : v, width);
+    if (unlikely(overflow || v > limit))
+        return scan_fail(s, refuse_range(c, s, start));
+    status = column_put(c, negative ? 0 - v : v, width);
+    return likely(status == SPOOL_OK) ? p : scan_fail(s, status);
 }
 
-static int append_int8(struct column *c, struct scan *s)
+static const uint8_t *append_int8(struct column *c, struct scan *s, const uint8_t *p)
 {
-    return append_integer(c, s, 1, true);
+    return append_integer(c, s, p, 1, true);
 }
 
-static int append_int16(struct column *c, struct scan *s)
+static const uint8_t *append_int16(struct column *c, struct scan *s, const uint8_t *p)
 {
-    return append_integer(c, s, 2, true);
+    return append_integer(c, s, p, 2, true);
 }
 
-static int append_int32(struct column *c, struct scan *s)
+static const uint8_t *append_int32(struct column *c, struct scan *s, const uint8_t *p)
 {
-    return append_integer(c, s, 4, true);
+    return append_integer(c, s, p, 4, true);
 }
 
-static int append_int64(struct column *c, struct scan *s)
+static const uint8_t *append_int64(struct column *c, struct scan *s, const uint8_t *p)
 {
-    return append_integer(c, s, 8, true);
+    return append_integer(c, s, p, 8, true);
 }
 
-static int append_uint8(struct column *c, struct scan *s)
+static const uint8_t *append_uint8(struct column *c, struct scan *s, const uint8_t *p)
 {
-    return append_integer(c, s, 1, false);
+    return append_integer(c, s, p, 1, false);
 }
 
-static int append_uint16(struct column *c, struct scan *s)
+static const uint8_t *append_uint16(struct column *c, struct scan *s, const uint8_t *p)
 {
-    return append_integer(c, s, 2, false);
+    return append_integer(c, s, p, 2, false);
 }
 
-static int append_uint32(struct column *c, struct scan *s)
+static const uint8_t *append_uint32(struct column *c, struct scan *s, const uint8_t *p)
 {
-    return append_integer(c, s, 4, false);
+    return append_integer(c, s, p, 4, false);
 }
 
-static int append_uint64(struct column *c, struct scan *s)
+static const uint8_t *append_uint64(struct column *c, struct scan *s, const uint8_t *p)
 {
-    return append_integer(c, s, 8, false);
+    return append_integer(c, s, p, 8, false);
 }
 
 /* ---- floats ---- */
@@ -210,30 +211,30 @@ static int float_other(struct column *c, struct scan *s, bool single, double *va
     return !word && isinf(*value) ? refuse_range(c, s, start) : SPOOL_OK;
 }
 
-static int append_float64(struct column *c, struct scan *s)
+static const uint8_t *append_float64(struct column *c, struct scan *s, const uint8_t *p)
 {
+    const uint8_t *stop = NULL;
     double value;
     uint64_t bits;
     int status;
 
-    if (likely(is_digit(*s->p) || *s->p == '-')) {
-        const uint8_t *stop = number_double(s->p, s->end, c->c_locale, &value);
-        if (likely(stop != NULL)) {
-            if (unlikely(isinf(value)))
-                return refuse_range(c, s, s->p);
-            s->p = stop;
-            goto put;
-        }
+    if (likely(is_digit(*p) || *p == '-'))
+        stop = number_double(p, s->end, c->c_locale, &value);
+    if (unlikely(!stop)) {
+        s->p = p;
+        status = float_other(c, s, false, &value);
+        if (status != SPOOL_OK)
+            return scan_fail(s, status);
+        stop = s->p;
+    } else if (unlikely(isinf(value))) {
+        return scan_fail(s, refuse_range(c, s, p));
     }
-    status = float_other(c, s, false, &value);
-    if (status != SPOOL_OK)
-        return status;
-put:
     memcpy(&bits, &value, sizeof(bits));
-    return column_put(c, bits, 8);
+    status = column_put(c, bits, 8);
+    return likely(status == SPOOL_OK) ? stop : scan_fail(s, status);
 }
 
-static int append_float32(struct column *c, struct scan *s)
+static int float32_value(struct column *c, struct scan *s)
 {
     double value;
     float narrow;
@@ -247,28 +248,47 @@ static int append_float32(struct column *c, struct scan *s)
     return column_put(c, bits, 4);
 }
 
+static const uint8_t *append_float32(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, float32_value(c, s));
+}
+
 /* ---- Bool ---- */
 
-static int append_bool(struct column *c, struct scan *s)
+static const uint8_t *refuse_bool(struct scan *s, const uint8_t *at)
 {
-    const uint8_t *p = s->p;
-    unsigned value;
+    return scan_fail(s, scan_refuse_at(s, at, REFUSAL_TYPE, "Bool takes true, false, 0 or 1"));
+}
 
-    if (word_at(s, "true", 4)) {
-        value = 1;
-        s->p += 4;
-    } else if (word_at(s, "false", 5)) {
-        value = 0;
-        s->p += 5;
-    } else if (*p == '0' || *p == '1') {
-        value = (unsigned)(*p - '0');
+/* Which of the words it is decides no jump: nothing could foresee it. */
+static const uint8_t *append_bool(struct column *c, struct scan *s, const uint8_t *p)
+{
+    uint32_t word, yes, no;
+    int status;
+
+    if (likely(s->end - p >= 5)) {
+        memcpy(&word, p, sizeof(word));
+        yes = memcmp(&word, "true", 4) == 0;
+        no = (uint32_t)(memcmp(&word, "fals", 4) == 0) & (p[4] == 'e');
+        if (likely(yes | no)) {
+            status = column_put(c, yes, 1);
+            return likely(status == SPOOL_OK) ? p + 4 + no : scan_fail(s, status);
+        }
+    }
+    s->p = p;
+    if (*p == '0' || *p == '1') {
         s->p++;
         if (s->p < s->end && (is_digit(*s->p) || *s->p == '.' || (*s->p | 0x20) == 'e'))
-            return scan_refuse_at(s, p, REFUSAL_TYPE, "Bool takes true, false, 0 or 1");
+            return refuse_bool(s, p);
+        status = column_put(c, *p == '1', 1);
+    } else if (word_at(s, "true", 4)) {
+        s->p += 4;
+        status = column_put(c, 1, 1);
     } else {
-        return scan_refuse(s, REFUSAL_TYPE, "Bool takes true, false, 0 or 1");
+        return refuse_bool(s, p);
     }
-    return column_put(c, value, 1);
+    return scan_done(s, status);
 }
 
 /* ---- decimals ---- */
@@ -308,7 +328,7 @@ static int decimal_units(struct column *c, struct scan *s, const uint8_t *at,
     return SPOOL_OK;
 }
 
-static int append_decimal(struct column *c, struct scan *s)
+static int decimal_value(struct column *c, struct scan *s)
 {
     const uint8_t *start = s->p, *stop;
     bool quoted = *s->p == '"';
@@ -342,6 +362,12 @@ put:
         return column_put(c, (uint64_t)units, c->width);
     status = column_put(c, (uint64_t)units, 8);
     return status == SPOOL_OK ? column_put(c, (uint64_t)(units >> 64), 8) : status;
+}
+
+static const uint8_t *append_decimal(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, decimal_value(c, s));
 }
 
 bool column_set_number(struct column *c)

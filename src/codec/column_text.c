@@ -74,38 +74,35 @@ static int string_long(struct column *c, struct scan *s)
  * Copies 16 bytes at a time while looking for the quote, behind one byte kept for the length;
  * longer strings than 127 bytes are moved for the bytes their length needs.
  */
-static int append_string(struct column *c, struct scan *s)
+static const uint8_t *append_string(struct column *c, struct scan *s, const uint8_t *p)
 {
-    const uint8_t *p = s->p, *end = s->end;
+    const uint8_t *end = s->end;
     uint8_t *start, *to;
     size_t n;
 
     if (unlikely(*p != '"'))
-        return string_raw(c, s);
-    p++;
+        goto other;
     n = (size_t)(end - p);
-    if (n > SHORT_TEXT_BYTES)
-        return string_long(c, s);
-    if (unlikely(column_reserve(c, n + 8) != SPOOL_OK))
-        return string_long(c, s); /* may be shorter than the record's rest */
+    if (unlikely(n > SHORT_TEXT_BYTES || column_reserve(c, n + 8) != SPOOL_OK))
+        goto other; /* the string may be shorter than the record's rest */
+    s->p = p;
+    p++;
     start = c->data.data + c->data.len + 1;
     to = start;
     while (end - p >= JSON_CHUNK) {
         unsigned i = json_chunk(p, to, false);
         p += i;
         to += i;
-        if (i < JSON_CHUNK) {
-            if (likely(*p == '"'))
-                goto done;
-            return string_long(c, s);
-        }
+        if (likely(i < JSON_CHUNK))
+            goto found;
     }
     while (p < end && *p != '"' && *p != '\\')
         *to++ = *p++;
-    if (p == end || *p == '\\')
-        return string_long(c, s);
-done:
-    s->p = p + 1;
+    if (unlikely(p == end))
+        return scan_done(s, string_long(c, s));
+found:
+    if (unlikely(*p != '"'))
+        return scan_done(s, string_long(c, s));
     n = (size_t)(to - start);
     if (likely(n < 0x80)) {
         start[-1] = (uint8_t)n;
@@ -116,7 +113,10 @@ done:
         put_varuint(start - 1, n);
         c->data.len += n + head;
     }
-    return SPOOL_OK;
+    return p + 1;
+other:
+    s->p = p;
+    return scan_done(s, *p == '"' ? string_long(c, s) : string_raw(c, s));
 }
 
 /* ---- FixedString ---- */
@@ -146,13 +146,19 @@ static int take_text(struct column *c, struct scan *s, const uint8_t **data, siz
     return json_string(s, data, size);
 }
 
-static int append_fixed_string(struct column *c, struct scan *s)
+static int fixed_string_value(struct column *c, struct scan *s)
 {
     const uint8_t *data, *at = s->p;
     size_t size;
     int status = take_text(c, s, &data, &size);
 
     return status == SPOOL_OK ? fixed_put(c, data, size, s, at) : status;
+}
+
+static const uint8_t *append_fixed_string(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, fixed_string_value(c, s));
 }
 
 bool column_takes_bytes(const struct column *c)
@@ -182,7 +188,7 @@ static int hex_value(uint8_t c)
 }
 
 /* 36 characters with dashes or 32 without; two numbers, high half first, each little endian. */
-static int append_uuid(struct column *c, struct scan *s)
+static int uuid_value(struct column *c, struct scan *s)
 {
     const uint8_t *text, *at = s->p;
     uint64_t half[2] = {0, 0};
@@ -208,6 +214,12 @@ static int append_uuid(struct column *c, struct scan *s)
         return scan_refuse_at(s, at, REFUSAL_TEXT, "the text is not a UUID");
     status = column_put(c, half[0], 8);
     return status == SPOOL_OK ? column_put(c, half[1], 8) : status;
+}
+
+static const uint8_t *append_uuid(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, uuid_value(c, s));
 }
 
 /* ---- Enum ---- */
@@ -288,7 +300,7 @@ static const struct type_enum_member *enum_by_number(const struct type *type, co
     return NULL;
 }
 
-static int append_enum(struct column *c, struct scan *s)
+static int enum_value(struct column *c, struct scan *s)
 {
     const struct type_enum_member *member;
     const uint8_t *text, *at = s->p;
@@ -315,6 +327,12 @@ static int append_enum(struct column *c, struct scan *s)
     return column_put(c, (uint64_t)(int64_t)member->value, c->width);
 }
 
+static const uint8_t *append_enum(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, enum_value(c, s));
+}
+
 /* ---- addresses ---- */
 
 /* a.b.c.d, decimal, each 0..255 of up to three digits; NULL if it is none. */
@@ -335,7 +353,7 @@ static const uint8_t *ipv4_scan(const uint8_t *p, const uint8_t *end, uint8_t oc
     return p;
 }
 
-static int append_ipv4(struct column *c, struct scan *s)
+static int ipv4_value(struct column *c, struct scan *s)
 {
     const uint8_t *text, *at = s->p;
     uint8_t o[4];
@@ -348,6 +366,12 @@ static int append_ipv4(struct column *c, struct scan *s)
         return scan_refuse_at(s, at, REFUSAL_TEXT, "the text is not an IPv4 address");
     return column_put(c, (uint64_t)o[0] << 24 | (uint64_t)o[1] << 16 | (uint64_t)o[2] << 8 | o[3],
                       4);
+}
+
+static const uint8_t *append_ipv4(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, ipv4_value(c, s));
 }
 
 /* RFC 4291 section 2.2: groups of up to four hex digits, one "::", an IPv4 tail. */
@@ -398,7 +422,7 @@ static bool ipv6_scan(const uint8_t *p, const uint8_t *end, uint8_t out[16])
     return true;
 }
 
-static int append_ipv6(struct column *c, struct scan *s)
+static int ipv6_value(struct column *c, struct scan *s)
 {
     const uint8_t *text, *at = s->p;
     uint8_t address[16], v4[4];
@@ -420,6 +444,12 @@ static int append_ipv6(struct column *c, struct scan *s)
     memcpy(c->data.data + c->data.len, address, 16);
     c->data.len += 16;
     return SPOOL_OK;
+}
+
+static const uint8_t *append_ipv6(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, ipv6_value(c, s));
 }
 
 bool column_set_text(struct column *c)

@@ -66,45 +66,45 @@ static bool remember_day(struct column *c, uint64_t text, uint16_t text_2)
 }
 
 /*
- * "YYYY-MM-DD[T ]hh:mm:ss[.digits][Z]" at s->p with its quotes. False (nothing moved) if it is
- * anything else, or anything that needs a closer look.
+ * "YYYY-MM-DD[T ]hh:mm:ss[.digits][Z]" at p with its quotes. Returns where it ends; NULL if it
+ * is anything else, or anything that needs a closer look.
  */
-static inline __attribute__((always_inline)) bool
-common_time(struct column *c, struct scan *s, unsigned scale, int64_t *utc_s, int64_t *fraction)
+static inline __attribute__((always_inline)) const uint8_t *
+common_time(struct column *c, const uint8_t *p, const uint8_t *end, unsigned scale, int64_t *utc_s,
+            int64_t *fraction)
 {
-    const uint8_t *p = s->p + 1, *end = s->end;
     uint64_t date, clock, t;
     uint16_t date_2;
     unsigned hour, minute, second, n;
     int64_t local;
 
-    if (unlikely(end - p < 20) || *s->p != '"')
-        return false;
+    if (unlikely(end - p < 21) || *p++ != '"')
+        return NULL;
     date = load_le64(p);
     clock = load_le64(p + 8); /* DDThh:mm */
     date_2 = (uint16_t)clock;
     if (unlikely(date != c->day_text || date_2 != c->day_text_2) && !remember_day(c, date, date_2))
-        return false;
+        return NULL;
     if (p[10] != 'T' && p[10] != ' ')
-        return false;
+        return NULL;
     t = (clock >> 24) ^ 0x30303a3030ull; /* hh:mm */
     if (!fits_pattern(t, 0x000000ffff00ffffull))
-        return false;
+        return NULL;
     hour = two_digits(t, 0);
     minute = two_digits(t, 3);
     second = (unsigned)(p[17] - '0') * 10 + (unsigned)(p[18] - '0');
     if (p[16] != ':' || !is_digit(p[17]) || !is_digit(p[18]) || hour > 23 || minute > 59 ||
         second > 59)
-        return false;
+        return NULL;
     p += 19;
     *fraction = 0;
     if (*p == '.') {
         if (end - p < 9)
-            return false;
+            return NULL;
         t = load_le64(++p);
         n = swar_digit_count(t);
         if (n == 0 || n == 8)
-            return false;
+            return NULL;
         *fraction = (int64_t)swar_digits(t, n);
         p += n;
         if (n < scale)
@@ -117,12 +117,11 @@ common_time(struct column *c, struct scan *s, unsigned scale, int64_t *utc_s, in
         *utc_s = local;
         p++;
     } else if (!local_clock_utc(&c->clock, local, utc_s)) {
-        return false;
+        return NULL;
     }
     if (p == end || *p != '"')
-        return false;
-    s->p = p + 1;
-    return true;
+        return NULL;
+    return p + 1;
 }
 
 /* ---- the columns ---- */
@@ -177,21 +176,29 @@ static inline bool is_number(uint8_t c)
     return c == '-' || is_digit(c);
 }
 
-static int append_datetime(struct column *c, struct scan *s)
+static int datetime_value(struct column *c, struct scan *s)
 {
-    const uint8_t *at = s->p;
+    const uint8_t *at = s->p, *p;
     int64_t utc_s, fraction;
     int status = SPOOL_OK;
 
     if (is_number(*s->p))
         status = number_time(c, s, &utc_s);
-    else if (!common_time(c, s, 0, &utc_s, &fraction))
+    else if ((p = common_time(c, s->p, s->end, 0, &utc_s, &fraction)))
+        s->p = p;
+    else
         status = text_time(c, s, 0, false, &utc_s, &fraction);
     if (status != SPOOL_OK)
         return status;
     if (unlikely(utc_s < 0 || utc_s > (int64_t)UINT32_MAX))
         return refuse_time_range(c, s, at);
     return column_put(c, (uint64_t)utc_s, 4);
+}
+
+static const uint8_t *append_datetime(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, datetime_value(c, s));
 }
 
 static int number_ticks(struct column *c, struct scan *s, int64_t *ticks)
@@ -212,28 +219,34 @@ static int number_ticks(struct column *c, struct scan *s, int64_t *ticks)
     return SPOOL_OK;
 }
 
-static int append_datetime64(struct column *c, struct scan *s)
+static const uint8_t *append_datetime64(struct column *c, struct scan *s, const uint8_t *p)
 {
-    const uint8_t *at = s->p;
     int64_t utc_s, fraction, ticks;
-    int status = SPOOL_OK;
+    const uint8_t *stop;
+    int status;
 
-    if (unlikely(is_number(*s->p))) {
-        status = number_ticks(c, s, &ticks);
-        return status == SPOOL_OK ? column_put(c, (uint64_t)ticks, 8) : status;
-    }
-    if (!common_time(c, s, c->scale, &utc_s, &fraction)) {
+    stop = common_time(c, p, s->end, c->scale, &utc_s, &fraction);
+    if (unlikely(!stop)) {
+        s->p = p;
+        if (is_number(*p)) {
+            status = number_ticks(c, s, &ticks);
+            if (status == SPOOL_OK)
+                status = column_put(c, (uint64_t)ticks, 8);
+            return scan_done(s, status);
+        }
         status = text_time(c, s, c->scale, true, &utc_s, &fraction);
         if (status != SPOOL_OK)
-            return status;
+            return scan_fail(s, status);
+        stop = s->p;
     }
     if (unlikely(__builtin_mul_overflow(utc_s, (int64_t)number_ten_to[c->scale], &ticks) ||
                  __builtin_add_overflow(ticks, fraction, &ticks)))
-        return refuse_time_range(c, s, at);
-    return column_put(c, (uint64_t)ticks, 8);
+        return scan_fail(s, refuse_time_range(c, s, p));
+    status = column_put(c, (uint64_t)ticks, 8);
+    return likely(status == SPOOL_OK) ? stop : scan_fail(s, status);
 }
 
-static int append_days(struct column *c, struct scan *s, int64_t min, int64_t max)
+static int days_value(struct column *c, struct scan *s, int64_t min, int64_t max)
 {
     const uint8_t *at = s->p, *text;
     const char *why;
@@ -260,14 +273,26 @@ static int append_days(struct column *c, struct scan *s, int64_t min, int64_t ma
     return column_put(c, (uint64_t)days, c->width);
 }
 
-static int append_date(struct column *c, struct scan *s)
+static int date_value(struct column *c, struct scan *s)
 {
-    return append_days(c, s, 0, DATE_DAYS_MAX);
+    return days_value(c, s, 0, DATE_DAYS_MAX);
 }
 
-static int append_date32(struct column *c, struct scan *s)
+static const uint8_t *append_date(struct column *c, struct scan *s, const uint8_t *p)
 {
-    return append_days(c, s, DATE32_DAYS_MIN, DATE32_DAYS_MAX);
+    s->p = p;
+    return scan_done(s, date_value(c, s));
+}
+
+static int date32_value(struct column *c, struct scan *s)
+{
+    return days_value(c, s, DATE32_DAYS_MIN, DATE32_DAYS_MAX);
+}
+
+static const uint8_t *append_date32(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, date32_value(c, s));
 }
 
 bool column_set_time(struct column *c)

@@ -64,16 +64,19 @@ static int refuse_twice(const struct slot *slot, struct scan *s)
     return refuse_column(slot, s, scan_refuse(s, REFUSAL_DUPLICATE_KEY, "the key comes twice"));
 }
 
-static inline bool expect_is(const struct expect *e, const uint8_t *p, const uint8_t *end)
+static inline __attribute__((always_inline)) bool expect_is(const struct expect *e,
+                                                            const uint8_t *p, const uint8_t *end)
 {
-    size_t left = (size_t)(end - p);
+    size_t left = (size_t)(end - p), size = e->size;
 
+    if (likely(left >= 16 && size <= 16))
+        return json_same16(p, e->text, e->counts) && size;
     if (likely(left >= EXPECT_TEXT_BYTES))
-        return e->size && json_same16(p, e->text, e->counts) &&
-               (e->size <= 16 || json_same16(p + 16, e->text + 16, e->counts + 16));
-    if (left >= 8 && e->size <= 8)
-        return e->size && ((load_le64(p) ^ load_le64(e->text)) & load_le64(e->counts)) == 0;
-    return e->size && left >= e->size && memcmp(p, e->text, e->size) == 0;
+        return json_same16(p, e->text, e->counts) &&
+               json_same16(p + 16, e->text + 16, e->counts + 16);
+    if (left >= 8 && size <= 8)
+        return ((load_le64(p) ^ load_le64(e->text)) & load_le64(e->counts)) == 0 && size;
+    return size && left >= size && memcmp(p, e->text, size) == 0;
 }
 
 static void expect_learn(struct expect *e, const uint8_t *text, size_t size, size_t key_at,
@@ -87,6 +90,7 @@ static void expect_learn(struct expect *e, const uint8_t *text, size_t size, siz
     e->size = (uint8_t)size;
     e->key_at = (uint8_t)key_at;
     e->key = key;
+    e->slot = key && key->simple ? key->slots : NULL;
 }
 
 struct place {
@@ -224,10 +228,25 @@ static int shared_value(struct decoder *d, struct scan *s, const struct plan_key
     return status;
 }
 
-/* The members of an object whose brace was passed, and its closing brace. */
+/* The value at s->p of a key that isn't simple, or that another place was expected at. */
+static int member_value(struct decoder *d, struct scan *s, const struct place *at, bool is_root)
+{
+    if (!at->key)
+        return skip_member(d, s, at, is_root);
+    if (at->key->simple)
+        return slot_value(d, at->key->slots, s);
+    return shared_value(d, s, at->key);
+}
+
+/*
+ * The members of an object whose brace was passed, and its closing brace. The loop proper is the
+ * record that looks like the last one; everything else leaves it for a moment.
+ */
 static int object_members(struct decoder *d, struct scan *s, const struct plan_object *object)
 {
-    struct place at = {.expect = object->expect, .first = true};
+    struct place at = {.first = true};
+    struct expect *e = object->expect;
+    const uint8_t *p = s->p, *end = s->end;
     bool is_root = object == d->root;
     int status;
 
@@ -235,40 +254,46 @@ static int object_members(struct decoder *d, struct scan *s, const struct plan_o
         return scan_refuse(s, REFUSAL_DEPTH, "nested deeper than %d levels", LIMIT_JSON_DEPTH);
     s->depth++;
     for (;;) {
-        struct expect *e = at.expect;
-        if (likely(expect_is(e, s->p, s->end))) {
+        if (likely(expect_is(e, p, end))) {
+            struct slot *slot = e->slot;
             at.key = e->key;
-            at.key_at = s->p + e->key_at;
-            at.expect = e + 1; /* the one behind the last is never filled, so never passed */
-            s->p += e->size;
+            at.key_at = p + e->key_at;
+            p += e->size;
+            e++; /* the one behind the last is never filled, so never passed */
+            at.first = false;
+            if (likely(slot && p<end && * p> ' ' && *p != 'n')) {
+                struct column *node = slot->node;
+                if (unlikely(slot->seen == d->stamp)) {
+                    s->p = p;
+                    return refuse_twice(slot, s);
+                }
+                slot->seen = d->stamp;
+                column_mark(node);
+                d->hits++;
+                p = node->append(node, s, p);
+                if (unlikely(!p))
+                    return refuse_column(slot, s, s->status);
+                continue;
+            }
+            s->p = p;
         } else {
+            s->p = p;
+            at.expect = e;
             status = next_key(s, object, &at);
             if (status != SPOOL_OK)
                 return status;
             if (at.end)
                 break;
+            e = at.expect;
+            at.first = false;
         }
-        at.first = false;
-        if (s->p < s->end && unlikely(json_is_blank(*s->p)))
-            s->p = json_blank(s->p, s->end);
-        if (unlikely(s->p == s->end))
+        s->p = json_blank(s->p, end);
+        if (unlikely(s->p == end))
             return scan_refuse_token(s, "a value");
-        if (likely(at.key && at.key->simple)) {
-            struct slot *slot = at.key->slots;
-            if (unlikely(!slot_begin(d, slot)))
-                return refuse_twice(slot, s);
-            d->hits++;
-            if (unlikely(*s->p == 'n'))
-                status = slot_null(d, slot, s);
-            else
-                status = column_append(slot->node, s);
-            if (unlikely(status != SPOOL_OK))
-                return refuse_column(slot, s, status);
-        } else {
-            status = at.key ? shared_value(d, s, at.key) : skip_member(d, s, &at, is_root);
-            if (status != SPOOL_OK)
-                return status;
-        }
+        status = member_value(d, s, &at, is_root);
+        if (status != SPOOL_OK)
+            return status;
+        p = s->p;
     }
     s->depth--;
     return SPOOL_OK;
@@ -372,6 +397,29 @@ static size_t raw_bytes(const struct decoder *d, uint32_t rows)
     return n;
 }
 
+/*
+ * Whether the row just read keeps the block within its bound. Where a row can't add more than a
+ * number known from its size, the bytes are counted only when those numbers have used up what was
+ * left at the last count.
+ */
+static bool block_has_room(struct decoder *d, size_t record_size)
+{
+    size_t most, used;
+
+    if (d->is_bounded) {
+        most = d->row_bytes_most + d->variable_count * record_size;
+        if (likely(most <= d->room)) {
+            d->room -= most;
+            return true;
+        }
+    }
+    used = raw_bytes(d, d->rows + 1);
+    if (used > d->max_raw_bytes)
+        return false;
+    d->room = d->max_raw_bytes - used;
+    return true;
+}
+
 int decoder_row(struct decoder *d, const struct record *record, struct refusal *why)
 {
     struct scan s = {.p = record->data,
@@ -391,7 +439,7 @@ int decoder_row(struct decoder *d, const struct record *record, struct refusal *
             status = decoder_line(d);
         row_undo(d); /* the line is what stays */
     } else {
-        if (status == SPOOL_OK && raw_bytes(d, d->rows + 1) > d->max_raw_bytes)
+        if (status == SPOOL_OK && !block_has_room(d, record->size))
             status = SPOOL_E_LIMIT;
         if (unlikely(status != SPOOL_OK))
             row_undo(d);
@@ -454,6 +502,7 @@ int decoder_finish(struct decoder *d, struct buf *raw)
             column_reset(d->slots[i].node);
     buf_reset(&d->lines);
     d->rows = 0;
+    d->room = 0;
     return SPOOL_OK;
 }
 

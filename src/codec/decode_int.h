@@ -49,6 +49,7 @@ struct expect {
     uint8_t text[EXPECT_TEXT_BYTES];
     uint8_t counts[EXPECT_TEXT_BYTES];
     struct plan_key *key; /* NULL: one that no column takes */
+    struct slot *slot;    /* of a simple key */
     uint8_t size;         /* 0: nothing learned here */
     uint8_t key_at;       /* of the key's opening quote */
 };
@@ -79,6 +80,9 @@ struct decoder {
     struct slot **variable; /* those whose bytes don't follow from the number of rows */
     size_t variable_count;
     size_t row_bytes; /* of all other columns together */
+    bool is_bounded;  /* a row adds at most row_bytes_most and the record per variable */
+    size_t row_bytes_most;
+    size_t room; /* bytes certainly left at the last count */
     size_t head_bytes;
     struct buf head;  /* of a Native block behind the row count: per column name and type */
     size_t *head_end; /* where column i's part of it ends */

@@ -7,6 +7,8 @@
 #include "base/limits.h"
 #include "codec/decode_int.h"
 
+#define VARUINT_BYTES 10
+
 static int make_slot(struct decoder *d, size_t i, struct spool_error *error)
 {
     const struct schema_column *column = &d->schema->columns[i];
@@ -48,6 +50,7 @@ static int make_lists(struct decoder *d)
     d->variable = calloc(n, sizeof(*d->variable));
     if (!d->others || !d->variable)
         return SPOOL_E_NOMEM;
+    d->is_bounded = true;
     for (size_t i = 0; i < d->slot_count; i++) {
         struct slot *slot = &d->slots[i];
         enum column_source source = slot->column->source;
@@ -59,11 +62,18 @@ static int make_lists(struct decoder *d)
         d->has_rest |= source == SOURCE_REST;
         if (!slot->node)
             continue;
-        if (slot->node->composite || slot->node->kind == TYPE_STRING)
+        if (slot->node->composite || slot->node->kind == TYPE_STRING) {
             d->variable[d->variable_count++] = slot;
-        else
+            d->row_bytes_most += VARUINT_BYTES + slot->encoded.len;
+        } else {
             d->row_bytes += slot->node->width;
+        }
+        /* a String's value is never longer than its text */
+        if (slot->node->child || (slot->node->kind == TYPE_STRING && source != SOURCE_KEY) ||
+            slot->node->composite)
+            d->is_bounded = false;
     }
+    d->row_bytes_most += d->row_bytes;
     return SPOOL_OK;
 }
 

@@ -24,9 +24,23 @@ struct scan {
     const uint8_t *begin; /* of the record, for positions */
     unsigned depth;       /* of arrays and objects entered */
     bool strict;          /* schema.strict */
+    int status;           /* of what failed, see scan_fail */
     struct refusal *why;
     struct buf *scratch; /* for strings with escapes; reused */
 };
+
+/* For functions that return where they got to: NULL, with the status kept. */
+static inline const uint8_t *scan_fail(struct scan *s, int status)
+{
+    s->status = status;
+    return NULL;
+}
+
+/* The same as the last step of a function that moved s->p itself. */
+static inline const uint8_t *scan_done(struct scan *s, int status)
+{
+    return status == SPOOL_OK ? s->p : scan_fail(s, status);
+}
 
 /* Bytes that may stand between tokens. */
 static inline bool json_is_blank(uint8_t c)
