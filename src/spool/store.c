@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -78,16 +79,19 @@ int lmdb_error(struct spool_error *error, int rc, const char *what)
 static bool no_room(const struct spool *spool, MDB_env *env, uint64_t need_bytes)
 {
     struct statvfs vfs;
+    struct rlimit limit;
     struct stat st;
     int fd = -1;
 
     if (statvfs(spool->path, &vfs) == 0 &&
         (uint64_t)vfs.f_bavail * vfs.f_frsize < need_bytes + ROOM_SLACK)
         return true;
-    /* A quota or a file size limit does not show there, and LMDB reports the short write it causes
-       as EIO; asking for the room by itself tells. */
+    /* A quota or a limit on the file's size does not show there, and LMDB reports the short write
+       it causes as EIO; asking for the room by itself tells. */
     if (mdb_env_get_fd(env, &fd) || fstat(fd, &st) < 0)
         return false;
+    if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur < (uint64_t)st.st_size + need_bytes)
+        return true;
     return fallocate(fd, FALLOC_FL_KEEP_SIZE, st.st_size, (off_t)(need_bytes + 1)) < 0 &&
            (errno == ENOSPC || errno == EDQUOT || errno == EFBIG);
 }
@@ -289,6 +293,8 @@ int store_write(struct spool *spool, struct store *store, const unsigned *part,
             return SPOOL_OK;
         if (is_spool_status(rc))
             return rc;
+        if (rc == MDB_CORRUPTED || rc == MDB_PAGE_NOTFOUND)
+            return lmdb_error(error, rc, "read a file of the spool");
         if (rc != MDB_MAP_FULL)
             return commit_failed(spool, store->env, rc, 64 * 1024, "commit to a file of the spool",
                                  error);
