@@ -53,7 +53,7 @@ const char *setting_refused(const char *name)
         if (prefix ? strncmp(name, refused, n - 1) == 0 : strcmp(name, refused) == 0)
             return REFUSED_SETTINGS[i].why;
     }
-    return NULL;
+    return clickhouse_setting_is_ours(name) ? "spoold sets it itself" : NULL;
 }
 
 /* A certificate and its key come together. */

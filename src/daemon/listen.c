@@ -96,7 +96,9 @@ int listen_unix(const char *path, int *out, struct spool_error *error)
     (void)unlink(temporary); /* of a process with our number, long gone */
     mask = umask(0177);
     if (bind(fd, (struct sockaddr *)&address, sizeof(address)) != 0)
-        status = spool_error_set_errno(error, SPOOL_E_IO, errno, "can't make the control socket %s",
+        status = spool_error_set_errno(error, SPOOL_E_IO, errno,
+                                       "can't make the control socket %s; control.socket must be "
+                                       "in a directory that this user may write to",
                                        path);
     umask(mask);
     if (status == SPOOL_OK && (listen(fd, BACKLOG) != 0 || rename(temporary, path) != 0)) {

@@ -220,6 +220,43 @@ static void rendering_into_too_small_a_buffer_fails(void **state)
     buf_free(&small);
 }
 
+/* docs/operations.md has exactly the rows of METRIC_LIST. The tests run in the tree's root. */
+static void the_docs_list_every_metric_and_no_other(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *kind, *help, *labels;
+    } ROWS[] = {
+#define X(id, name, kind, help, labels) {name, #kind, help, labels},
+        METRIC_LIST(X)
+#undef X
+    };
+    FILE *file = fopen("docs/operations.md", "r");
+    char line[512];
+    size_t row = 0;
+    assert_non_null(file);
+    while (fgets(line, sizeof(line), file)) {
+        char want[512] = "", labels[128] = "", kind[16] = "";
+        if (strncmp(line, "| `spoold_", 10) != 0)
+            continue;
+        if (row == METRIC_COUNT)
+            fail_msg("not in METRIC_LIST: %s", line);
+        for (size_t i = 0; ROWS[row].kind[i]; i++)
+            kind[i] = (char)(ROWS[row].kind[i] | 0x20);
+        for (const char *at = ROWS[row].labels; *at;) {
+            size_t n = strcspn(at, ","), used = strlen(labels);
+            snprintf(labels + used, sizeof(labels) - used, "%s`%.*s`", used ? " " : "", (int)n, at);
+            at += n + (at[n] == ',');
+        }
+        snprintf(want, sizeof(want), "| `%s` | %s | %s | %s |\n", ROWS[row].name, kind, labels,
+                 ROWS[row].help);
+        assert_string_equal(line, want);
+        row++;
+    }
+    fclose(file);
+    assert_int_equal(row, METRIC_COUNT);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -237,6 +274,7 @@ int main(void)
         TEST(a_long_label_is_cut),
         TEST(nobody_listening_is_fine),
         TEST(rendering_into_too_small_a_buffer_fails),
+        TEST(the_docs_list_every_metric_and_no_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
