@@ -75,6 +75,13 @@ def test_status(spool):
     assert row[1:5] == ["120000", "40000", "80000", "1"]
 
 
+def test_the_oldest_is_of_what_waits(tmp_path):
+    make(tmp_path / "spool", blocks=6, acked=2, seals=1, age=10000)
+    (stream,) = document("--spool", tmp_path / "spool", "status")["streams"]
+    assert 30000 <= stream["oldest_age_seconds"] < 40000
+    assert "8h 2" in spoolctl("--spool", tmp_path / "spool", "status")
+
+
 def test_ls_segments(spool):
     listing = document("--spool", spool, "ls")
     assert [s["stream"] for s in listing["streams"]] == ["events-1", "events-2"]

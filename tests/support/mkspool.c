@@ -17,6 +17,7 @@
  *   dead=0           dead letters per stream
  *   first=1          the first id, and the first offset of each origin
  *   step=1           distance between offsets of one block (above 1: an offset list)
+ *   age=0            seconds between the arrivals of blocks; the last one's is now
  *   destination=default.events   database.table
  *   flavour=modern   or old: the types of 18.16 (String for DateTime64, UInt8 for Bool)
  *   method=lz4       or zstd
@@ -46,7 +47,7 @@
 struct plan {
     const char *dir;
     uint64_t streams, origins, blocks, rows, gib, segment_kib, acked, seals, seal_blocks, dead;
-    uint64_t first, step;
+    uint64_t first, step, age;
     const char *origin, *destination, *flavour, *method;
 };
 
@@ -218,7 +219,8 @@ static void make_block(struct maker *m, struct buf *raw, struct buf *frames, uin
 {
     struct plan *p = &m->plan;
     size_t origin = at % p->origins;
-    int64_t now = clock_wall_ms();
+    uint64_t later = p->blocks > at ? p->blocks - at - 1 : 0;
+    int64_t arrival = clock_wall_ms() - (int64_t)(later * p->age * 1000);
 
     buf_reset(raw);
     buf_reset(frames);
@@ -233,8 +235,8 @@ static void make_block(struct maker *m, struct buf *raw, struct buf *frames, uin
         .rows = (uint32_t)p->rows,
         .flags = SPOOL_BLOCK_NATIVE,
         .first_offset = m->next_offset[origin],
-        .first_arrival_ms = now,
-        .last_arrival_ms = now,
+        .first_arrival_ms = arrival,
+        .last_arrival_ms = arrival,
         .raw_bytes = raw->len + m->tail_raw_bytes,
         .frames = frames->data,
         .frames_size = frames->len,
@@ -439,14 +441,23 @@ static void read_plan(struct plan *p, int argc, char **argv)
         uint64_t *number;
         const char **text;
     } options[] = {
-        {"streams", &p->streams, NULL}, {"origins", &p->origins, NULL},
-        {"blocks", &p->blocks, NULL},   {"rows", &p->rows, NULL},
-        {"gib", &p->gib, NULL},         {"segment_kib", &p->segment_kib, NULL},
-        {"seals", &p->seals, NULL},     {"seal_blocks", &p->seal_blocks, NULL},
-        {"acked", &p->acked, NULL},     {"dead", &p->dead, NULL},
-        {"first", &p->first, NULL},     {"step", &p->step, NULL},
-        {"origin", NULL, &p->origin},   {"destination", NULL, &p->destination},
-        {"flavour", NULL, &p->flavour}, {"method", NULL, &p->method},
+        {"streams", &p->streams, NULL},
+        {"origins", &p->origins, NULL},
+        {"blocks", &p->blocks, NULL},
+        {"rows", &p->rows, NULL},
+        {"gib", &p->gib, NULL},
+        {"segment_kib", &p->segment_kib, NULL},
+        {"seals", &p->seals, NULL},
+        {"seal_blocks", &p->seal_blocks, NULL},
+        {"acked", &p->acked, NULL},
+        {"dead", &p->dead, NULL},
+        {"first", &p->first, NULL},
+        {"step", &p->step, NULL},
+        {"age", &p->age, NULL},
+        {"origin", NULL, &p->origin},
+        {"destination", NULL, &p->destination},
+        {"flavour", NULL, &p->flavour},
+        {"method", NULL, &p->method},
     };
     size_t count = sizeof(options) / sizeof(options[0]);
 
