@@ -4,9 +4,6 @@ import os
 import random
 import time
 
-import pytest
-
-from support.process import wait_until
 from support.spoold import stream
 
 # What is in flight at a kill, and the points that show it.
@@ -50,13 +47,13 @@ def test_killed_again_and_again_under_load(kafka, server, spoold):
         "rows": BATCH, "interval": "100ms"})])
     hit = {}
     for kind, failpoints in plan(rng):
-        daemon.start(failpoints=failpoints)
         if failpoints:
+            daemon.launch(failpoints)  # it may be dead before it answers
             assert daemon.wait_exit(60) == -9, daemon.child.log_tail()
         else:
+            daemon.start()
             before = server.count(table)
             daemon.wait(lambda: server.count(table) > before, 60, "rows")
-            wait_until(lambda: True, 1, "")
             daemon.kill9()
         left = unacknowledged(kafka, daemon.group, topic)
         print(f"killed at {failpoints or 'a random time'} ({kind}), {left} rows unacknowledged")
