@@ -154,7 +154,7 @@ static void probe_work(uv_work_t *work)
     struct kafka_probe *probe = work->data;
     const struct rd_kafka_metadata *metadata = NULL;
 
-    probe->error = rd_kafka_metadata(probe->client, 0, NULL, &metadata, KAFKA_LOOKUP_TIMEOUT_MS);
+    probe->error = rd_kafka_metadata(probe->client, 0, NULL, &metadata, KAFKA_PROBE_MS);
     if (!probe->error)
         rd_kafka_metadata_destroy(metadata);
 }

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The Kafka source among others: commits, rebalances, topics that come late, brokers that go. */
+#include "kafka_rig.h"
+
+#define API_OFFSET_COMMIT 8
+#define API_HEARTBEAT     12
+
+static struct rig rig;
+
+static void test_commit_and_metadata(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 2);
+    produce(&c, "t", 0, 100, 10);
+    produce(&c, "t", 1, 100, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 200);
+    kafka_commit(rig.seats[0].partition, 10, "old");
+    kafka_commit(rig.seats[0].partition, 60, "spool-a epoch 1");
+    kafka_commit(rig.seats[1].partition, 70, NULL);
+    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 60 && rig.seats[1].commit_ok == 70);
+    rig_close(&rig, true);
+
+    rig_init(&rig);
+    rig.resume_committed = true;
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 70);
+    assert_int_equal(rig.seats[0].committed, 60);
+    assert_string_equal(rig.seats[0].metadata, "spool-a epoch 1");
+    assert_int_equal(rig.seats[0].first, 60);
+    assert_int_equal(rig.seats[1].committed, 70);
+    assert_string_equal(rig.seats[1].metadata, "");
+    assert_int_equal(rig.seats[1].first, 70);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* A commit that is made and not yet answered when the source closes still gets there. */
+static void test_commit_before_close(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 100);
+    kafka_commit(rig.seats[0].partition, 33, "m");
+    rig_close(&rig, true);
+    assert_int_equal(rig.seats[0].commit_ok, -1); /* nothing is called after close */
+    rig_init(&rig);
+    rig.hold_assigned = true;
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.assigned == 1);
+    assert_int_equal(rig.seats[0].committed, 33);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+static void test_commit_errors(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 100);
+    rd_kafka_mock_push_request_errors(
+        c.mock, API_OFFSET_COMMIT, 3, RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS,
+        RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT);
+    kafka_commit(rig.seats[0].partition, 40, "");
+    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 40);
+    assert_int_equal(rig.seats[0].commit_failed, -1);
+    rd_kafka_mock_push_request_errors(c.mock, API_OFFSET_COMMIT, 1,
+                                      RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED);
+    kafka_commit(rig.seats[0].partition, 50, "");
+    RIG_UNTIL(&rig, rig.seats[0].commit_failed == 50);
+    kafka_commit(rig.seats[0].partition, 60, ""); /* and the next is tried all the same */
+    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 60);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+static const struct kafka_property quick[] = {{"session.timeout.ms", "6000"},
+                                              {"heartbeat.interval.ms", "100"},
+                                              {"max.poll.interval.ms", "60000"}};
+
+static void test_lost(void **state)
+{
+    struct kafka_options options = {.properties = quick, .property_count = 3};
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 2);
+    produce(&c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig.resume_committed = true;
+    rig_start(&rig, &c, "t", options);
+    RIG_UNTIL(&rig, rig.records == 100);
+    kafka_commit(rig.seats[0].partition, 100, "");
+    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 100);
+    rig.hold_revoke = true;
+    rd_kafka_mock_push_request_errors(c.mock, API_HEARTBEAT, 1,
+                                      RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID);
+    RIG_UNTIL(&rig, rig.lost == 2);
+    kafka_commit(rig.seats[0].partition, 50, "never"); /* not ours any more */
+    kafka_revoke_done(rig.source);
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    assert_int_equal(rig.seats[0].committed, 100);
+    assert_int_equal(rig.seats[0].commit_ok, 100);
+    produce(&c, "t", 0, 10, 10);
+    RIG_UNTIL(&rig, rig.records == 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* Runs that are still in work when their partition goes may come back later. */
+static void test_run_done_after_revocation(void **state)
+{
+    struct kafka_options options = {.properties = quick, .property_count = 3};
+    struct kafka_stats stats;
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig.hold_runs = true;
+    rig_start(&rig, &c, "t", options);
+    RIG_UNTIL(&rig, rig.runs == 1);
+    rd_kafka_mock_push_request_errors(c.mock, API_HEARTBEAT, 1,
+                                      RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID);
+    RIG_UNTIL(&rig, rig.assigned == 2);
+    rig.seats[0].last = -1;
+    RIG_UNTIL(&rig, rig.runs == 2);
+    rig.parked->next->run->ops->release(rig.parked->next->run);
+    kafka_run_done(rig.source, rig.parked->next->partition, 100, 1000);
+    free(rig.parked->next);
+    rig.parked->next = NULL;
+    rig_release(&rig);
+    RIG_UNTIL(&rig, rig.jobs == 0);
+    kafka_source_stats(rig.source, &stats);
+    assert_int_equal(stats.held_messages, 0);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+static void test_topic_comes_late(void **state)
+{
+    struct kafka_property refresh[] = {{"topic.metadata.refresh.interval.ms", "500"},
+                                       {"session.timeout.ms", "6000"}};
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, NULL, 0);
+    /* The mock would make it when asked about it. */
+    rd_kafka_mock_topic_set_error(c.mock, "late", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    rig_init(&rig);
+    rig_start(&rig, &c, "late", (struct kafka_options){.properties = refresh, .property_count = 2});
+    rig_let_pass(&rig, 2000);
+    assert_int_equal(rig.assigned, 0);
+    rd_kafka_mock_topic_set_error(c.mock, "late", RD_KAFKA_RESP_ERR_NO_ERROR);
+    produce(&c, "late", 1, 10, 10);
+    RIG_UNTIL(&rig, rig.assigned > 1 && rig.records == 10);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+static void test_broker_goes_and_comes(void **state)
+{
+    struct kafka_stats stats;
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 2);
+    produce(&c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 100);
+    kafka_source_stats(rig.source, &stats);
+    assert_true(stats.connected);
+    rd_kafka_mock_broker_set_down(c.mock, 1);
+    RIG_UNTIL(&rig, (kafka_source_stats(rig.source, &stats), !stats.connected));
+    assert_true(stats.reason[0] != '\0');
+    kafka_commit(rig.seats[0].partition, 77, ""); /* is sent when the broker is back */
+    rig_let_pass(&rig, 500);
+    rd_kafka_mock_broker_set_up(c.mock, 1);
+    RIG_UNTIL(&rig, (kafka_source_stats(rig.source, &stats), stats.connected));
+    produce(&c, "t", 0, 100, 10);
+    produce(&c, "t", 1, 100, 10);
+    RIG_UNTIL(&rig, rig.records == 300 && rig.seats[0].commit_ok == 77);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+static void test_no_broker_at_all(void **state)
+{
+    struct cluster nowhere = {.brokers = "127.0.0.1:1"};
+    struct kafka_stats stats;
+
+    (void)state;
+    rig_init(&rig);
+    rig_start(&rig, &nowhere, "t", (struct kafka_options){0});
+    kafka_source_stats(rig.source, &stats);
+    assert_false(stats.connected);
+    RIG_UNTIL(&rig, (kafka_source_stats(rig.source, &stats), strstr(stats.reason, "refused")));
+    rig_close(&rig, false);
+}
+
+static void test_fatal(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t",
+              (struct kafka_options){
+                  .properties = quick, .property_count = 3, .group_instance_id = "spool-1"});
+    RIG_UNTIL(&rig, rig.assigned == 1);
+    rd_kafka_mock_push_request_errors(c.mock, API_HEARTBEAT, 1,
+                                      RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
+    RIG_UNTIL(&rig, rig.fatal[0] != '\0');
+    assert_non_null(strstr(rig.fatal, "instance"));
+    rig_close(&rig, false);
+    cluster_close(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_commit_and_metadata),
+        cmocka_unit_test(test_commit_before_close),
+        cmocka_unit_test(test_commit_errors),
+        cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_run_done_after_revocation),
+        cmocka_unit_test(test_topic_comes_late),
+        cmocka_unit_test(test_broker_goes_and_comes),
+        cmocka_unit_test(test_no_broker_at_all),
+        cmocka_unit_test(test_fatal),
+    };
+    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
