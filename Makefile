@@ -157,6 +157,10 @@ $(B)/support/%.so: tests/support/%.c | deps
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(filter-out -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $< -ldl
 
+$(B)/bench/%: $(B)/tests/bench/%.o $(LIBSPOOL)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS_SPOOL)
+
 # The public library by itself: built, and run twice on one spool, with the unit tests.
 $(B)/spool_example: $(B)/tools/example/spool_example.o $(LIBSPOOL)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS_SPOOL)
