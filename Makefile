@@ -55,7 +55,6 @@ obj_of = $(patsubst %.c,$(B)/%.o,$(1))
 
 SPOOL_SRC   := $(call src_of,base) $(call src_of,codec) $(call src_of,spool)
 DAEMON_SRC  := $(call src_of,source) $(call src_of,sink) $(call src_of,pipeline) $(call src_of,daemon)
-DAEMON_MAIN := $(wildcard src/daemon/main.c)
 TOOL_SRC    := $(wildcard tools/spoolctl/*.c)
 UNIT_SRC    := $(wildcard tests/unit/test_*.c)
 # A program is tests/support/NAME.c or tests/support/NAME/*.c; preload_*.c are LD_PRELOAD libraries.
@@ -71,7 +70,7 @@ SUPPORT  := $(addprefix $(B)/support/,$(SUPPORT_DIR)) $(patsubst tests/support/%
 	$(patsubst tests/support/%.c,$(B)/support/%.so,$(PRELOAD_SRC))
 
 .PHONY: all
-all: $(LIBSPOOL) $(if $(DAEMON_MAIN),$(SPOOLD)) $(if $(TOOL_SRC),$(SPOOLCTL))  ## build libspool, spoold and spoolctl
+all: $(LIBSPOOL) $(SPOOLD) $(SPOOLCTL)  ## build libspool, spoold and spoolctl
 
 .PHONY: help
 help:  ## this list

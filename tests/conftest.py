@@ -49,10 +49,15 @@ def _server(kind, run_directory):
 @pytest.fixture(scope="session")
 def _kafka(run_directory):
     need(kafka_module.unavailable())
-    broker = Kafka(os.path.join(run_directory, "kafka")).start()
-    yield broker
-    if broker.alive():
-        broker.kill()  # nothing of it is needed any more, and a clean stop takes seconds
+    data = kafka_module.memory_directory()
+    broker = Kafka(os.path.join(run_directory, "kafka"), data)
+    try:
+        yield broker.start()
+    finally:
+        if broker.alive():
+            broker.kill()  # nothing of it is needed any more, and a clean stop takes seconds
+        if data:
+            shutil.rmtree(data, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

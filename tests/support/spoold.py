@@ -60,11 +60,12 @@ def spoolctl(*args, check=True, seconds=60):
 class Spoold:
     """One spool directory, one config, and the daemon that runs on them, again and again.
 
-    config: merged over the defaults below. Its files live in a short path, since a Unix socket's
+    Broker, server and streams come by position; config, by name, is merged over what follows from
+    them (kafka={"properties": {...}}, spool={...}). Its files live in a short path, since a Unix socket's
     name has 107 bytes at most.
     """
 
-    def __init__(self, kafka=None, server=None, streams=(), **config):
+    def __init__(self, kafka=None, server=None, streams=(), /, **config):
         self.directory = tempfile.mkdtemp(prefix="spoold-")
         self.spool = os.path.join(self.directory, "spool")
         self.socket = os.path.join(self.directory, "control.sock")
