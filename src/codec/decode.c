@@ -10,7 +10,8 @@
 #include "codec/decode_int.h"
 #include "codec/json_simd.h"
 
-#define FRAMING_BYTES 5 /* Confluent's: 0, then the schema's id, big endian */
+#define FRAMING_BYTES     5 /* Confluent's: 0, then the schema's id, big endian */
+#define KEEP_BUFFER_BYTES (4 * MIB)
 
 const char *refusal_name(int code)
 {
@@ -485,6 +486,13 @@ static int finish_native(struct decoder *d, struct buf *raw)
     return status;
 }
 
+/* What one huge record made large is not kept for ever. */
+static void give_back(struct buf *b)
+{
+    if (b->cap > KEEP_BUFFER_BYTES)
+        buf_free(b);
+}
+
 int decoder_finish(struct decoder *d, struct buf *raw)
 {
     int status = SPOOL_OK;
@@ -501,6 +509,10 @@ int decoder_finish(struct decoder *d, struct buf *raw)
         if (d->slots[i].node)
             column_reset(d->slots[i].node);
     buf_reset(&d->lines);
+    give_back(&d->lines);
+    give_back(&d->scratch);
+    give_back(&d->rest);
+    give_back(&d->fact);
     d->rows = 0;
     d->room = 0;
     return SPOOL_OK;

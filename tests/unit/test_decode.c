@@ -2,6 +2,8 @@
 /* What a record as a whole becomes: keys, paths, defaults, facts, refusals, limits. */
 #include "decode_fixture.h"
 
+#include "codec/native.h"
+
 static void open_columns(struct fixture *f, const struct column_wish *wishes, size_t count)
 {
     struct schema_options options = {.wishes = wishes, .wish_count = count};
@@ -549,6 +551,56 @@ static void test_json_format(void **state)
     fixture_close(&f);
 }
 
+/* The reader of blocks, which knows nothing of the decoder, gives the same values back. */
+static void test_read_back(void **state)
+{
+    static const struct column_wish wishes[] = {
+        {.name = "i", .type = "Int64"},
+        {.name = "s", .type = "Nullable(String)"},
+        {.name = "f", .type = "Float64"},
+        {.name = "t", .type = "DateTime64(3, 'Europe/Berlin')"},
+        {.name = "a", .type = "Array(Array(Nullable(UInt16)))"},
+        {.name = "e", .type = "Enum16('p' = -1, 'q' = 300)"},
+        {.name = "u", .type = "UUID"},
+        {.name = "d", .type = "Decimal(20, 3)"},
+        {.name = "b", .type = "Bool"},
+        {.name = "l", .type = "LowCardinality(String)"},
+        {.name = "v", .type = "IPv4"},
+    };
+    static const char *const records[] = {
+        "{\"i\":-9,\"s\":\"x\\u0000\\\"\",\"f\":0.1,\"t\":\"2026-11-23T12:34:56.789Z\","
+        "\"a\":[[1,null],[],[65535]],\"e\":\"q\",\"u\":\"00112233-4455-6677-8899-aabbccddeeff\","
+        "\"d\":-12345678901234567.125,\"b\":true,\"l\":\"low\",\"v\":\"1.2.3.4\"}",
+        "{}",
+    };
+    static const char *const lines[] = {
+        "{\"i\":-9,\"s\":\"x\\u0000\\\"\",\"f\":0.1,\"t\":\"2026-11-23 13:34:56.789\","
+        "\"a\":[[1,null],[],[65535]],\"e\":\"q\",\"u\":\"00112233-4455-6677-8899-aabbccddeeff\","
+        "\"d\":-12345678901234567.125,\"b\":true,\"l\":\"low\",\"v\":\"1.2.3.4\"}",
+        "{\"i\":0,\"s\":null,\"f\":0,\"t\":\"1970-01-01 01:00:00.000\",\"a\":[],\"e\":\"p\","
+        "\"u\":\"00000000-0000-0000-0000-000000000000\",\"d\":0,\"b\":false,\"l\":\"\","
+        "\"v\":\"0.0.0.0\"}",
+    };
+    struct native_block *block;
+    struct spool_error error = {0};
+    struct fixture f;
+
+    (void)state;
+    open_columns(&f, wishes, 11);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(fixture_row(&f, records[i]), SPOOL_OK);
+    assert_int_equal(decoder_finish(f.decoder, &f.raw), SPOOL_OK);
+    assert_int_equal(native_block_open(f.raw.data, f.raw.len, &block, &error), SPOOL_OK);
+    assert_int_equal(native_block_rows(block), 2);
+    for (uint64_t i = 0; i < 2; i++) {
+        buf_reset(&f.text);
+        assert_int_equal(native_block_row_json(block, i, &f.text, &error), SPOOL_OK);
+        assert_string_equal(buf_cstr(&f.text), lines[i]);
+    }
+    native_block_free(block);
+    fixture_close(&f);
+}
+
 static void test_refusal_names(void **state)
 {
     (void)state;
@@ -568,7 +620,7 @@ int main(void)
         cmocka_unit_test(test_framing),           cmocka_unit_test(test_depth),
         cmocka_unit_test(test_truncate),          cmocka_unit_test(test_nested_lengths),
         cmocka_unit_test(test_block_limit),       cmocka_unit_test(test_json_format),
-        cmocka_unit_test(test_refusal_names),
+        cmocka_unit_test(test_read_back),         cmocka_unit_test(test_refusal_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
