@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every allocation fails once: the decoder answers SPOOL_E_NOMEM (or says what it could not make),
+ * keeps what it had, and goes on when there is memory again.
+ */
+#include "decode_fixture.h"
+
+static long allocations_left = -1; /* -1: without limit */
+
+#ifndef __SANITIZE_ADDRESS__
+/* Taking the allocator's place is the sanitizer's own trick, so these stand only without it. */
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *old, size_t size);
+#define CAN_FAIL 1
+
+static bool allocation_fails(void)
+{
+    if (allocations_left < 0)
+        return false;
+    if (allocations_left == 0)
+        return true;
+    allocations_left--;
+    return false;
+}
+
+void *malloc(size_t size)
+{
+    return allocation_fails() ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size)
+{
+    return allocation_fails() ? NULL : __libc_calloc(count, size);
+}
+
+void *realloc(void *old, size_t size)
+{
+    return allocation_fails() ? NULL : __libc_realloc(old, size);
+}
+#else
+#define CAN_FAIL 0
+#endif
+
+static const struct column_wish wishes[] = {
+    {.name = "a", .type = "UInt32", .default_json = "7"},
+    {.name = "s", .type = "Nullable(String)"},
+    {.name = "t", .type = "DateTime64(3, 'Europe/Berlin')"},
+    {.name = "v", .type = "Array(Array(String))", .from = "o.v"},
+    {.name = "e", .type = "Enum8('x' = 1)"},
+    {.name = "r", .type = "String", .from = "$rest"},
+    {.name = "o", .type = "String", .from = "$origin"},
+    {.name = "h", .type = "String", .from = "$headers"},
+};
+
+static const char json[] = "{\"s\":\"esc\\n\",\"t\":\"2026-11-23 12:34:56\",\"zz\":[1],"
+                           "\"o\":{\"v\":[[\"p\",\"q\"],[]]},\"e\":\"\\u0078\"}";
+
+static const struct record record = {
+    .data = (const uint8_t *)json, .size = sizeof(json) - 1, .timestamp_ms = -1};
+
+/* From nothing to a block; the first status that isn't OK. */
+static int whole_life(const struct schema *schema, struct buf *raw)
+{
+    struct decoder *d = NULL;
+    struct refusal why;
+    struct spool_error error = {0};
+    int status = decoder_create(schema, MIB, &d, &error);
+
+    if (status != SPOOL_OK) {
+        assert_null(d);
+        assert_true(error.text[0] != 0);
+        return status;
+    }
+    status = decoder_begin(d, &(struct record_place){"origin", "topic", 1});
+    if (status == SPOOL_OK)
+        status = decoder_row(d, &record, &why);
+    if (status == SPOOL_OK)
+        status = decoder_finish(d, raw);
+    decoder_free(d);
+    return status;
+}
+
+static void test_every_allocation(void **state)
+{
+    struct schema_options options = {.wishes = wishes,
+                                     .wish_count = sizeof(wishes) / sizeof(wishes[0])};
+    struct fixture f;
+    struct buf raw;
+    int status = SPOOL_E_NOMEM;
+    long n = 0;
+
+    (void)state;
+    if (!CAN_FAIL)
+        skip();
+    assert_int_equal(fixture_open(&f, &options), SPOOL_OK);
+    for (; status != SPOOL_OK; n++) {
+        buf_init(&raw, MIB);
+        allocations_left = n;
+        status = whole_life(f.schema, &raw);
+        allocations_left = -1;
+        /* opening the zone's file is the C library's: it says I/O */
+        assert_true(status == SPOOL_OK || status == SPOOL_E_NOMEM || status == SPOOL_E_IO);
+        buf_free(&raw);
+        assert_true(n < 1000);
+    }
+    assert_true(n > 40);
+    fixture_close(&f);
+}
+
+/* A row that fails for want of memory leaves the block as it was. */
+static void test_rows_go_on(void **state)
+{
+    struct schema_options options = {.wishes = wishes,
+                                     .wish_count = sizeof(wishes) / sizeof(wishes[0])};
+    struct fixture f;
+    int failed = 0;
+
+    (void)state;
+    if (!CAN_FAIL)
+        skip();
+    assert_int_equal(fixture_open(&f, &options), SPOOL_OK);
+    for (int i = 0; i < 3000; i++) {
+        uint32_t rows = decoder_rows(f.decoder);
+        size_t bytes = decoder_raw_bytes(f.decoder);
+        int status;
+        allocations_left = i % 3;
+        status = decoder_row(f.decoder, &record, &f.why);
+        allocations_left = -1;
+        if (status != SPOOL_OK) {
+            assert_int_equal(status, SPOOL_E_NOMEM);
+            assert_int_equal(decoder_rows(f.decoder), rows);
+            assert_int_equal(decoder_raw_bytes(f.decoder), bytes);
+            assert_int_equal(decoder_row(f.decoder, &record, &f.why), SPOOL_OK);
+            failed++;
+        }
+        assert_int_equal(decoder_rows(f.decoder), rows + 1);
+    }
+    assert_true(failed > 5);
+    assert_int_equal(decoder_finish(f.decoder, &f.raw), SPOOL_OK);
+    fixture_close(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_allocation),
+        cmocka_unit_test(test_rows_go_on),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
