@@ -657,6 +657,23 @@ static void a_file_in_the_sockets_place_is_left_alone(void **state)
     unlink(socket_path);
 }
 
+static void what_took_the_sockets_place_is_not_removed(void **state)
+{
+    (void)state;
+    struct stat st;
+    /* The old file keeps its inode in use, so that the new one's is another. */
+    char aside[128];
+    snprintf(aside, sizeof(aside), "%s.aside", socket_path);
+    assert_int_equal(rename(socket_path, aside), 0);
+    FILE *file = fopen(socket_path, "w");
+    assert_non_null(file);
+    fclose(file);
+    close_control();
+    assert_int_equal(stat(socket_path, &st), 0);
+    unlink(socket_path);
+    unlink(aside);
+}
+
 static void a_port_in_use_is_named(void **state)
 {
     (void)state;
@@ -696,6 +713,7 @@ int main(void)
         TEST(a_socket_in_use_is_left_alone),
         TEST(a_stale_socket_is_replaced),
         TEST(a_file_in_the_sockets_place_is_left_alone),
+        TEST(what_took_the_sockets_place_is_not_removed),
         TEST(a_port_in_use_is_named),
     };
     curl_global_init(CURL_GLOBAL_DEFAULT);
