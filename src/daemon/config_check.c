@@ -284,6 +284,8 @@ static int check_kafka(struct reader *r)
 {
     const struct json_node *node = json_member(r->root, "kafka"), *culprit;
     struct config *c = r->config;
+    static const char SAID[] = "kafka.properties: "; /* the path says it */
+    const size_t said = sizeof(SAID) - 1;
     struct spool_error error = {0};
     char path[OPTION_PATH_BYTES];
 
@@ -306,7 +308,7 @@ static int check_kafka(struct reader *r)
                        culprit ? culprit->key_at
                        : node  ? node->at
                                : 0,
-                       path, "%s", error.text);
+                       path, "%s", error.text + (strncmp(error.text, SAID, said) == 0 ? said : 0));
 }
 
 int config_check(struct reader *r)
