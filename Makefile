@@ -169,7 +169,15 @@ example: $(B)/spool_example
 	@for run in 1 2; do $< $(B)/example.spool >$(B)/example.out || exit 1; done
 	@grep -q "removed segment 1" $(B)/example.out
 
-.PRECIOUS: $(B)/%.o $(B)/tests/unit/%.o $(B)/tests/support/%.o
+# What the benchmark runs: tests/bench/NAME.c, each one program.
+BENCH := $(patsubst tests/bench/%.c,$(B)/bench/%,$(wildcard tests/bench/*.c))
+$(B)/bench/%: $(B)/tests/bench/%.o $(LIBSPOOL)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS_DAEMON) $(LIBS_SPOOL)
+.PHONY: bench-build
+bench-build: $(BENCH)
+
+.PRECIOUS: $(B)/%.o $(B)/tests/bench/%.o $(B)/tests/unit/%.o $(B)/tests/support/%.o
 
 # ---- checking and testing -------------------------------------------------------------------
 
@@ -275,8 +283,10 @@ test-long: test  ## and the tests marked long, and valgrind
 	$(PYTEST) -m long tests/integration $(wildcard tests/fault tests/crash)
 
 .PHONY: bench demo
-bench: lane-build  ## the figures, as ratios within one run
-	$(TEST_ENV) $(PYTHON) tests/bench/bench.py $(BENCH_FLAGS)
+bench: deps-test  ## the figures, as ratios within one run; BENCH_FLAGS="cpu size" picks, BENCH_SHORT=1
+	@$(MAKE) --no-print-directory -s -j2 SANITIZE=0 FAILPOINTS=0 all support bench-build
+	@$(TEST_ENV) SPOOLD_BIN=$(abspath build/release/spoold) BENCH_DIR=$(abspath build/release/bench) \
+		$(PYTHON) tests/bench/bench.py $(BENCH_FLAGS)
 demo: deps-servers  ## Kafka to ClickHouse through an outage; KEEP=1 leaves it running
 	@$(MAKE) --no-print-directory -s -j2 all support
 	@$(TEST_ENV) SPOOLD_BIN=$(abspath $(SPOOLD)) KEEP=$(KEEP) $(PYTHON) tests/demo/demo.py
