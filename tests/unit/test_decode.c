@@ -128,6 +128,7 @@ static void test_refusals(void **state)
         expect_refused(&f, "{\"a\":1,", REFUSAL_NOT_JSON, NULL, 7);
         expect_refused(&f, "{\"a\":1,}", REFUSAL_NOT_JSON, NULL, 7);
         expect_refused(&f, "{,\"a\":1}", REFUSAL_NOT_JSON, NULL, 1);
+        expect_refused(&f, "{,\"b\":\"x\"}", REFUSAL_NOT_JSON, NULL, 1);
         expect_refused(&f, "{\"b\":\"x\"\"a\":1}", REFUSAL_NOT_JSON, NULL, 8);
         expect_refused(&f, "{\"a\":1}x", REFUSAL_NOT_JSON, NULL, 7);
         expect_refused(&f, "{\"a\":12x}", REFUSAL_NOT_JSON, NULL, 7);
