@@ -168,7 +168,9 @@ static const char *take_time(const uint8_t **at, const uint8_t *end, bool compac
     minute = take_digits(&p, end, 2, 2);
     if (minute < 0)
         return not_a_time;
-    if (p < end && (colon ? *p == ':' : is_digit(*p))) {
+    if (!colon && (p == end || !is_digit(*p)))
+        return not_a_time;
+    if (!colon || (p < end && *p == ':')) {
         p += colon;
         second = take_digits(&p, end, 2, 2);
         if (second < 0 || !take_fraction(&p, end, scale, fraction))
@@ -219,27 +221,24 @@ static bool take_zone(const uint8_t **at, const uint8_t *end, bool *has, int32_t
     return true;
 }
 
-/* Seconds or milliseconds since the epoch. False: it is no such text. */
+/* Since the epoch: seconds, or by the number of digits a smaller unit. False: it is no such text. */
 static bool take_epoch(const uint8_t *p, const uint8_t *end, unsigned scale, bool with_fraction,
                        int64_t *utc_s, int64_t *fraction)
 {
     size_t n = count_digits(p, end);
-    uint64_t v;
+    unsigned unit = n == 13 ? 3 : n == 16 ? 6 : n == 19 ? 9 : 0;
+    uint64_t v, below;
     bool overflow;
 
-    if (n != 9 && n != 10 && n != 13)
+    if (!unit && n != 9 && n != 10)
         return false;
     p = number_digits_long(p, end, &v, &overflow);
-    *utc_s = (int64_t)v;
-    *fraction = 0;
-    if (n == 13) {
-        int64_t ms = (int64_t)(v % 1000);
-        *utc_s = (int64_t)(v / 1000);
-        *fraction = scale >= 3 ? ms * (int64_t)number_ten_to[scale - 3]
-                               : ms / (int64_t)number_ten_to[3 - scale];
-    } else if (with_fraction && !take_fraction(&p, end, scale, fraction)) {
+    below = v % number_ten_to[unit];
+    *utc_s = (int64_t)(v / number_ten_to[unit]);
+    *fraction = (int64_t)(scale >= unit ? below * number_ten_to[scale - unit]
+                                        : below / number_ten_to[unit - scale]);
+    if (!unit && with_fraction && !take_fraction(&p, end, scale, fraction))
         return false;
-    }
     return p == end;
 }
 

@@ -4,12 +4,13 @@
  * what it guesses. Read today:
  *
  *   2026-11-23   2026/11/23   2026-1-2   20261123              a date
- *   DATE[T| ]hh:mm   hh:mm:ss   hh:mm:ss.fraction              with a time (hhmm, hhmmss after
+ *   DATE[T| ]hh:mm   hh:mm:ss   hh:mm:ss.fraction              with a time (or hhmmss after
  *                                                              a date of eight digits)
  *   ... Z   UTC   GMT   +hh   +hhmm   +hh:mm                   with a zone, a blank before it or not
  *   20261123123456                                             14 digits: date and time
  *   1795437296   1795437296.5                                  9 or 10 digits: seconds since 1970
- *   1795437296789                                              13 digits: milliseconds
+ *   1795437296789                                              13 digits: milliseconds, 16:
+ *                                                              micro-, 19: nanoseconds
  *
  * Refused, although best_effort takes them:
  *
@@ -17,6 +18,7 @@
  *   Mon, 23 Nov 2026 ..., Nov 23, 2026, names of months and days
  *   01:02:03 PM                 twelve-hour clocks
  *   23 Nov 10:00                no year: it would depend on today
+ *   2026-11-23 12, +2, 2026-11-23Z  an hour alone, half a zone, a zone without a time
  *   25:00:00, 12:60:00          the server rolls them over into other times (a leap second's :60
  *                               is taken, as the next minute)
  *   a local time that a clock change left out: the server moves it by an hour
