@@ -251,6 +251,25 @@ static void test_flipped_bytes(void **state)
     unmake(&m);
 }
 
+/* Each bit of the two numbers by which LMDB tells the last commit from the one before. */
+static void test_flipped_transaction(void **state)
+{
+    struct made m = make();
+    struct spool *spool = open_spool(m.path, 0);
+    size_t flagged = 0;
+
+    (void)state;
+    for (size_t bit = 0; bit < 128; bit++) {
+        size_t at = (bit / 64) * 4096 + 144 + bit % 64 / 8;
+        set_byte(&m.segment, at, (uint8_t)(m.segment.bytes[at] ^ 1u << (bit % 8)));
+        flagged += read_stream(spool, &m) == FLAGGED;
+        set_byte(&m.segment, at, m.segment.bytes[at]);
+    }
+    assert_true(flagged >= 126);
+    spool_close(spool);
+    unmake(&m);
+}
+
 /* Every byte of every block's header and payload is under its checksum. */
 static void test_flipped_block(void **state)
 {
@@ -511,15 +530,11 @@ static void test_foreign_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_truncated_segment),
-        cmocka_unit_test(test_truncated_under_reader),
-        cmocka_unit_test(test_flipped_bytes),
-        cmocka_unit_test(test_flipped_block),
-        cmocka_unit_test(test_wrong_references),
-        cmocka_unit_test(test_damaged_newest),
-        cmocka_unit_test(test_damaged_meta),
-        cmocka_unit_test(test_damaged_dead),
-        cmocka_unit_test(test_newer),
+        cmocka_unit_test(test_truncated_segment),   cmocka_unit_test(test_truncated_under_reader),
+        cmocka_unit_test(test_flipped_bytes),       cmocka_unit_test(test_flipped_block),
+        cmocka_unit_test(test_flipped_transaction), cmocka_unit_test(test_wrong_references),
+        cmocka_unit_test(test_damaged_newest),      cmocka_unit_test(test_damaged_meta),
+        cmocka_unit_test(test_damaged_dead),        cmocka_unit_test(test_newer),
         cmocka_unit_test(test_foreign_files),
     };
     return cmocka_run_group_tests_name("spool_damage", tests, NULL, NULL);
