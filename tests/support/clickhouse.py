@@ -77,11 +77,14 @@ class Server:
     def url(self):
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, env=None):
-        """env: for example LD_PRELOAD."""
+    def launch(self, env=None):
+        """Starts the process and waits for nothing. env: for example LD_PRELOAD."""
         self.child = Child(self.name, self._argv(), os.path.join(self.directory, "server.log"),
                            env=env)
-        self.child.wait_ready(self.ping, 60)
+        return self
+
+    def start(self, env=None):
+        self.launch(env).child.wait_ready(self.ping, 60)
         return self
 
     def stop(self):

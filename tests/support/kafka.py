@@ -164,13 +164,17 @@ class Kafka:
                               timeout=120, check=False)
         assert done.returncode == 0, done.stdout.decode(errors="replace")
 
-    def start(self):
+    def launch(self):
+        """Starts the process and waits for nothing."""
         self.child = Child("kafka", self._argv("kafka.Kafka", self._properties),
                            os.path.join(self.directory, "kafka.log"))
-        self.child.wait_ready(self._answers, 90)
         return self
 
-    def _answers(self):
+    def start(self):
+        self.launch().child.wait_ready(self.answers, 90)
+        return self
+
+    def answers(self):
         try:
             self.tool.run("topics", properties={"socket.timeout.ms": 2000, "log_level": 0})
             return True
@@ -269,3 +273,29 @@ class Kafka:
     def group(self, group):
         """{"state": ..., "members": [{"id", "client", "instance", "partitions"}]}"""
         return self.tool.run("group", group)[0]
+
+
+class MockKafka(Kafka):
+    """librdkafka's built-in mock cluster, in a process of its own: one broker with one topic, in
+    memory, for a machine that cannot run the real one. It has no admin requests."""
+
+    def __init__(self, directory, topic, partitions):
+        self.directory = str(directory)
+        os.makedirs(self.directory, exist_ok=True)
+        self.tool = KafkaTool("")
+        self.child = None
+        self._topic, self._partitions = topic, partitions
+
+    def launch(self):
+        self.child = Child("kafka mock", [self.tool.path, "mock", self._topic, self._partitions],
+                           os.path.join(self.directory, "kafka.log"))
+        return self
+
+    @property
+    def brokers(self):
+        found = re.search(r'\{"brokers":"(.*)"\}', self.child.log())
+        return found.group(1) if found else ""
+
+    def answers(self):
+        self.tool = KafkaTool(self.brokers)
+        return bool(self.brokers) and super().answers()

@@ -50,6 +50,7 @@ int command_group(int argc, char **argv);
 int command_produce(int argc, char **argv);
 int command_send(int argc, char **argv);
 int command_read(int argc, char **argv);
+int command_mock(int argc, char **argv);
 
 #define RECORD_BYTES_MAX 256
 enum record_kind { RECORD_BENCH, RECORD_DEMO };

@@ -29,6 +29,9 @@ static const char HELP[] =
     "                headers, timestamp, partition; --plain: each line is a value\n"
     "  send TOPIC --file PATH [--partition P]   the file is one record\n"
     "  read TOPIC                           all records up to the end, a JSON object a line\n"
+    "  mock TOPIC PARTITIONS                be a broker with that topic, in memory, until "
+    "SIGTERM;\n"
+    "                prints its address; needs no BROKERS\n"
     "Answers are JSON, an object a line. BROKERS may also stand in KAFKA_BROKERS.\n";
 
 #define PROPERTIES_MAX 64
@@ -82,7 +85,8 @@ void conf_set(rd_kafka_conf_t *conf, const char *name, const char *value)
 rd_kafka_conf_t *client_conf(const struct property *defaults)
 {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    conf_set(conf, "bootstrap.servers", brokers);
+    if (brokers)
+        conf_set(conf, "bootstrap.servers", brokers);
     conf_set(conf, "client.id", "kafkatool");
     for (; defaults && defaults->name; defaults++)
         conf_set(conf, defaults->name, defaults->value);
@@ -134,7 +138,7 @@ static const struct {
     {"offsets", command_offsets, 2},   {"commit", command_commit, 4},
     {"forget", command_forget, 1},     {"group", command_group, 1},
     {"produce", command_produce, 1},   {"send", command_send, 1},
-    {"read", command_read, 1},
+    {"read", command_read, 1},         {"mock", command_mock, 2},
 };
 
 int main(int argc, char **argv)
@@ -154,12 +158,12 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    if (!brokers)
-        usage("no brokers: give -b or KAFKA_BROKERS");
     if (optind == argc) {
         fputs(HELP, stderr);
         return 2;
     }
+    if (!brokers && strcmp(argv[optind], "mock") != 0)
+        usage("no brokers: give -b or KAFKA_BROKERS");
     for (size_t i = 0; i < sizeof COMMANDS / sizeof COMMANDS[0]; i++) {
         if (strcmp(argv[optind], COMMANDS[i].name) != 0)
             continue;
