@@ -194,6 +194,7 @@ struct segment {
     uint64_t number;
     uint64_t base_sequence; /* what its first block has, or will have */
     uint64_t schema_hash;
+    uint64_t file_bytes; /* 0: to be measured */
     struct segment_totals totals;
     uint64_t acked_rows, acked_blocks;
     uint32_t *waiting; /* per block: rows not acknowledged, WAITING_EMPTY for 0 rows; or NULL while
@@ -287,6 +288,9 @@ int segment_put_high(struct spool_stream *stream, MDB_txn *txn, const struct hig
 int segment_open_newest(struct spool_stream *stream, struct spool_error *error);
 void segment_close_newest(struct spool_stream *stream);
 int stream_take_acks(struct spool_stream *stream, struct spool_error *error);
+void segment_damage(struct segment *segment, const char *why);
+/* rows: of every block, from segment_scan; the segment owns it from now on. */
+void waiting_set(struct segment *segment, uint32_t *rows);
 void segment_ack(struct segment *segment, uint64_t sequence, uint32_t rows, bool empty);
 int segment_waiting_load(struct spool_stream *stream, struct segment *segment,
                          struct spool_error *error);

@@ -4,8 +4,6 @@
  * meta when the stream is opened and by messages from the meta lane afterwards, so that no lane
  * reads another lane's memory.
  */
-#include <assert.h>
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,7 +82,7 @@ void segment_ack(struct segment *segment, uint64_t sequence, uint32_t rows, bool
     segment->acked_blocks += !*waiting;
 }
 
-static void waiting_set(struct segment *segment, uint32_t *rows)
+void waiting_set(struct segment *segment, uint32_t *rows)
 {
     for (uint64_t i = 0; i < segment->totals.blocks; i++)
         if (!rows[i])
@@ -93,7 +91,7 @@ static void waiting_set(struct segment *segment, uint32_t *rows)
     segment->waiting_cap = (size_t)segment->totals.blocks;
 }
 
-static void segment_damage(struct segment *segment, const char *why)
+void segment_damage(struct segment *segment, const char *why)
 {
     size_t n = strnlen(why, sizeof(segment->detail) - 1);
     segment->damaged = true;
@@ -155,277 +153,7 @@ int stream_take_acks(struct spool_stream *stream, struct spool_error *error)
     return status;
 }
 
-/* At opening: what meta knows of a segment. */
-static int load_acks(struct spool_stream *stream, struct segment *segment,
-                     struct spool_error *error)
-{
-    struct spool_range *ranges = NULL;
-    size_t count = 0;
-    int status = spool_acked(stream->spool, stream->id, segment->number, &ranges, &count, error);
-
-    for (size_t i = 0; status == SPOOL_OK && i < count; i++)
-        segment_ack(segment, ranges[i].sequence, ranges[i].rows, !ranges[i].rows);
-    free(ranges);
-    return status;
-}
-
-/* --- opening -------------------------------------------------------------------------------- */
-
-static int compare_u64(const void *a, const void *b)
-{
-    uint64_t x, y;
-    memcpy(&x, a, sizeof(x));
-    memcpy(&y, b, sizeof(y));
-    return x < y ? -1 : x > y;
-}
-
-/* 0 for a name that is not a segment's. */
-static uint64_t segment_number(const char *name)
-{
-    uint64_t n = 0;
-    size_t digits = strspn(name, "0123456789");
-
-    if (digits < 12 || digits > 19 || strcmp(name + digits, ".seg") != 0)
-        return 0;
-    for (size_t i = 0; i < digits; i++)
-        n = n * 10 + (uint64_t)(name[i] - '0');
-    return n;
-}
-
-int list_segments(const char *directory, uint64_t **numbers, size_t *count,
-                  struct spool_error *error)
-{
-    DIR *dir = opendir(directory);
-    struct dirent *entry;
-    uint64_t *list = NULL;
-    size_t n = 0;
-
-    *numbers = NULL;
-    *count = 0;
-    if (!dir && errno == ENOENT)
-        return SPOOL_OK;
-    if (!dir)
-        return spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot list %s", directory);
-    while ((entry = readdir(dir))) {
-        uint64_t number = segment_number(entry->d_name), *more;
-        if (!number)
-            continue;
-        more = realloc(list, (n + 1) * sizeof(*list));
-        if (!more) {
-            free(list);
-            closedir(dir);
-            return spool_error_set(error, SPOOL_E_NOMEM, "no memory to list %s", directory);
-        }
-        list = more;
-        list[n++] = number;
-    }
-    closedir(dir);
-    if (n)
-        qsort(list, n, sizeof(*list), compare_u64);
-    *numbers = list;
-    *count = n;
-    return SPOOL_OK;
-}
-
-/* Files whose creation did not come to its end: they never carried a promise. */
-static void remove_unfinished(const char *directory)
-{
-    DIR *dir = opendir(directory);
-    struct dirent *entry;
-
-    while (dir && (entry = readdir(dir))) {
-        size_t n = strlen(entry->d_name);
-        if (n > 8 && !strcmp(entry->d_name + n - 8, ".seg.new"))
-            unlinkat(dirfd(dir), entry->d_name, 0);
-    }
-    if (dir)
-        closedir(dir);
-}
-
-static bool contains(const uint64_t *list, size_t count, uint64_t n)
-{
-    return count && bsearch(&n, list, count, sizeof(n), compare_u64);
-}
-
-/* What a damaged segment still shows goes into `high` and the sequences, so that neither repeats. */
-static int salvage(struct spool_stream *stream, uint64_t number, const char *path, uint64_t *known)
-{
-    struct segment lost = {.number = number};
-    const struct segment_wants wants = {.high = &stream->high, .salvaged_sequence = known};
-    int status = segment_scan(stream->spool, path, stream->id, true, &lost, &wants, NULL);
-
-    if (lost.base_sequence > *known)
-        *known = lost.base_sequence;
-    return status == SPOOL_E_NOMEM ? status : SPOOL_OK;
-}
-
-static int open_segment(struct spool_stream *stream, uint64_t number, bool newest, bool acked,
-                        uint64_t *known, struct spool_error *error)
-{
-    struct segment *segment = stream_add_segment(stream);
-    char *path = segment_path(stream, number);
-    struct high_table high = {0}, named = {0};
-    uint32_t *rows = NULL;
-    const struct segment_wants wants = {
-        .rows = acked ? &rows : NULL, .high = &high, .origin_ids = newest ? &named : NULL};
-    struct spool_error inner = {0};
-    int status = SPOOL_E_NOMEM;
-
-    if (!segment || !path) {
-        spool_error_set(error, status, "no memory for a segment");
-        goto done;
-    }
-    *segment = (struct segment){.number = number};
-    status = segment_scan(stream->spool, path, stream->id, false, segment, &wants, &inner);
-    if (status == SPOOL_E_NEWER || status == SPOOL_E_NOMEM ||
-        (status == SPOOL_E_IO && (inner.sys_errno == EACCES || inner.sys_errno == EMFILE ||
-                                  inner.sys_errno == ENFILE || inner.sys_errno == ENOMEM))) {
-        spool_error_set(error, status, "%s: %s", path, inner.text);
-        goto done;
-    }
-    if (status != SPOOL_OK) {
-        memset(&segment->totals, 0, sizeof(segment->totals));
-        segment_damage(segment, inner.text);
-        status = salvage(stream, number, path, known);
-    } else {
-        uint64_t last =
-            segment->totals.blocks ? segment->totals.last_sequence : segment->base_sequence - 1;
-        if (last > *known)
-            *known = last;
-    }
-    for (size_t i = 0; status == SPOOL_OK && !segment->damaged && i < high.cap; i++) {
-        struct high *h = NULL;
-        if (!high.slots[i].origin)
-            continue;
-        h = high_add(&stream->high, high.slots[i].origin, high.slots[i].offset);
-        if (!h)
-            status = spool_error_set(error, SPOOL_E_NOMEM, "no memory for a segment");
-        else
-            h->named = high_find(&named, h->origin) != NULL;
-    }
-    if (status == SPOOL_OK)
-        stream->segment_count++;
-    if (status == SPOOL_OK && rows && !segment->damaged) {
-        waiting_set(segment, rows);
-        rows = NULL;
-        status = load_acks(stream, segment, error);
-    }
-done:
-    high_free(&high);
-    high_free(&named);
-    free(rows);
-    free(path);
-    return status;
-}
-
-/* Acknowledgements of segments that were removed before the commit that would have dropped them. */
-static int forget_removed(struct spool_stream *stream, const uint64_t *acked, size_t acked_count,
-                          struct spool_error *error)
-{
-    for (size_t i = 0; i < acked_count; i++) {
-        struct forgotten *f;
-        if (stream_segment(stream, acked[i]) || stream->spool->read_only)
-            continue;
-        f = malloc(sizeof(*f));
-        if (!f)
-            return spool_error_set(error, SPOOL_E_NOMEM, "no memory to open a stream");
-        *f = (struct forgotten){.stream = stream->id, .segment = acked[i]};
-        spool_forget(stream->spool, f);
-    }
-    return SPOOL_OK;
-}
-
-static int open_segments(struct spool_stream *stream, struct spool_error *error)
-{
-    uint64_t *numbers = NULL, *acked = NULL, known = 0;
-    size_t count = 0, acked_count = 0;
-    const struct segment *newest;
-    int status = list_segments(stream->directory, &numbers, &count, error);
-
-    if (status == SPOOL_OK)
-        status = meta_acked_segments(stream->spool, stream->id, &acked, &acked_count, error);
-    for (size_t i = 0; status == SPOOL_OK && i < count; i++)
-        status = open_segment(stream, numbers[i], i + 1 == count,
-                              contains(acked, acked_count, numbers[i]), &known, error);
-    if (status == SPOOL_OK)
-        status = forget_removed(stream, acked, acked_count, error);
-    newest = stream_newest(stream);
-    stream->next_number = newest ? newest->number + 1 : 1;
-    stream->next_sequence = known + 1;
-    if (newest && newest->damaged) {
-        stream->roll_due = true;
-        stream->next_sequence = known + SEQUENCE_JUMP;
-        for (size_t i = 0; i < stream->high.cap; i++)
-            stream->high.slots[i].named = false;
-    }
-    free(numbers);
-    free(acked);
-    return status;
-}
-
-static int make_directory(struct spool_stream *stream, struct spool_error *error)
-{
-    char *parent;
-    int status;
-
-    if (mkdir(stream->directory, DIRECTORY_MODE) < 0) {
-        if (errno == EEXIST)
-            return SPOOL_OK;
-        return spool_error_set_errno(error, errno == ENOSPC ? SPOOL_E_FULL : SPOOL_E_IO, errno,
-                                     "cannot create %s", stream->directory);
-    }
-    parent = path_join(stream->spool->path, "streams");
-    if (!parent)
-        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
-    status = fsync_directory(parent, error);
-    free(parent);
-    return status;
-}
-
-int spool_stream_open(struct spool *spool, const char *name, struct spool_stream **out,
-                      struct spool_error *error)
-{
-    struct spool_stream *stream = NULL;
-    uint32_t id = 0;
-    int status;
-
-    *out = NULL;
-    if (!stream_name_valid(name))
-        return spool_error_set(error, SPOOL_E_INVALID,
-                               "a stream's name has 1 to 64 of a-z, 0-9, _ and -");
-    if (!spool->read_only) {
-        status = check_writable(spool, error);
-        if (status != SPOOL_OK)
-            return status;
-    }
-    status = meta_stream_id(spool, name, &id, error);
-    if (status != SPOOL_OK)
-        return status;
-    if (spool->streams[id - 1])
-        return spool_error_set(error, SPOOL_E_EXISTS, "stream %s is open already", name);
-    stream = calloc(1, sizeof(*stream));
-    if (!stream || asprintf(&stream->directory, "%s/streams/%s", spool->path, name) < 0) {
-        free(stream);
-        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a stream");
-    }
-    stream->spool = spool;
-    stream->id = id;
-    snprintf(stream->name, sizeof(stream->name), "%s", name);
-    if (!spool->read_only) {
-        status = make_directory(stream, error);
-        if (status == SPOOL_OK)
-            remove_unfinished(stream->directory);
-    }
-    if (status == SPOOL_OK)
-        status = open_segments(stream, error);
-    if (status != SPOOL_OK) {
-        stream_free(stream);
-        return status;
-    }
-    spool->streams[id - 1] = stream;
-    *out = stream;
-    return SPOOL_OK;
-}
+/* --- the handle ----------------------------------------------------------------------------- */
 
 void stream_free(struct spool_stream *stream)
 {
@@ -461,6 +189,16 @@ const char *spool_stream_name(const struct spool_stream *stream)
 
 /* --- what it holds -------------------------------------------------------------------------- */
 
+static uint64_t file_bytes(const struct spool_stream *stream, uint64_t number)
+{
+    char *path = segment_path(stream, number);
+    struct stat st;
+    uint64_t bytes = path && !stat(path, &st) ? (uint64_t)st.st_blocks * 512 : 0;
+
+    free(path);
+    return bytes;
+}
+
 int spool_stream_segments(struct spool_stream *stream, struct spool_segment_info **out,
                           size_t *count, struct spool_error *error)
 {
@@ -470,13 +208,10 @@ int spool_stream_segments(struct spool_stream *stream, struct spool_segment_info
     if (!list)
         status = spool_error_set(error, SPOOL_E_NOMEM, "no memory to list segments");
     for (size_t i = 0; status == SPOOL_OK && i < stream->segment_count; i++) {
-        const struct segment *s = &stream->segments[i];
-        char *path = segment_path(stream, s->number);
-        struct stat st;
-        if (!path) {
-            status = spool_error_set(error, SPOOL_E_NOMEM, "no memory to list segments");
-            break;
-        }
+        struct segment *s = &stream->segments[i];
+        bool newest = i + 1 == stream->segment_count;
+        if (newest || !s->file_bytes)
+            s->file_bytes = file_bytes(stream, s->number);
         list[i] = (struct spool_segment_info){
             .number = s->number,
             .first_sequence = s->totals.first_sequence,
@@ -484,15 +219,14 @@ int spool_stream_segments(struct spool_stream *stream, struct spool_segment_info
             .blocks = s->totals.blocks,
             .rows = s->totals.rows,
             .stored_bytes = s->totals.bytes,
-            .file_bytes = stat(path, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512,
+            .file_bytes = s->file_bytes,
             .acked_rows = s->acked_rows,
             .acked_blocks = s->acked_blocks,
             .oldest_ms = s->totals.oldest_ms,
-            .newest = i + 1 == stream->segment_count,
+            .newest = newest,
             .damaged = s->damaged,
         };
         memcpy(list[i].detail, s->detail, sizeof(list[i].detail));
-        free(path);
     }
     if (status != SPOOL_OK) {
         free(list);
