@@ -190,6 +190,7 @@ check: deps-check  ## style, layers, warnings, static analysis
 	@echo "== clang-format"; clang-format --dry-run -Werror $(C_FILES)
 	@echo "== style"; $(PYTHON) tests/support/check_style.py
 	@echo "== layers"; $(PYTHON) tests/support/check_layers.py
+	@echo "== docs"; $(PYTHON) tests/support/check_docs.py
 	@echo "== every header alone"; printf '%s\n' $(filter %.h,$(C_FILES)) | xargs -P 2 -I{} \
 		$(CC) $(CPPFLAGS) $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -x c -fsyntax-only -include {} /dev/null
 	@echo "== warnings"; $(MAKE) --no-print-directory -s -j2 all unit-build support
