@@ -42,12 +42,14 @@ static struct file read_file(const char *directory, const char *name)
     return f;
 }
 
+/* Not by truncating to nothing first: some file systems flush a file that was, which is slow. */
 static void write_file(const struct file *f, size_t size)
 {
-    FILE *out = fopen(f->path, "w");
-    assert_non_null(out);
-    assert_int_equal(fwrite(f->bytes, 1, size, out), size);
-    assert_int_equal(fclose(out), 0);
+    int fd = open(f->path, O_WRONLY | O_CREAT, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, f->bytes, size, 0), size);
+    assert_int_equal(ftruncate(fd, (off_t)size), 0);
+    close(fd);
 }
 
 static void set_byte(const struct file *f, size_t at, uint8_t byte)
@@ -223,15 +225,27 @@ static void test_truncated_under_reader(void **state)
     unmake(&m);
 }
 
+/* How far on the next byte to flip is: the trees closely, payloads (under one checksum) rarely. */
+static size_t stride(const struct made *m, size_t at)
+{
+    if (getenv("TEST_LONG") || at < 160 || (at >= 4096 && at < 4256))
+        return 1;
+    for (size_t i = 0; i < BLOCKS; i++)
+        if (at / 4096 >= m->refs[i].page &&
+            at < m->refs[i].page * 4096 + 16 + m->refs[i].prefix_bytes + m->refs[i].frames_bytes)
+            return 211;
+    return at % 4096 < 40 ? 1 : 47;
+}
+
 static void test_flipped_bytes(void **state)
 {
     struct made m = make();
     struct spool *spool = open_spool(m.path, 0);
-    size_t seen[3] = {0}, step = getenv("TEST_LONG") ? 1 : 23;
+    size_t seen[3] = {0};
     uint64_t seed = 77;
 
     (void)state;
-    for (size_t at = 0; at < m.segment.size; at += at % 4096 < (at < 8192 ? 160 : 60) ? 1 : step) {
+    for (size_t at = 0; at < m.segment.size; at += stride(&m, at)) {
         unsigned bit = 1u << (next_random(&seed) % 8),
                  any = 1 + (unsigned)(next_random(&seed) % 255);
         uint8_t flip = (uint8_t)(next_random(&seed) % 2 ? bit : any);
