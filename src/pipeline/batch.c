@@ -5,10 +5,13 @@
  * A batch is sealed when it can be sent, not when rows arrive, so a backlog drains in full batches
  * however it came. The seal (which rows, under which token, with which settings) is durable before
  * the first byte is sent and never changes: every later attempt, also after a restart, sends the
- * same bytes under the same token. The acknowledgement is durable before Kafka is told and before
- * anything is unlinked.
+ * same bytes under the same token. Where the token cannot be trusted (a table that does not
+ * deduplicate, a server that restarted meanwhile, a window that is nearly over) the table is asked
+ * which rows it has (ask.c), and what is missing goes under a new seal (replace.c). The
+ * acknowledgement is durable before Kafka is told and before anything is unlinked.
  */
 #include <assert.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -21,7 +24,11 @@
 #define RETRY_BASE_MS        100
 #define RETRY_MAX_MS         10000
 #define HOLD_RETRY_MIN_MS    1000 /* a held batch is tried again no faster than this */
+#define ASK_DELAY_MS         300  /* what was cut may still be on its way into the server */
 #define UNKNOWN_ATTEMPTS_MAX 5    /* of class unknown, then the stream is held */
+#define UPLOAD_ATTEMPTS_MAX  2    /* then it is not the wire */
+#define RESTART_SLACK_MS     3000 /* two start times closer than this are one start */
+#define SPLIT_ROWS_MIN       1000 /* "too big" batches get no smaller */
 
 /* --- states --------------------------------------------------------------------------------- */
 
@@ -29,18 +36,18 @@ static const char *const batch_state_names[BATCH_STATES] = {
     "loading", "sealing", "waiting", "checking", "sending", "acknowledging", "done",
 };
 
-/* Row: from, column: to. */
+/* Row: from, column: to. WAITING -> ACKING: the table was asked and has all of it. */
 static const bool batch_moves[BATCH_STATES][BATCH_STATES] = {
     [BATCH_LOADING] = {[BATCH_WAITING] = true},
     [BATCH_SEALING] = {[BATCH_WAITING] = true},
-    [BATCH_WAITING] = {[BATCH_CHECKING] = true},
+    [BATCH_WAITING] = {[BATCH_CHECKING] = true, [BATCH_ACKING] = true},
     [BATCH_CHECKING] = {[BATCH_SENDING] = true, [BATCH_WAITING] = true},
     [BATCH_SENDING] = {[BATCH_WAITING] = true, [BATCH_ACKING] = true},
     [BATCH_ACKING] = {[BATCH_DONE] = true},
 };
 
 /* The only place that changes a batch's state. */
-static void batch_move(struct batch *b, enum batch_state to)
+void batch_move(struct batch *b, enum batch_state to)
 {
     assert(batch_moves[b->state][to]);
     if (log_enabled(LOG_DEBUG))
@@ -50,10 +57,10 @@ static void batch_move(struct batch *b, enum batch_state to)
     b->state = to;
 }
 
-static void batch_free(struct batch *b)
+void batch_free(struct batch *b)
 {
     feed_close(b->feed);
-    free(b->blocks);
+    free(b->parts);
     free(b->ranges);
     free(b->settings);
     buf_free(&b->attributes);
@@ -68,9 +75,17 @@ static void batch_unlink(struct batch *b)
         at = &(*at)->next;
     *at = b->next;
     b->stream->batch_count--;
+    if (b->stream->probe == b)
+        b->stream->probe = NULL;
 }
 
-static void batch_link(struct stream *s, struct batch *b)
+void batch_remove(struct batch *b)
+{
+    batch_unlink(b);
+    batch_free(b);
+}
+
+void batch_link(struct stream *s, struct batch *b)
 {
     struct batch **at = &s->batches;
 
@@ -81,7 +96,7 @@ static void batch_link(struct stream *s, struct batch *b)
     s->batch_count++;
 }
 
-static struct batch *batch_new(struct stream *s, size_t blocks)
+struct batch *batch_new(struct stream *s, size_t parts)
 {
     struct batch *b = calloc(1, sizeof(*b));
     uint64_t seed = 0;
@@ -91,18 +106,36 @@ static struct batch *batch_new(struct stream *s, size_t blocks)
     b->stream = s;
     b->endpoint = -1;
     buf_init(&b->attributes, 64 * KIB);
-    b->blocks = calloc(blocks ? blocks : 1, sizeof(struct block *));
-    b->ranges = calloc(blocks ? blocks : 1, sizeof(*b->ranges));
-    if (!b->blocks || !b->ranges) {
+    b->parts = calloc(parts ? parts : 1, sizeof(*b->parts));
+    b->ranges = calloc(parts ? parts : 1, sizeof(*b->ranges));
+    if (!b->parts || !b->ranges) {
         batch_free(b);
         return NULL;
     }
-    (void)!getrandom(&seed, sizeof(seed), 0);
+    if (getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed))
+        seed = (uint64_t)(uintptr_t)b; /* jitter only */
     backoff_init(&b->backoff, RETRY_BASE_MS, RETRY_MAX_MS, seed);
     return b;
 }
 
+bool batch_deduplicates(const struct batch *b)
+{
+    const struct table_description *t = b->segment->schema->target->description;
+    return t && t->deduplicates;
+}
+
 /* --- acknowledgement ------------------------------------------------------------------------ */
+
+void part_acked(struct stream *s, struct segment *g, const struct part *part)
+{
+    struct block *b = part->block;
+
+    b->acked_rows += part->rows;
+    g->unacked_rows -= part->rows;
+    assert(b->acked_rows <= b->ref.rows);
+    if (b->acked_rows == b->ref.rows)
+        block_acked(s, g, b);
+}
 
 static void batch_acked(void *arg)
 {
@@ -110,10 +143,10 @@ static void batch_acked(void *arg)
     struct stream *s = b->stream;
     struct segment *g = b->segment;
 
-    for (size_t i = 0; i < b->block_count; i++) {
-        struct origin *o = b->blocks[i]->origin;
-        block_acked(s, g, b->blocks[i]);
-        if (i + 1 == b->block_count || b->blocks[i + 1]->origin != o)
+    for (size_t i = 0; i < b->part_count; i++) {
+        struct origin *o = b->parts[i].block->origin;
+        part_acked(s, g, &b->parts[i]);
+        if (i + 1 == b->part_count || b->parts[i + 1].block->origin != o)
             origin_commit(o);
     }
     s->rows_inserted += b->rows;
@@ -122,11 +155,10 @@ static void batch_acked(void *arg)
     metrics_add(s->p->metrics, METRIC_ROWS_INSERTED, (double)b->rows, s->options->name,
                 g->schema->target->destination);
     batch_move(b, BATCH_DONE);
-    batch_unlink(b);
-    batch_free(b);
+    batch_remove(b);
 }
 
-static void batch_ack(struct batch *b)
+void batch_ack(struct batch *b)
 {
     struct spool_change change = {.kind = SPOOL_CHANGE_ACK,
                                   .stream = b->stream->id,
@@ -138,29 +170,35 @@ static void batch_ack(struct batch *b)
     (void)meta_change(b->stream->p, &change, batch_acked, b, b->stream);
 }
 
-/* --- sending -------------------------------------------------------------------------------- */
+/* --- after a failure ------------------------------------------------------------------------ */
 
-static bool batch_deduplicates(const struct batch *b)
+void batch_retry_later(struct batch *b, uint64_t delay_ms)
 {
-    const struct table_description *t = b->segment->schema->target->description;
-    return t && t->deduplicates;
+    b->retry_at_ms = clock_monotonic_ms() + delay_ms;
+}
+
+void batch_hold_for(struct batch *b, const char *format, ...)
+{
+    struct stream *s = b->stream;
+    uint64_t delay = backoff_next_ms(&b->backoff);
+    char text[900];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    stream_hold(s, HOLD_ANSWER, "batch %llu: %s", (unsigned long long)b->id, text);
+    if (!s->probe)
+        s->probe = b;
+    batch_retry_later(b, delay < HOLD_RETRY_MIN_MS ? HOLD_RETRY_MIN_MS : delay);
 }
 
 /* Whatever is not plainly transient holds the stream; its batch alone is tried again. */
 static void batch_hold(struct batch *b, const struct clickhouse_outcome *outcome)
 {
-    struct stream *s = b->stream;
-    uint64_t delay = backoff_next_ms(&b->backoff);
-
-    stream_hold(s, HOLD_ANSWER, "ClickHouse refused batch %llu (%s%s%d): %s",
-                (unsigned long long)b->id, error_class_name(outcome->class_),
-                outcome->code ? ", code " : ", HTTP status ",
-                outcome->code ? outcome->code : outcome->http_status, outcome->text);
-    if (!s->probe)
-        s->probe = b;
-    b->retry_at_ms = clock_monotonic_ms() + (delay < HOLD_RETRY_MIN_MS ? HOLD_RETRY_MIN_MS : delay);
-    if (outcome->class_ == CLASS_SCHEMA || outcome->class_ == CLASS_DATA)
-        target_ask(b->segment->schema->target);
+    batch_hold_for(b, "ClickHouse refused it (%s%s%d): %s", error_class_name(outcome->class_),
+                   outcome->code ? ", code " : ", HTTP status ",
+                   outcome->code ? outcome->code : outcome->http_status, outcome->text);
 }
 
 static void batch_retry(struct batch *b, const struct clickhouse_outcome *outcome)
@@ -169,12 +207,83 @@ static void batch_retry(struct batch *b, const struct clickhouse_outcome *outcom
     uint64_t delay = backoff_next_ms(&b->backoff);
     uint64_t suppressed = 0;
 
-    b->retry_at_ms = clock_monotonic_ms() + delay;
+    batch_retry_later(b, delay);
     if (log_gate_open(&s->error_gate, 5000, &suppressed))
         log_event(LOG_WARN, "batch.retry", "stream", s->options->name, "batch", log_u64(b->id),
                   "attempt", log_u64(b->attempts), "class", error_class_name(outcome->class_),
                   "code", log_i64(outcome->code), "error", outcome->text, "retry_in_ms",
                   log_u64(delay), "lines_suppressed", log_u64(suppressed), NULL);
+}
+
+/* Two halves, each a batch of its own; later batches are no larger for a while. */
+static void batch_halve(struct batch *b, const struct clickhouse_outcome *outcome)
+{
+    struct stream *s = b->stream;
+    struct row_span spans[2] = {{0, b->rows / 2}, {b->rows / 2, b->rows - b->rows / 2}};
+    struct span_group groups[2] = {{&spans[0], 1}, {&spans[1], 1}};
+
+    if (b->rows < 2 * SPLIT_ROWS_MIN) {
+        batch_hold(b, outcome);
+        return;
+    }
+    s->batch_rows_max = b->rows / 2;
+    log_event(LOG_WARN, "batch.too_big", "stream", s->options->name, "batch", log_u64(b->id),
+              "rows", log_u64(b->rows), "error", outcome->text, "action",
+              "it is halved, and batches are smaller from now on", NULL);
+    if (batch_replace(b, NULL, 0, groups, 2, NULL) != SPOOL_OK)
+        batch_hold(b, outcome);
+}
+
+/* What is done about an answer that is not yes. */
+static void batch_failed(struct batch *b, const struct clickhouse_outcome *outcome)
+{
+    struct target *t = b->segment->schema->target;
+    bool splits = b->rows > 1 || outcome->class_ == CLASS_DATA;
+
+    switch (outcome->class_) {
+    case CLASS_TOO_BIG:
+        if (splits && !b->maybe_stored)
+            batch_halve(b, outcome);
+        else
+            batch_hold(b, outcome);
+        break;
+    case CLASS_UPLOAD:
+        if (++b->upload_failures < UPLOAD_ATTEMPTS_MAX)
+            batch_retry(b, outcome);
+        else
+            batch_hold(b, outcome);
+        break;
+    case CLASS_SCHEMA:
+        /* The table is looked at again; where it still fits, it is some row. */
+        target_ask(t);
+        if (b->schema_failures++ == 0) {
+            t->state = t->state == TARGET_OK ? TARGET_UNKNOWN : t->state;
+            batch_retry(b, outcome);
+        } else if (outcome->code == 6 || outcome->code == 349 || outcome->code == 691 ||
+                   outcome->code == 53 || outcome->code == 70) {
+            hunt_start(b, b->endpoint, outcome);
+        } else {
+            batch_hold(b, outcome);
+        }
+        break;
+    case CLASS_DATA:
+        hunt_start(b, b->endpoint, outcome);
+        break;
+    case CLASS_UNKNOWN:
+        if (b->attempts < UNKNOWN_ATTEMPTS_MAX)
+            batch_retry(b, outcome);
+        else
+            batch_hold(b, outcome);
+        break;
+    case CLASS_TRANSIENT:
+        batch_retry(b, outcome);
+        break;
+    case CLASS_ENVIRONMENT:
+    case CLASS_NONE:
+    case CLASS_COUNT:
+        batch_hold(b, outcome);
+        break;
+    }
 }
 
 static void batch_answered(void *arg, const struct clickhouse_outcome *outcome)
@@ -194,24 +303,29 @@ static void batch_answered(void *arg, const struct clickhouse_outcome *outcome)
             s->probe = NULL;
             stream_unhold(s, HOLD_ANSWER);
         }
+        s->accept_bad = false;
+        s->halvings = 0;
+        s->window_rows += (double)b->rows;
+        if (s->batch_rows_max && s->batch_rows_max < s->options->flush_rows)
+            s->batch_rows_max += s->batch_rows_max / 10 + 1;
         batch_ack(b);
         stream_advance(s);
         return;
     }
     batch_move(b, BATCH_WAITING);
     b->maybe_stored = b->maybe_stored || outcome->unknown;
+    b->commit_failed =
+        b->commit_failed || outcome->code == 1001 || outcome->code == 75 || outcome->code == 243;
     snprintf(code, sizeof(code), "%d", outcome->code);
     metrics_add(p->metrics, METRIC_ERRORS, 1, s->options->name, error_class_name(outcome->class_),
                 code);
     if (p->closing)
         return;
-    if (outcome->class_ == CLASS_TRANSIENT ||
-        (outcome->class_ == CLASS_UNKNOWN && b->attempts < UNKNOWN_ATTEMPTS_MAX))
-        batch_retry(b, outcome);
-    else
-        batch_hold(b, outcome);
+    batch_failed(b, outcome);
     stream_advance(s);
 }
+
+/* --- sending -------------------------------------------------------------------------------- */
 
 static size_t batch_body(void *arg, char *dst, size_t n)
 {
@@ -220,17 +334,48 @@ static size_t batch_body(void *arg, char *dst, size_t n)
     return feed_read(b->feed, dst, n);
 }
 
-/* An attempt after an outcome that is not known may double rows where nothing deduplicates. */
-static void batch_count_possible_duplicates(struct batch *b)
+/*
+ * Whether the same bytes under the same token are stored exactly once by this server, after an
+ * attempt whose outcome is not known: the table remembers tokens, this one is younger than half
+ * of what it remembers, and the server neither restarted nor failed at storing since. (A server
+ * can write the token before the part, and lose the part: its 200 to a repeat is then no proof.)
+ */
+static bool batch_token_holds(const struct batch *b, int endpoint)
+{
+    const struct table_description *t = b->segment->schema->target->description;
+    int64_t age_ms = clock_wall_ms() - b->sealed_ms;
+    int64_t start = 0, apart;
+    uint64_t since = b->stream->next_batch - b->id;
+
+    if (!t || !t->deduplicates || b->commit_failed || !b->server_start_ms)
+        return false;
+    if (t->dedup_window_seconds &&
+        (age_ms < 0 || (uint64_t)age_ms / 500 >= t->dedup_window_seconds))
+        return false;
+    if (t->dedup_window_entries && since * 2 > t->dedup_window_entries)
+        return false;
+    if (!clickhouse_server_start(b->stream->p->clickhouse, (size_t)endpoint, &start))
+        return false;
+    apart = start - b->server_start_ms;
+    return apart <= RESTART_SLACK_MS && apart >= -RESTART_SLACK_MS;
+}
+
+/* Nothing tells whether the rows are in: they go again, under a token of their own. */
+static void batch_send_anew(struct batch *b)
 {
     struct stream *s = b->stream;
+    struct row_span all = {0, b->rows};
+    struct span_group group = {&all, 1};
 
-    if (!b->maybe_stored || batch_deduplicates(b))
-        return;
     metrics_add(s->p->metrics, METRIC_POSSIBLE_DUPLICATES, (double)b->rows, s->options->name);
     log_event(LOG_WARN, "batch.possible_duplicates", "stream", s->options->name, "batch",
               log_u64(b->id), "rows", log_u64(b->rows), "reason",
-              "the last attempt's outcome is unknown and the table does not deduplicate", NULL);
+              batch_deduplicates(b)
+                  ? "the last attempt's outcome is unknown and the server may have lost its token"
+                  : "the last attempt's outcome is unknown and the table does not deduplicate",
+              NULL);
+    if (batch_replace(b, NULL, 0, &group, 1, NULL) != SPOOL_OK)
+        batch_retry_later(b, RETRY_MAX_MS);
 }
 
 static void batch_send(struct batch *b, int endpoint)
@@ -261,7 +406,6 @@ static void batch_send(struct batch *b, int endpoint)
         metrics_add(s->p->metrics, METRIC_RETRIES, 1, s->options->name,
                     s->probe == b ? "held" : "transient");
     }
-    batch_count_possible_duplicates(b);
     b->endpoint = endpoint;
     batch_move(b, BATCH_SENDING);
     if (clickhouse_insert(s->p->clickhouse, (size_t)endpoint, &spec, &b->insert, &error) !=
@@ -269,7 +413,9 @@ static void batch_send(struct batch *b, int endpoint)
         struct clickhouse_outcome outcome = {.class_ = CLASS_TRANSIENT};
         snprintf(outcome.text, sizeof(outcome.text), "%s", error.text);
         batch_answered(b, &outcome);
+        return;
     }
+    feed_attach(b->feed, &b->insert);
 }
 
 /* The endpoint an attempt goes to: a batch that may be stored somewhere stays there. */
@@ -284,16 +430,18 @@ static int batch_endpoint(const struct batch *b)
     return status.state == ENDPOINT_UP ? b->endpoint : -1;
 }
 
-static void batch_checked(struct batch *b, const struct spool_error *error)
+static void batch_checked(void *arg, uint64_t bytes, const struct spool_error *error)
 {
+    struct batch *b = arg;
     struct stream *s = b->stream;
     int endpoint = batch_endpoint(b);
 
+    b->frames_bytes = bytes;
     if (error) {
         feed_close(b->feed);
         b->feed = NULL;
         batch_move(b, BATCH_WAITING);
-        b->retry_at_ms = clock_monotonic_ms() + RETRY_MAX_MS;
+        batch_retry_later(b, RETRY_MAX_MS);
         metrics_add(s->p->metrics, METRIC_DAMAGED_BLOCKS, 1, s->options->name);
         stream_hold(s, HOLD_DAMAGE,
                     "segment %llu, batch %llu: %s; nothing of it was sent: stop "
@@ -309,62 +457,125 @@ static void batch_checked(struct batch *b, const struct spool_error *error)
     stream_advance(s);
 }
 
-static void batch_start(struct batch *b)
+static void batch_start(struct batch *b, int endpoint)
 {
+    if (b->maybe_stored && !batch_token_holds(b, endpoint)) {
+        if (ask_possible(b))
+            ask_start(b, endpoint);
+        else
+            batch_send_anew(b);
+        return;
+    }
     batch_move(b, BATCH_CHECKING);
-    if (feed_open(b, batch_checked, &b->feed) != SPOOL_OK)
+    if (feed_open(b->stream, b->segment_number, b->parts, b->part_count, batch_checked, b,
+                  &b->feed) != SPOOL_OK)
         pipeline_fatal(b->stream->p, "out of memory while sending a batch");
 }
 
 /* --- sealing -------------------------------------------------------------------------------- */
 
-/* "1\n<native 0|1>\n<endpoint url>\n<settings>": attributes of a seal, version first. */
-static int attributes_put(struct buf *out, bool native, const char *url, const char *settings)
+/* "2\n<native 0|1>\n<endpoint url>\n<server start, ms>\n<settings>": attributes of a seal, version
+   first; version 1 had no server start. */
+static int attributes_put(struct buf *out, bool native, const char *url, int64_t server_start_ms,
+                          const char *settings)
 {
-    return buf_printf(out, "1\n%d\n%s\n%s", native ? 1 : 0, url, settings);
+    return buf_printf(out, "2\n%d\n%s\n%lld\n%s", native ? 1 : 0, url, (long long)server_start_ms,
+                      settings);
 }
 
 static int attributes_get(struct stream *s, struct batch *b, const char *text, size_t size)
 {
     const char *end = text + size;
-    const char *line[3];
+    const char *line[4];
+    size_t lines = size && text[0] == '1' ? 3 : 4;
     struct clickhouse *ch = s->p->clickhouse;
 
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < lines; i++) {
         const char *nl = memchr(text, '\n', (size_t)(end - text));
         if (!nl)
             return SPOOL_E_CORRUPT;
         line[i] = text;
         text = nl + 1;
     }
-    if (line[0][0] != '1' || line[0][1] != '\n')
+    if ((line[0][0] != '1' && line[0][0] != '2') || line[0][1] != '\n')
         return SPOOL_E_NEWER;
     for (size_t i = 0; i < clickhouse_endpoints(ch); i++) {
         struct endpoint_status status;
-        size_t n = (size_t)(text - 1 - line[2]);
+        const char *url_end = memchr(line[2], '\n', (size_t)(end - line[2]));
+        size_t n = (size_t)(url_end - line[2]);
         clickhouse_endpoint_status(ch, i, &status);
         if (strlen(status.url) == n && memcmp(status.url, line[2], n) == 0)
             b->endpoint = (int)i;
     }
+    if (lines == 4)
+        b->server_start_ms = strtoll(line[3], NULL, 10);
     b->settings = strndup(text, (size_t)(end - text));
     return b->settings ? SPOOL_OK : SPOOL_E_NOMEM;
 }
 
-static void batch_token(struct batch *b)
+static int batch_token(struct batch *b)
 {
     uint64_t random[2] = {0, 0};
 
     if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
-        pipeline_fatal(b->stream->p, "getrandom() failed: no token can be made");
+        return SPOOL_E_IO;
     snprintf(b->token, sizeof(b->token), "%s-%s-%llu-%016llx%016llx",
              spool_uuid_text(b->stream->p->spool), b->stream->options->name,
              (unsigned long long)b->id, (unsigned long long)random[0],
              (unsigned long long)random[1]);
+    return SPOOL_OK;
+}
+
+int batch_prepare_seal(struct batch *b, int endpoint)
+{
+    struct stream *s = b->stream;
+    bool native = b->segment->schema->schema->format != FORMAT_JSON;
+    struct endpoint_status server;
+    struct buf settings;
+    int status;
+
+    for (size_t i = 0; i < b->part_count; i++)
+        b->ranges[i] = (struct spool_range){b->parts[i].block->ref.sequence, b->parts[i].row,
+                                            b->parts[i].rows};
+    b->id = s->next_batch++;
+    b->state = BATCH_SEALING;
+    b->segment_number = b->segment->number;
+    b->endpoint = endpoint;
+    b->sealed_ms = clock_wall_ms();
+    clickhouse_endpoint_status(s->p->clickhouse, (size_t)endpoint, &server);
+    if (!clickhouse_server_start(s->p->clickhouse, (size_t)endpoint, &b->server_start_ms))
+        b->server_start_ms = 0;
+    buf_init(&settings, 64 * KIB);
+    status = batch_token(b);
+    if (status == SPOOL_OK)
+        status = clickhouse_pinned_settings(server.version, native, batch_deduplicates(b), b->rows,
+                                            b->raw_bytes, &settings);
+    if (status == SPOOL_OK) {
+        const char *text = buf_cstr(&settings);
+        b->settings = text ? strdup(text) : NULL;
+        status = b->settings ? SPOOL_OK : SPOOL_E_NOMEM;
+    }
+    if (status == SPOOL_OK)
+        status =
+            attributes_put(&b->attributes, native, server.url, b->server_start_ms, b->settings);
+    buf_free(&settings);
+    b->seal = (struct spool_seal){.stream = s->id,
+                                  .batch = b->id,
+                                  .segment = b->segment_number,
+                                  .ranges = b->ranges,
+                                  .range_count = b->part_count,
+                                  .token = b->token,
+                                  .attributes = b->attributes.data,
+                                  .attributes_size = b->attributes.len,
+                                  .sealed_ms = b->sealed_ms,
+                                  .rows = b->rows};
+    return status;
 }
 
 static void batch_sealed(void *arg)
 {
     struct batch *b = arg;
+
     buf_free(&b->attributes);
     batch_move(b, BATCH_WAITING);
 }
@@ -373,69 +584,36 @@ static void batch_sealed(void *arg)
 static void batch_seal(struct stream *s, struct segment *g, size_t count, int endpoint)
 {
     struct batch *b = batch_new(s, count);
-    struct endpoint_status server;
-    struct table_description *t = g->schema->target->description;
-    bool native = g->schema->schema->format != FORMAT_JSON;
-    struct buf settings;
     struct spool_change change = {.kind = SPOOL_CHANGE_SEAL, .stream = s->id};
     struct block *at;
-    int status = SPOOL_E_NOMEM;
+    int status;
 
-    buf_init(&settings, 64 * KIB);
-    if (!b)
-        goto done;
+    if (!b) {
+        pipeline_fatal(s->p, "out of memory while sealing a batch");
+        return;
+    }
+    b->segment = g;
     at = segment_next_eligible(g, NULL);
-    while (b->block_count < count) {
+    while (b->part_count < count) {
         assert(at);
-        b->blocks[b->block_count] = at;
-        b->ranges[b->block_count++] = (struct spool_range){at->ref.sequence, 0, at->ref.rows};
+        b->parts[b->part_count++] = (struct part){at, 0, at->ref.rows};
         b->rows += at->ref.rows;
         b->raw_bytes += at->ref.raw_bytes;
-        b->frames_bytes += at->ref.frames_bytes;
         at = at->next_in_segment ? segment_next_eligible(g, at->next_in_segment) : NULL;
     }
-    b->range_count = b->block_count;
-    b->id = s->next_batch++;
-    b->segment = g;
-    b->segment_number = g->number;
-    b->endpoint = endpoint;
-    b->state = BATCH_SEALING;
-    b->sealed_ms = clock_wall_ms();
-    batch_token(b);
-    clickhouse_endpoint_status(s->p->clickhouse, (size_t)endpoint, &server);
-    status = clickhouse_pinned_settings(server.version, native, t && t->deduplicates, b->rows,
-                                        b->raw_bytes, &settings);
-    if (status == SPOOL_OK && buf_cstr(&settings))
-        b->settings = strdup((const char *)settings.data);
-    if (!b->settings)
-        goto done;
-    status = attributes_put(&b->attributes, native, server.url, b->settings);
-    if (status != SPOOL_OK)
-        goto done;
-    b->seal = (struct spool_seal){.stream = s->id,
-                                  .batch = b->id,
-                                  .segment = g->number,
-                                  .ranges = b->ranges,
-                                  .range_count = b->range_count,
-                                  .token = b->token,
-                                  .attributes = b->attributes.data,
-                                  .attributes_size = b->attributes.len,
-                                  .sealed_ms = b->sealed_ms,
-                                  .rows = b->rows};
-    for (size_t i = 0; i < b->block_count; i++)
-        block_set_state(s, b->blocks[i], BLOCK_SEALED);
+    status = batch_prepare_seal(b, endpoint);
+    if (status != SPOOL_OK) {
+        pipeline_fatal(s->p, "stream %s: sealing a batch: %s", s->options->name,
+                       spool_strerror(status));
+        batch_free(b);
+        return;
+    }
+    for (size_t i = 0; i < b->part_count; i++)
+        block_set_state(s, b->parts[i].block, BLOCK_SEALED);
     batch_link(s, b);
     change.batch = b->id;
     change.seal = &b->seal;
-    status = meta_change(s->p, &change, batch_sealed, b, s);
-    b = NULL;
-done:
-    if (b || status != SPOOL_OK)
-        pipeline_fatal(s->p, "stream %s: sealing a batch: %s", s->options->name,
-                       spool_strerror(status));
-    if (b)
-        batch_free(b);
-    buf_free(&settings);
+    (void)meta_change(s->p, &change, batch_sealed, b, s);
 }
 
 static bool match_empty(const struct block *b, void *arg)
@@ -453,43 +631,47 @@ static struct segment *batch_segment(struct stream *s)
     return NULL;
 }
 
+static uint64_t batch_rows_wanted(const struct stream *s)
+{
+    return s->batch_rows_max && s->batch_rows_max < s->options->flush_rows ? s->batch_rows_max
+                                                                           : s->options->flush_rows;
+}
+
 /*
- * How many blocks are due now: 0 when the batch should still grow, and then *due_ms tells when it
- * is due by age (0: nothing waits).
+ * How many blocks are due now: 0 when the batch should still grow. *rows is what they hold.
  */
-static size_t batch_due(struct stream *s, struct segment *g, uint64_t now, uint64_t *rows,
-                        uint64_t *due_ms)
+static size_t batch_due(struct stream *s, struct segment *g, uint64_t now, uint64_t *rows)
 {
     const struct stream_options *o = s->options;
     struct block *first = segment_next_eligible(g, NULL);
+    uint64_t wanted = batch_rows_wanted(s);
     bool force = !g->newest || first->arrived_ms <= s->flush_before_ms || s->p->draining;
     uint64_t bytes = 0;
     size_t n = 0;
 
     *rows = 0;
-    *due_ms = first->arrived_ms + o->flush_interval_ms;
-    force = force || *due_ms <= now;
-    if (!force && s->eligible_rows < o->flush_rows && s->eligible_bytes < o->flush_bytes)
+    force = force || first->arrived_ms + o->flush_interval_ms <= now;
+    if (!force && s->eligible_rows < wanted && s->eligible_bytes < o->flush_bytes)
         return 0;
-    for (struct block *b = first; b && *rows < o->flush_rows && bytes < o->flush_bytes;
+    for (struct block *b = first; b && *rows < wanted && bytes < o->flush_bytes;
          b = b->next_in_segment ? segment_next_eligible(g, b->next_in_segment) : NULL) {
         *rows += b->ref.rows;
         bytes += b->ref.raw_bytes;
         n++;
     }
-    return force || *rows >= o->flush_rows || bytes >= o->flush_bytes ? n : 0;
+    return force || *rows >= wanted || bytes >= o->flush_bytes ? n : 0;
 }
 
 static bool batch_seal_one(struct stream *s, uint64_t now)
 {
     struct segment *g = batch_segment(s);
-    uint64_t rows = 0, due = 0;
+    uint64_t rows = 0;
     size_t count;
     int endpoint;
 
     if (!g)
         return false;
-    count = batch_due(s, g, now, &rows, &due);
+    count = batch_due(s, g, now, &rows);
     if (!count)
         return false;
     if (!rows) { /* offsets without rows: nothing to send */
@@ -505,27 +687,38 @@ static bool batch_seal_one(struct stream *s, uint64_t now)
     return true;
 }
 
-static bool batch_may_start(const struct batch *b, uint64_t now)
+/* The endpoint to start the batch on, -1: not now. */
+static int batch_may_start(const struct batch *b, uint64_t now)
 {
     const struct stream *s = b->stream;
+    int endpoint;
 
-    if (b->state != BATCH_WAITING || b->retry_at_ms > now || s->paused || s->p->closing)
-        return false;
+    if (b->state != BATCH_WAITING || b->busy || b->retry_at_ms > now || s->paused || s->p->closing)
+        return -1;
     if (s->holds[HOLD_ANSWER] && s->probe && s->probe != b)
-        return false;
-    return batch_endpoint(b) >= 0 && target_accepts(b->segment->schema->target, b->segment->schema);
+        return -1;
+    endpoint = batch_endpoint(b);
+    if (endpoint < 0 || !target_accepts(b->segment->schema->target, b->segment->schema))
+        return -1;
+    return endpoint;
 }
 
 void batches_advance(struct stream *s)
 {
     uint64_t now = clock_monotonic_ms();
+    unsigned active = 0;
 
     if (s->p->fatal || s->p->closing || !s->p->started)
         return;
-    for (struct batch *b = s->batches, *next; b; b = next) {
+    for (struct batch *b = s->batches; b; b = b->next)
+        active += (b->state != BATCH_WAITING && b->state != BATCH_LOADING) || b->busy;
+    for (struct batch *b = s->batches, *next; b && active < s->options->max_in_flight; b = next) {
+        int endpoint = batch_may_start(b, now);
         next = b->next;
-        if (batch_may_start(b, now))
-            batch_start(b);
+        if (endpoint < 0)
+            continue;
+        active++;
+        batch_start(b, endpoint); /* may append to the list, frees nothing */
     }
     while (batch_seal_one(s, now))
         continue;
@@ -561,7 +754,7 @@ int batch_recover(struct stream *s, const struct spool_seal *seal)
     b->state = BATCH_LOADING;
     b->segment_number = seal->segment;
     memcpy(b->ranges, seal->ranges, seal->range_count * sizeof(*b->ranges));
-    b->range_count = seal->range_count;
+    b->part_count = seal->range_count;
     b->rows = seal->rows;
     b->sealed_ms = seal->sealed_ms;
     b->maybe_stored = true; /* it may have been sent before the end */
@@ -580,17 +773,16 @@ static bool batch_resolve(struct stream *s, struct batch *b, struct segment *g)
     struct block *at = g->first;
 
     b->segment = g;
-    b->block_count = 0;
-    b->frames_bytes = b->raw_bytes = 0;
-    for (size_t i = 0; i < b->range_count; i++) {
+    b->raw_bytes = 0;
+    for (size_t i = 0; i < b->part_count; i++) {
         const struct spool_range *r = &b->ranges[i];
         while (at && at->ref.sequence < r->sequence)
             at = at->next_in_segment;
-        if (!at || at->ref.sequence != r->sequence || r->row != 0 || r->rows != at->ref.rows)
+        if (!at || at->ref.sequence != r->sequence || r->rows > at->ref.rows ||
+            r->row > at->ref.rows - r->rows)
             return false;
-        b->blocks[b->block_count++] = at;
-        b->frames_bytes += at->ref.frames_bytes;
-        b->raw_bytes += at->ref.raw_bytes;
+        b->parts[i] = (struct part){at, r->row, r->rows};
+        b->raw_bytes += at->ref.rows ? at->ref.raw_bytes * r->rows / at->ref.rows : 0;
         block_set_state(s, at, BLOCK_SEALED);
     }
     return true;
@@ -601,13 +793,16 @@ void batches_segment_loaded(struct stream *s, struct segment *g)
     for (struct batch *b = s->batches; b; b = b->next) {
         if (b->state != BATCH_LOADING || b->segment_number != g->number)
             continue;
-        if (batch_resolve(s, b, g))
+        if (batch_resolve(s, b, g)) {
             batch_move(b, BATCH_WAITING);
-        else
+            if (ask_possible(b))
+                batch_retry_later(b, ASK_DELAY_MS);
+        } else {
             stream_hold(s, HOLD_DAMAGE,
                         "batch %llu names rows that segment %llu does not hold: "
                         "stop spoold and run spoolctl verify",
                         (unsigned long long)b->id, (unsigned long long)g->number);
+        }
     }
 }
 
@@ -616,15 +811,6 @@ void batches_segment_loaded(struct stream *s, struct segment *g)
 bool batches_idle(const struct stream *s)
 {
     return !s->batches && !s->eligible_blocks && segments_all_loaded(s);
-}
-
-bool batches_hold_origin(const struct stream *s, const struct origin *o)
-{
-    for (const struct batch *b = s->batches; b; b = b->next)
-        for (size_t i = 0; i < b->block_count; i++)
-            if (b->blocks[i]->origin == o)
-                return true;
-    return false;
 }
 
 void batches_abandon(struct stream *s)

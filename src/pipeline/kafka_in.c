@@ -297,8 +297,8 @@ static bool origin_in_flight(const struct origin *o)
     for (const struct batch *b = o->stream->batches; b; b = b->next) {
         if (b->state == BATCH_WAITING || b->state == BATCH_LOADING)
             continue;
-        for (size_t i = 0; i < b->block_count; i++)
-            if (b->blocks[i]->origin == o)
+        for (size_t i = 0; i < b->part_count; i++)
+            if (b->parts[i].block->origin == o)
                 return true;
     }
     return false;

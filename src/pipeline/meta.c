@@ -21,6 +21,7 @@ struct meta_op {
     void (*done)(void *arg);
     void *arg;
     struct stream *stream; /* whose commit latency it is; may be NULL */
+    bool joined;           /* the next one goes into the same transaction */
     struct meta_op *next;
 };
 
@@ -49,17 +50,14 @@ static void *copy_bytes(const void *data, size_t size)
     return copy;
 }
 
-int meta_change(struct pipeline *p, const struct spool_change *change, void (*done)(void *arg),
-                void *arg, struct stream *stream)
+/* Queues without starting a commit. */
+static struct meta_op *meta_queue(struct pipeline *p, const struct spool_change *change)
 {
     struct meta_op *op = calloc(1, sizeof(*op));
 
     if (!op)
-        goto nomem;
+        return NULL;
     op->change = *change;
-    op->done = done;
-    op->arg = arg;
-    op->stream = stream;
     if (change->ranges) {
         op->memory[0] = copy_bytes(change->ranges, change->range_count * sizeof(*change->ranges));
         op->change.ranges = op->memory[0];
@@ -83,14 +81,37 @@ int meta_change(struct pipeline *p, const struct spool_change *change, void (*do
     else
         p->meta_first = op;
     p->meta_last = op;
-    meta_advance(p);
-    return SPOOL_OK;
+    return op;
 
 nomem:
-    if (op)
-        meta_op_free(op);
-    pipeline_fatal(p, "out of memory while recording a change of the spool");
-    return SPOOL_E_NOMEM;
+    meta_op_free(op);
+    return NULL;
+}
+
+int meta_changes(struct pipeline *p, const struct spool_change *changes, size_t count,
+                 void (*done)(void *arg), void *arg, struct stream *stream)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct meta_op *op = meta_queue(p, &changes[i]);
+        if (!op) {
+            pipeline_fatal(p, "out of memory while recording a change of the spool");
+            return SPOOL_E_NOMEM;
+        }
+        op->joined = i + 1 < count;
+        if (!op->joined) {
+            op->done = done;
+            op->arg = arg;
+            op->stream = stream;
+        }
+    }
+    meta_advance(p);
+    return SPOOL_OK;
+}
+
+int meta_change(struct pipeline *p, const struct spool_change *change, void (*done)(void *arg),
+                void *arg, struct stream *stream)
+{
+    return meta_changes(p, change, 1, done, arg, stream);
 }
 
 static void meta_work(struct job *job)
@@ -158,7 +179,8 @@ void meta_advance(struct pipeline *p)
     if (!m)
         goto nomem;
     m->first = p->meta_first;
-    for (struct meta_op *op = m->first; op && m->count < META_CHANGES_MAX; op = op->next) {
+    for (struct meta_op *op = m->first; op && (m->count < META_CHANGES_MAX || m->last->joined);
+         op = op->next) {
         m->last = op;
         m->count++;
     }

@@ -10,6 +10,9 @@
  *   segment.c   what is on disk and waits                     (segments, blocks)
  *   batch.c     waiting blocks -> seal -> send -> ack         (batches)
  *   feed.c      the body of an insert, read by pool jobs
+ *   replace.c   a sealed batch becomes others, in one commit
+ *   ask.c       which rows of a batch are in the table
+ *   hunt.c      which rows of a batch the table refuses
  *   table.c     the table at the other end, and the schema
  *   meta.c      one transaction for every change that is ready
  *   pressure.c  the bound on disk
@@ -65,6 +68,7 @@ struct block {
     struct spool_block_ref ref;
     struct origin *origin;
     uint64_t arrived_ms; /* monotonic; 0: before this process */
+    uint32_t acked_rows; /* of a block that is delivered in pieces */
     enum block_state state;
     struct block *next_in_segment;
     struct block *next_in_origin; /* unacknowledged ones, in order of offset */
@@ -195,6 +199,12 @@ enum batch_state {
     BATCH_STATES
 };
 
+/* Rows [row, row + rows) of a block. */
+struct part {
+    struct block *block;
+    uint32_t row, rows;
+};
+
 struct feed;
 
 struct batch {
@@ -204,22 +214,27 @@ struct batch {
     enum batch_state state;
     struct segment *segment;
     uint64_t segment_number;
-    struct block **blocks; /* in order of sequence */
-    size_t block_count;
+    struct part *parts; /* in order of sequence and row */
     struct spool_range *ranges;
-    size_t range_count;
-    uint64_t rows, frames_bytes, raw_bytes;
+    size_t part_count; /* of parts and ranges */
+    uint64_t rows, raw_bytes;
+    uint64_t frames_bytes; /* of the body; known when checked */
     char token[256];
     char *settings;        /* pinned */
     struct buf attributes; /* of the seal, until it is durable */
     struct spool_seal seal;
-    int64_t sealed_ms;
+    int64_t sealed_ms; /* wall clock */
     struct backoff backoff;
     uint64_t retry_at_ms;
     uint32_t attempts;
-    bool maybe_stored; /* an attempt ended without a definite answer */
-    bool possible_counted;
-    int endpoint; /* of the first attempt; -1: none, or it is no longer configured */
+    uint32_t schema_failures, upload_failures;
+    uint32_t splits;    /* how often an ancestor of it was split */
+    bool maybe_stored;  /* an attempt ended without a definite answer */
+    bool commit_failed; /* ... or failed while the server stored it */
+    bool busy;          /* ask.c, hunt.c or replace.c has it: not sent meanwhile */
+    int endpoint;       /* of the first attempt; -1: none, or it is no longer configured */
+    int64_t
+        server_start_ms; /* of that endpoint then, as clickhouse_server_start says; 0: unknown */
     struct insert *insert;
     struct feed *feed;
 };
@@ -280,7 +295,12 @@ struct stream {
     struct batch *batches; /* all that are sealed or being sealed, by id */
     unsigned batch_count;
     uint64_t next_batch;
-    struct batch *probe; /* while HOLD_ANSWER stands, only this one is tried */
+    struct batch *probe;            /* while HOLD_ANSWER stands, only this one is tried */
+    bool accept_bad;                /* the operator said that any share of bad rows may go */
+    double window_rows, window_bad; /* delivered and refused lately, for bad_ratio */
+    uint64_t batch_rows_max; /* less than flush.rows while ClickHouse finds batches too big */
+    bool no_trial_table;     /* it can't be made: rows are found by real inserts */
+    unsigned halvings;       /* real ones since the last batch that went in whole */
     uint64_t eligible_rows, eligible_bytes, eligible_blocks; /* may be sealed, in loaded segments */
     bool loading;                                            /* one segment index at a time */
 
@@ -440,16 +460,75 @@ void batches_segment_loaded(struct stream *s, struct segment *g);
 void batches_free(struct stream *s);
 void batches_abandon(struct stream *s); /* cancels what is being sent */
 bool batches_idle(const struct stream *s);
-/* Whether a batch that holds rows of o is not yet acknowledged. */
-bool batches_hold_origin(const struct stream *s, const struct origin *o);
+
+/* For ask.c, hunt.c and replace.c. */
+struct batch *batch_new(struct stream *s, size_t parts);
+void batch_free(struct batch *b);
+void batch_link(struct stream *s, struct batch *b);
+void batch_move(struct batch *b, enum batch_state to);
+void batch_ack(struct batch *b);    /* its rows are in: acknowledges them durably */
+void batch_remove(struct batch *b); /* unlinks and frees one whose seal is gone */
+void batch_retry_later(struct batch *b, uint64_t delay_ms);
+void batch_hold_for(struct batch *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
+bool batch_deduplicates(const struct batch *b);
+/* Counts an acknowledged range; the block is done when all its rows are. */
+void part_acked(struct stream *s, struct segment *g, const struct part *part);
+/* Fills what a seal needs besides parts and rows: id, token, settings, attributes. */
+int batch_prepare_seal(struct batch *b, int endpoint);
 
 /* --- feed.c --------------------------------------------------------------------------------- */
 
-/* Verifies every block of the batch in the pool, then calls checked (loop). */
-int feed_open(struct batch *b, void (*checked)(struct batch *b, const struct spool_error *error),
-              struct feed **out);
-size_t feed_read(void *feed, char *dst, size_t n); /* an http_body_fn */
-void feed_close(struct feed *f);                   /* waits for its job by itself */
+/*
+ * The body for the given parts of one segment. Everything is read and verified in the pool (parts
+ * of blocks are cut out there), then checked runs on the loop with the body's size, or an error.
+ * The parts are copied.
+ */
+int feed_open(struct stream *s, uint64_t segment, const struct part *parts, size_t count,
+              void (*checked)(void *arg, uint64_t bytes, const struct spool_error *error),
+              void *arg, struct feed **out);
+void feed_attach(struct feed *f, struct insert **insert); /* resumed when data is there */
+size_t feed_read(void *feed, char *dst, size_t n);        /* an http_body_fn */
+void feed_close(struct feed *f);                          /* waits for its job by itself */
+
+/* --- replace.c ------------------------------------------------------------------------------ */
+
+/* Rows of a batch, counted over all its parts: [first, first + count). */
+struct row_span {
+    uint64_t first, count;
+};
+
+/*
+ * In one commit: the seal of b goes, the spans in done are acknowledged, and each group of spans in
+ * seals becomes a batch under a new token. Spans are ascending and together all of b. done (loop)
+ * runs when it is durable; b is gone then.
+ */
+struct span_group {
+    const struct row_span *spans;
+    size_t count;
+};
+int batch_replace(struct batch *b, const struct row_span *acked, size_t acked_count,
+                  const struct span_group *seals, size_t seal_count,
+                  void (*done)(struct stream *s));
+/* The parts that the spans of b stand for; malloc'd. */
+int batch_parts(const struct batch *b, const struct row_span *spans, size_t count,
+                struct part **parts, size_t *part_count);
+
+/* --- ask.c ---------------------------------------------------------------------------------- */
+
+/* Whether the table holds what tells a batch's rows apart: topic, partition and offset, or origin
+   and offset, in a local MergeTree table. */
+bool ask_possible(const struct batch *b);
+/* Finds out which rows of b are in, then acknowledges those and sends the rest under a new token;
+   without an answer b is retried. */
+void ask_start(struct batch *b, int endpoint);
+
+/* --- hunt.c --------------------------------------------------------------------------------- */
+
+/* b was refused for its data: finds the bad rows, puts them to the dead letters, and seals the
+   rest anew. */
+void hunt_start(struct batch *b, int endpoint, const struct clickhouse_outcome *outcome);
+/* Seals b anew in two halves, each inserted for real. */
+void hunt_halve(struct batch *b, const char *why);
 
 /* --- meta.c --------------------------------------------------------------------------------- */
 
@@ -459,6 +538,9 @@ void feed_close(struct feed *f);                   /* waits for its job by itsel
  */
 int meta_change(struct pipeline *p, const struct spool_change *change, void (*done)(void *arg),
                 void *arg, struct stream *stream);
+/* The same for several changes that must be durable together; done runs once. */
+int meta_changes(struct pipeline *p, const struct spool_change *changes, size_t count,
+                 void (*done)(void *arg), void *arg, struct stream *stream);
 void meta_advance(struct pipeline *p);
 bool meta_idle(const struct pipeline *p);
 void meta_free(struct pipeline *p);

@@ -189,7 +189,7 @@ void block_acked(struct stream *s, struct segment *g, struct block *b)
 
     block_set_state(s, b, BLOCK_ACKED);
     g->acked_blocks++;
-    g->unacked_rows -= b->ref.rows;
+    g->unacked_rows -= b->ref.rows - b->acked_rows;
     while (o->first && o->first->state == BLOCK_ACKED) {
         struct block *head = o->first;
         o->front = head->ref.last_offset + 1;
@@ -457,7 +457,8 @@ static int segment_schema(struct stream *s, struct segment *g, struct load_job *
 }
 
 /* Ranges are ascending and merged: a block is acknowledged when one covers all its rows. */
-static bool acked_covers(const struct load_job *l, size_t *at, const struct spool_block_ref *ref)
+static bool acked_covers(const struct load_job *l, size_t *at, const struct spool_block_ref *ref,
+                         uint32_t *acked_rows)
 {
     uint64_t rows = 0;
     bool seen = false;
@@ -468,6 +469,7 @@ static bool acked_covers(const struct load_job *l, size_t *at, const struct spoo
         rows += l->acked[i].rows;
         seen = true;
     }
+    *acked_rows = (uint32_t)rows;
     return seen && rows >= ref->rows;
 }
 
@@ -500,15 +502,21 @@ static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
         }
     }
     for (size_t i = 0; i < l->ref_count; i++) {
-        if (acked_covers(l, &at, &l->refs[i])) {
+        struct block *b;
+        uint32_t acked_rows = 0;
+        if (acked_covers(l, &at, &l->refs[i], &acked_rows)) {
             struct origin *o = origin_get(s, l->refs[i].origin);
             g->acked_blocks++;
             if (o && !o->first && o->front <= l->refs[i].last_offset)
                 o->front = l->refs[i].last_offset + 1;
-        } else if (!block_add(s, g, &l->refs[i], 0)) {
+            continue;
+        }
+        b = block_add(s, g, &l->refs[i], 0);
+        if (!b) {
             pipeline_fatal(s->p, "out of memory while reading a segment's index");
             return;
         }
+        b->acked_rows = acked_rows;
     }
     g->blocks_total = l->ref_count;
     g->loaded = true;

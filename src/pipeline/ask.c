@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Asking: an attempt ended without an answer, and the token alone cannot be trusted. Where topic,
+ * partition and offset (or origin and offset) of each record are columns of the table, the table
+ * itself tells which rows are in. First the attempt must be over on the server: its query has left
+ * system.processes. Then the offsets of the batch's ranges are read back; rows that are in are
+ * acknowledged, the others are sealed anew.
+ *
+ * Only tables that keep every row as it was inserted can be asked: MergeTree and
+ * ReplicatedMergeTree. Engines that merge rows away (Replacing, Summing, ...) cannot.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "pipeline/pipeline_int.h"
+
+#define ASK_RETRY_MS    500
+#define ASK_ORIGINS_MAX 2000 /* so that the statement stays under max_query_size (256 KiB) */
+#define ASK_REPLY_BYTES (128 * MIB)
+
+struct ask_row {
+    uint32_t origin; /* index into ask->origins */
+    int64_t offset;
+    uint64_t row; /* of the batch */
+    bool stored;
+};
+
+struct ask_origin {
+    const struct origin *origin;
+    int64_t low, high;
+};
+
+struct ask {
+    struct job job;
+    struct batch *batch;
+    struct stream *stream;
+    int endpoint;
+    /* for the job */
+    struct part *parts;
+    size_t part_count;
+    uint64_t segment;
+    int status;
+    struct spool_error error;
+    /* what is looked for */
+    struct ask_origin *origins;
+    size_t origin_count;
+    struct ask_row *rows; /* rows of the batch, by (origin, offset) once sorted */
+    uint64_t row_count;
+};
+
+static const char *column_of(const struct schema *schema, enum column_source source)
+{
+    for (size_t i = 0; i < schema->count; i++)
+        if (schema->columns[i].source == source)
+            return schema->columns[i].name;
+    return NULL;
+}
+
+/* Offsets of one name repeat from epoch to epoch: only the first can be told by them. */
+static bool ask_tells_apart(const struct batch *b)
+{
+    size_t origins = 0;
+    const struct origin *last = NULL;
+
+    for (size_t i = 0; i < b->part_count; i++) {
+        const struct origin *o = b->parts[i].block->origin;
+        if (!o->name || o->epoch > 1)
+            return false;
+        origins += o != last;
+        last = o;
+    }
+    return origins <= ASK_ORIGINS_MAX;
+}
+
+bool ask_possible(const struct batch *b)
+{
+    const struct stream_schema *ss = b->segment->schema;
+    const struct table_description *t = ss->target->description;
+    bool by_topic = column_of(ss->schema, SOURCE_TOPIC) && column_of(ss->schema, SOURCE_PARTITION);
+
+    if (!t || !t->engine ||
+        (strcmp(t->engine, "MergeTree") != 0 && strcmp(t->engine, "ReplicatedMergeTree") != 0))
+        return false;
+    return column_of(ss->schema, SOURCE_OFFSET) &&
+           (by_topic || column_of(ss->schema, SOURCE_ORIGIN)) && ask_tells_apart(b);
+}
+
+static void ask_free(struct ask *a)
+{
+    free(a->parts);
+    free(a->origins);
+    free(a->rows);
+    free(a);
+}
+
+/* No answer: the batch waits and is asked about again. */
+static void ask_again(struct ask *a)
+{
+    struct batch *b = a->batch;
+    struct stream *s = a->stream;
+
+    b->busy = false;
+    batch_retry_later(b, ASK_RETRY_MS + backoff_next_ms(&b->backoff));
+    ask_free(a);
+    stream_advance(s);
+}
+
+/* --- the rows' own offsets, read in the pool ------------------------------------------------ */
+
+static int ask_origin_of(struct ask *a, const struct origin *o, uint32_t *index)
+{
+    struct ask_origin *grown;
+
+    for (size_t i = a->origin_count; i > 0; i--)
+        if (a->origins[i - 1].origin == o) {
+            *index = (uint32_t)(i - 1);
+            return SPOOL_OK;
+        }
+    grown = realloc(a->origins, (a->origin_count + 1) * sizeof(*grown));
+    if (!grown)
+        return SPOOL_E_NOMEM;
+    a->origins = grown;
+    grown[a->origin_count] = (struct ask_origin){o, INT64_MAX, INT64_MIN};
+    *index = (uint32_t)a->origin_count++;
+    return SPOOL_OK;
+}
+
+static int ask_part(struct ask *a, struct spool_reader *reader, const struct part *part)
+{
+    const struct spool_block_ref *ref = &part->block->ref;
+    void *payload = NULL;
+    int64_t *offsets = NULL;
+    size_t size = 0;
+    uint32_t origin = 0;
+    int status = spool_reader_block(reader, ref, &payload, &size, &offsets, &a->error);
+
+    if (status == SPOOL_OK)
+        status = ask_origin_of(a, part->block->origin, &origin);
+    for (uint32_t i = 0; i < part->rows && status == SPOOL_OK; i++) {
+        int64_t offset =
+            offsets ? offsets[part->row + i] : ref->first_offset + (int64_t)part->row + i;
+        struct ask_origin *o = &a->origins[origin];
+        o->low = offset < o->low ? offset : o->low;
+        o->high = offset > o->high ? offset : o->high;
+        a->rows[a->row_count] = (struct ask_row){origin, offset, a->row_count, false};
+        a->row_count++;
+    }
+    free(payload);
+    free(offsets);
+    return status;
+}
+
+static int row_order(const void *left, const void *right)
+{
+    const struct ask_row *a = left, *b = right;
+
+    if (a->origin != b->origin)
+        return a->origin < b->origin ? -1 : 1;
+    return a->offset < b->offset ? -1 : a->offset > b->offset;
+}
+
+static void ask_work(struct job *job)
+{
+    struct ask *a = (struct ask *)job;
+    struct spool_reader *reader = NULL;
+
+    a->status = spool_reader_open(a->stream->spool, a->segment, &reader, &a->error);
+    for (size_t i = 0; i < a->part_count && a->status == SPOOL_OK; i++)
+        if (a->parts[i].rows)
+            a->status = ask_part(a, reader, &a->parts[i]);
+    spool_reader_close(reader);
+    if (a->status == SPOOL_OK)
+        qsort(a->rows, a->row_count, sizeof(*a->rows), row_order);
+}
+
+/* --- the answer ----------------------------------------------------------------------------- */
+
+static int by_row(const void *left, const void *right)
+{
+    const struct ask_row *a = left, *b = right;
+    return a->row < b->row ? -1 : a->row > b->row;
+}
+
+/* Acknowledges what is in and seals the rest anew. */
+static void ask_settle(struct ask *a)
+{
+    struct batch *b = a->batch;
+    struct stream *s = a->stream;
+    struct row_span *spans = calloc(a->row_count + 1, sizeof(*spans));
+    struct row_span *missing;
+    struct span_group group;
+    size_t stored_count = 0, missing_count = 0;
+    uint64_t stored = 0;
+
+    if (!spans) {
+        ask_again(a);
+        return;
+    }
+    qsort(a->rows, a->row_count, sizeof(*a->rows), by_row);
+    for (uint64_t i = 0; i < a->row_count; i++) {
+        stored += a->rows[i].stored;
+        if (i == 0 || a->rows[i].stored != a->rows[i - 1].stored)
+            stored_count += a->rows[i].stored, missing_count += !a->rows[i].stored;
+    }
+    log_event(LOG_INFO, "batch.asked", "stream", s->options->name, "batch", log_u64(b->id), "rows",
+              log_u64(a->row_count), "stored", log_u64(stored), NULL);
+    b->busy = false;
+    if (stored == a->row_count) {
+        if (s->probe == b) {
+            s->probe = NULL;
+            stream_unhold(s, HOLD_ANSWER);
+        }
+        batch_ack(b);
+    } else {
+        size_t n[2] = {0, 0};
+        missing = spans + stored_count;
+        for (uint64_t i = 0; i < a->row_count; i++) {
+            struct row_span *list = a->rows[i].stored ? spans : missing;
+            size_t *count = &n[a->rows[i].stored ? 0 : 1];
+            if (i && a->rows[i].stored == a->rows[i - 1].stored)
+                list[*count - 1].count++;
+            else
+                list[(*count)++] = (struct row_span){i, 1};
+        }
+        group = (struct span_group){missing, missing_count};
+        if (batch_replace(b, spans, stored_count, &group, 1, NULL) != SPOOL_OK)
+            batch_retry_later(b, ASK_RETRY_MS);
+    }
+    free(spans);
+    ask_free(a);
+    stream_advance(s);
+}
+
+static const char *next_field(const char **at, const char *end, char stop, size_t *size)
+{
+    const char *field = *at;
+    const char *hit = memchr(field, stop, (size_t)(end - field));
+
+    if (!hit)
+        return NULL;
+    *size = (size_t)(hit - field);
+    *at = hit + 1;
+    return field;
+}
+
+/* A line: origin name, tab, offset, newline. */
+static bool ask_mark(struct ask *a, const char *name, size_t name_size, int64_t offset,
+                     size_t *hint)
+{
+    struct ask_row key = {.offset = offset}, *row;
+    size_t i = *hint;
+
+    for (size_t tries = 0; tries < a->origin_count; tries++, i = (i + 1) % a->origin_count) {
+        const char *have = a->origins[i].origin->name;
+        if (strlen(have) == name_size && memcmp(have, name, name_size) == 0)
+            break;
+        if (tries + 1 == a->origin_count)
+            return false;
+    }
+    *hint = i;
+    key.origin = (uint32_t)i;
+    row = bsearch(&key, a->rows, a->row_count, sizeof(*a->rows), row_order);
+    if (row)
+        row->stored = true;
+    return true;
+}
+
+static void ask_rows_answered(void *arg, const struct clickhouse_outcome *outcome, const char *text,
+                              size_t size)
+{
+    struct ask *a = arg;
+    const char *at = text, *end = text + size;
+    size_t hint = 0;
+
+    if (a->stream->p->closing || outcome->class_ != CLASS_NONE) {
+        if (outcome->class_ != CLASS_NONE && outcome->class_ != CLASS_TRANSIENT)
+            log_event(LOG_WARN, "batch.ask_failed", "stream", a->stream->options->name, "batch",
+                      log_u64(a->batch->id), "error", outcome->text, NULL);
+        ask_again(a);
+        return;
+    }
+    while (at < end) {
+        size_t name_size = 0, offset_size = 0;
+        const char *name = next_field(&at, end, '\t', &name_size);
+        const char *offset = name ? next_field(&at, end, '\n', &offset_size) : NULL;
+        if (!offset || offset_size == 0 || offset_size > 20 ||
+            !ask_mark(a, name, name_size, strtoll(offset, NULL, 10), &hint)) {
+            log_event(LOG_ERROR, "batch.ask_failed", "stream", a->stream->options->name, "batch",
+                      log_u64(a->batch->id), "error", "the table's answer is not readable", NULL);
+            ask_again(a);
+            return;
+        }
+    }
+    ask_settle(a);
+}
+
+/* --- the questions -------------------------------------------------------------------------- */
+
+static int put_name(struct buf *out, const char *name)
+{
+    int status = buf_put_u8(out, '`');
+
+    for (const char *c = name; *c && status == SPOOL_OK; c++) {
+        if (*c == '`' || *c == '\\')
+            status = buf_put_u8(out, '\\');
+        if (status == SPOOL_OK)
+            status = buf_put_u8(out, (uint8_t)*c);
+    }
+    return status == SPOOL_OK ? buf_put_u8(out, '`') : status;
+}
+
+static int put_text(struct buf *out, const char *text)
+{
+    int status = buf_put_u8(out, '\'');
+
+    for (const char *c = text; *c && status == SPOOL_OK; c++) {
+        if (*c == '\'' || *c == '\\')
+            status = buf_put_u8(out, '\\');
+        if (status == SPOOL_OK)
+            status = buf_put_u8(out, (uint8_t)*c);
+    }
+    return status == SPOOL_OK ? buf_put_u8(out, '\'') : status;
+}
+
+/* From the origin's name, kafka/<topic>/<partition>; a topic's name holds no slash. */
+static int put_topic_partition(struct buf *sql, const char *topic, const char *partition,
+                               const char *name)
+{
+    const char *slash = strrchr(name, '/');
+    char text[300];
+    int status;
+
+    if (strncmp(name, "kafka/", 6) != 0 || slash < name + 6)
+        return SPOOL_E_INVALID;
+    snprintf(text, sizeof(text), "%.*s", (int)(slash - name - 6), name + 6);
+    status = put_name(sql, topic);
+    if (status == SPOOL_OK)
+        status = buf_append_str(sql, " = ");
+    if (status == SPOOL_OK)
+        status = put_text(sql, text);
+    if (status == SPOOL_OK)
+        status = buf_append_str(sql, " AND ");
+    if (status == SPOOL_OK)
+        status = put_name(sql, partition);
+    return status == SPOOL_OK ? buf_printf(sql, " = %ld", strtol(slash + 1, NULL, 10)) : status;
+}
+
+/* SELECT <origin name>, <offset> FROM <table> WHERE (<origin 1> AND offset BETWEEN) OR ... */
+static int ask_statement(const struct ask *a, struct buf *sql)
+{
+    const struct stream_schema *ss = a->batch->segment->schema;
+    const char *origin = column_of(ss->schema, SOURCE_ORIGIN);
+    const char *topic = column_of(ss->schema, SOURCE_TOPIC);
+    const char *partition = column_of(ss->schema, SOURCE_PARTITION);
+    const char *offset = column_of(ss->schema, SOURCE_OFFSET);
+    int status = buf_append_str(sql, "SELECT ");
+
+#define PUT(call) status = status == SPOOL_OK ? (call) : status
+    if (origin) {
+        PUT(put_name(sql, origin));
+    } else {
+        PUT(buf_append_str(sql, "concat('kafka/', toString("));
+        PUT(put_name(sql, topic));
+        PUT(buf_append_str(sql, "), '/', toString("));
+        PUT(put_name(sql, partition));
+        PUT(buf_append_str(sql, "))"));
+    }
+    PUT(buf_append_str(sql, ", "));
+    PUT(put_name(sql, offset));
+    PUT(buf_append_str(sql, " FROM "));
+    PUT(buf_append_str(sql, ss->target->destination));
+    PUT(buf_append_str(sql, " WHERE "));
+    for (size_t i = 0; i < a->origin_count; i++) {
+        const struct ask_origin *o = &a->origins[i];
+        PUT(buf_append_str(sql, i ? " OR (" : "("));
+        if (origin) {
+            PUT(put_name(sql, origin));
+            PUT(buf_append_str(sql, " = "));
+            PUT(put_text(sql, o->origin->name));
+        } else {
+            PUT(put_topic_partition(sql, topic, partition, o->origin->name));
+        }
+        PUT(buf_append_str(sql, " AND "));
+        PUT(put_name(sql, offset));
+        PUT(buf_printf(sql, " >= %lld AND ", (long long)o->low));
+        PUT(put_name(sql, offset));
+        PUT(buf_printf(sql, " <= %lld)", (long long)o->high));
+    }
+    PUT(buf_append_str(sql, " FORMAT TabSeparated"));
+#undef PUT
+    return status;
+}
+
+static void ask_rows(struct ask *a)
+{
+    struct buf sql;
+    const char *text = NULL;
+    struct spool_error error;
+
+    buf_init(&sql, MIB);
+    if (ask_statement(a, &sql) == SPOOL_OK)
+        text = buf_cstr(&sql);
+    if (!text || clickhouse_query(a->stream->p->clickhouse, (size_t)a->endpoint, text,
+                                  ASK_REPLY_BYTES, ask_rows_answered, a, &error) != SPOOL_OK)
+        ask_again(a);
+    buf_free(&sql);
+}
+
+static void ask_running_answered(void *arg, const struct clickhouse_outcome *outcome,
+                                 const char *text, size_t size)
+{
+    struct ask *a = arg;
+
+    if (a->stream->p->closing || outcome->class_ != CLASS_NONE || size == 0 || text[0] != '0')
+        ask_again(a); /* it still runs, or nobody knows */
+    else
+        ask_rows(a);
+}
+
+/* Every attempt of the batch carries its token at the start of its query_id. */
+static void ask_read(struct job *job)
+{
+    struct ask *a = (struct ask *)job;
+    struct spool_error error;
+    char sql[512];
+
+    if (a->status != SPOOL_OK || a->stream->p->closing) {
+        if (a->status != SPOOL_OK)
+            stream_hold(a->stream, HOLD_DAMAGE,
+                        "segment %llu, batch %llu: %s: stop spoold and run spoolctl verify",
+                        (unsigned long long)a->segment, (unsigned long long)a->batch->id,
+                        a->error.text);
+        ask_again(a);
+        return;
+    }
+    snprintf(sql, sizeof(sql),
+             "SELECT count() FROM system.processes WHERE position(query_id, '%s') = 1 "
+             "FORMAT TabSeparated",
+             a->batch->token);
+    if (clickhouse_query(a->stream->p->clickhouse, (size_t)a->endpoint, sql, 4096,
+                         ask_running_answered, a, &error) != SPOOL_OK)
+        ask_again(a);
+}
+
+void ask_start(struct batch *b, int endpoint)
+{
+    struct ask *a = calloc(1, sizeof(*a));
+
+    if (a) {
+        a->parts = calloc(b->part_count ? b->part_count : 1, sizeof(*a->parts));
+        a->rows = calloc(b->rows ? b->rows : 1, sizeof(*a->rows));
+    }
+    if (!a || !a->parts || !a->rows) {
+        if (a)
+            ask_free(a);
+        pipeline_fatal(b->stream->p, "out of memory while asking what a table holds");
+        return;
+    }
+    memcpy(a->parts, b->parts, b->part_count * sizeof(*a->parts));
+    a->part_count = b->part_count;
+    a->segment = b->segment_number;
+    a->batch = b;
+    a->stream = b->stream;
+    a->endpoint = endpoint;
+    b->endpoint = endpoint;
+    b->busy = true;
+    a->job.work = ask_work;
+    a->job.done = ask_read;
+    if (job_start(b->stream->p, &a->job, NULL, 0) != SPOOL_OK)
+        pipeline_fatal(b->stream->p, "out of memory while asking what a table holds");
+}
