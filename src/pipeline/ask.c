@@ -75,9 +75,8 @@ static bool ask_tells_apart(const struct batch *b)
     return origins <= ASK_ORIGINS_MAX;
 }
 
-bool ask_possible(const struct batch *b)
+bool ask_by_origin(const struct stream_schema *ss)
 {
-    const struct stream_schema *ss = b->segment->schema;
     const struct table_description *t = ss->target->description;
     bool by_topic = column_of(ss->schema, SOURCE_TOPIC) && column_of(ss->schema, SOURCE_PARTITION);
 
@@ -85,7 +84,12 @@ bool ask_possible(const struct batch *b)
         (strcmp(t->engine, "MergeTree") != 0 && strcmp(t->engine, "ReplicatedMergeTree") != 0))
         return false;
     return column_of(ss->schema, SOURCE_OFFSET) &&
-           (by_topic || column_of(ss->schema, SOURCE_ORIGIN)) && ask_tells_apart(b);
+           (by_topic || column_of(ss->schema, SOURCE_ORIGIN));
+}
+
+bool ask_possible(const struct batch *b)
+{
+    return ask_by_origin(b->segment->schema) && ask_tells_apart(b);
 }
 
 static void ask_free(struct ask *a)

@@ -313,10 +313,33 @@ static uint64_t stream_batches(const struct stream *s, bool in_flight)
     return n;
 }
 
+static const char *stream_delivery(const struct stream *s, const char **why)
+{
+    const struct table_description *t = s->targets ? s->targets->description : NULL;
+
+    *why = "the table has not been seen yet";
+    if (!t)
+        return "at_least_once";
+    if (s->schema && ask_by_origin(s->schema)) {
+        *why = t->deduplicates ? "the table deduplicates inserts by token, and is asked for the "
+                                 "rows' origin columns where the token can't be trusted"
+                               : "the table is asked for the rows' origin columns before a batch "
+                                 "is sent again";
+        return "exactly_once";
+    }
+    if (t->deduplicates) {
+        *why = "the table deduplicates inserts by token (but for a restart of ClickHouse in the "
+               "middle of an insert: origin columns would cover that too)";
+        return "exactly_once";
+    }
+    *why = t->reason[0] ? t->reason : "the table does not deduplicate inserts";
+    return "at_least_once";
+}
+
 void pipeline_stream_status(const struct pipeline *p, size_t i, struct stream_status *out)
 {
     const struct stream *s = &p->streams[i];
-    const struct table_description *t = s->targets ? s->targets->description : NULL;
+    const char *why = "";
 
     *out = (struct stream_status){
         .name = s->options->name,
@@ -324,11 +347,8 @@ void pipeline_stream_status(const struct pipeline *p, size_t i, struct stream_st
         .reason = s->reason,
         .since_ms = s->since_ms,
         .table = s->table_text,
-        .delivery = t && t->deduplicates ? "exactly_once" : "at_least_once",
-        .delivery_why = !t                ? "the table has not been seen yet"
-                        : t->deduplicates ? "the table deduplicates inserts by token"
-                        : t->reason[0]    ? t->reason
-                                          : "the table does not deduplicate inserts",
+        .delivery = stream_delivery(s, &why),
+        .delivery_why = why,
         .format = !s->schema                                 ? ""
                   : s->schema->schema->format == FORMAT_JSON ? "json"
                                                              : "native",

@@ -515,8 +515,10 @@ int batch_parts(const struct batch *b, const struct row_span *spans, size_t coun
 
 /* --- ask.c ---------------------------------------------------------------------------------- */
 
-/* Whether the table holds what tells a batch's rows apart: topic, partition and offset, or origin
-   and offset, in a local MergeTree table. */
+/* Whether the table holds what tells rows apart: topic, partition and offset, or origin and offset,
+   in a MergeTree table. */
+bool ask_by_origin(const struct stream_schema *schema);
+/* ... and whether that holds for this batch. */
 bool ask_possible(const struct batch *b);
 /* Finds out which rows of b are in, then acknowledges those and sends the rest under a new token;
    without an answer b is retried. */

@@ -82,9 +82,9 @@ def test_clickhouse_killed_in_mid_insert(kafka, server, spoold):
         server.start()
     daemon.wait(lambda: server.unique(table) == 400000, 60, "all rows")
     daemon.wait(drained(daemon, kafka, topic), 20, "committed to the end")
+    # The server restarted: its token proves nothing, and there are no origin columns to ask for.
     doubled = server.count(table) - 400000
-    allowed = daemon.metric("spoold_possible_duplicates_total")
-    assert 0 <= doubled <= (0 if server.deduplicates else allowed)
+    assert 0 <= doubled <= daemon.metric("spoold_possible_duplicates_total")
 
 
 def test_broker_stopped_and_started(kafka, server, spoold):

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exactly once where the table carries the origin of its rows: by asking, on both servers."""
+from support.process import hold_for
+from support.spoold import stream
+
+ORIGIN = [{"name": "_topic", "from": "$topic"}, {"name": "_partition", "from": "$partition"},
+          {"name": "_offset", "from": "$offset"}]
+
+
+def columns_of(server):
+    return [{"name": c.strip().split(" ")[0]} for c in server.bench_columns.split(",")] + ORIGIN
+
+
+def committed(daemon, kafka, topic):
+    return lambda: kafka.committed_offsets(daemon.group, topic) == kafka.end_offsets(topic)
+
+
+def test_server_killed_in_mid_insert_again_and_again(kafka, server, spoold):
+    topic = kafka.create_topic(2)
+    table = server.create_bench_table(window=1000, origin=True)
+    kafka.produce(topic, 600000)
+    daemon = spoold(kafka, server, [stream("s", topic, table, columns=columns_of(server), flush={
+        "rows": 30000})]).start()
+    assert daemon.stream_status("s")["table"].endswith(table)
+    for _ in range(5):
+        before = server.count(table)
+        daemon.wait(lambda: server.count(table) > before or before == 600000, 60, "more rows")
+        daemon.wait(lambda: daemon.stream_status("s")["batches"]["in_flight"] > 0
+                    or daemon.stream_status("s")["rows_inserted"] >= 600000, 30, "an insert")
+        server.kill()
+        server.start()
+    daemon.wait(lambda: server.unique(table) == 600000, 90, "all rows")
+    daemon.wait(committed(daemon, kafka, topic), 30, "committed to the end")
+    assert server.count(table) == 600000
+    assert daemon.metric("spoold_possible_duplicates_total") == 0
+
+
+def test_daemon_killed_at_every_point(kafka, server, spoold):
+    topic = kafka.create_topic(2)
+    table = server.create_bench_table(window=1000, origin=True)
+    kafka.produce(topic, 600000)
+    daemon = spoold(kafka, server, [stream("s", topic, table, columns=columns_of(server), flush={
+        "rows": 20000})])
+    for failpoints in ("seal.after_commit=kill@2", "send.started=kill@2", "send.body_done=kill@2",
+                       "answer.ok=kill@2", "ack.before_commit=kill@2", "ack.after_commit=kill@2",
+                       "send.body_done=kill@1", "answer.ok=kill@1"):
+        daemon.launch(failpoints)
+        assert daemon.wait_exit(60) == -9
+    daemon.start()
+    daemon.wait(lambda: server.unique(table) == 600000, 90, "all rows")
+    daemon.wait(committed(daemon, kafka, topic), 30, "committed to the end")
+    assert server.count(table) == 600000
+    status = daemon.stream_status("s")
+    assert status["delivery"] == "exactly_once", status
+
+
+def test_both_killed(kafka, server, spoold):
+    topic = kafka.create_topic(2)
+    table = server.create_bench_table(window=1000, origin=True)
+    kafka.produce(topic, 300000)
+    daemon = spoold(kafka, server, [stream("s", topic, table, columns=columns_of(server), flush={
+        "rows": 20000})])
+    for _ in range(4):
+        daemon.launch("send.body_done=kill@2")
+        assert daemon.wait_exit(60) == -9
+        server.kill()
+        server.start()
+    daemon.start()
+    daemon.wait(lambda: server.unique(table) == 300000, 90, "all rows")
+    assert server.count(table) == 300000
+
+
+def test_frozen_server_is_an_unknown_outcome(kafka, server, spoold):
+    topic = kafka.create_topic(1)
+    table = server.create_bench_table(window=1000, origin=True)
+    daemon = spoold(kafka, server, [stream("s", topic, table, columns=columns_of(server))])
+    daemon.config["clickhouse"]["stall_timeout"] = "2s"
+    daemon.start()
+    kafka.produce(topic, 1000)
+    daemon.wait_rows(server, table, 1000)
+    server.freeze()
+    try:
+        kafka.produce(topic, 50000, "--first", 1000)
+        daemon.wait_state("s", "down", 30)
+        hold_for(3, lambda: daemon.alive())
+    finally:
+        server.thaw()
+    daemon.wait(lambda: server.unique(table) == 51000, 60, "all rows")
+    assert server.count(table) == 51000
