@@ -24,7 +24,7 @@
 #define RETRY_BASE_MS        100
 #define RETRY_MAX_MS         10000
 #define HOLD_RETRY_MIN_MS    1000 /* a held batch is tried again no faster than this */
-#define ASK_DELAY_MS         300  /* what was cut may still be on its way into the server */
+#define ASK_DELAY_MS         1000 /* what was cut may be in the server before it is seen there */
 #define UNKNOWN_ATTEMPTS_MAX 5    /* of class unknown, then the stream is held */
 #define UPLOAD_ATTEMPTS_MAX  2    /* then it is not the wire */
 #define RESTART_SLACK_MS     3000 /* two start times closer than this are one start */
@@ -207,6 +207,8 @@ static void batch_retry(struct batch *b, const struct clickhouse_outcome *outcom
     uint64_t delay = backoff_next_ms(&b->backoff);
     uint64_t suppressed = 0;
 
+    if (b->maybe_stored && delay < ASK_DELAY_MS && ask_possible(b))
+        delay = ASK_DELAY_MS;
     batch_retry_later(b, delay);
     if (log_gate_open(&s->error_gate, 5000, &suppressed))
         log_event(LOG_WARN, "batch.retry", "stream", s->options->name, "batch", log_u64(b->id),

@@ -76,7 +76,7 @@ static void endpoint_changed(void *arg, size_t endpoint, enum endpoint_state sta
         if (state == ENDPOINT_UP) {
             target_forget_all(s);
             for (struct batch *b = s->batches; b; b = b->next)
-                if (!s->holds[HOLD_ANSWER])
+                if (!s->holds[HOLD_ANSWER] && !(b->maybe_stored && b->segment && ask_possible(b)))
                     b->retry_at_ms = 0; /* it is back: no reason to wait any longer */
         }
         stream_refresh(s);
