@@ -251,8 +251,8 @@ support: $(SUPPORT)
 # The lanes below drive the failpoint build of the daemon; servers and tools come from the plain one.
 F := build/release-failpoints
 TEST_ENV = SPOOLD_BIN=$(abspath $(F)/spoold) SPOOLCTL_BIN=$(abspath build/release/spoolctl) \
-	SUPPORT_DIR=$(abspath build/release/support) DEPS_DIR=$(abspath $(DEPS_DIR)) \
-	KAFKA_DIR=$(abspath $(dir $(KAFKA_JARS))) CHDB_LIB=$(abspath $(dir $(CHDB_LIB)))/libchdb.so
+	SUPPORT_DIR=$(abspath build/release/support) UNIT_DIR=$(abspath build/sanitize/tests) \
+	DEPS_DIR=$(abspath $(DEPS_DIR)) KAFKA_DIR=$(abspath $(dir $(KAFKA_JARS))) CHDB_LIB=$(abspath $(dir $(CHDB_LIB)))/libchdb.so
 PYTEST = $(TEST_ENV) $(PYTHON) -m pytest -p no:cacheprovider -ra -q $(PYTEST_FLAGS)
 PYTEST_FLAGS ?=
 
@@ -260,6 +260,7 @@ PYTEST_FLAGS ?=
 lane-build: deps-test
 	@$(MAKE) --no-print-directory -s -j2 SANITIZE=0 FAILPOINTS=0 all support
 	@$(MAKE) --no-print-directory -s -j2 SANITIZE=0 FAILPOINTS=1 all
+	@$(MAKE) --no-print-directory -s -j2 SANITIZE=1 FAILPOINTS=0 build/sanitize/tests/test_kafka_real
 
 # A lane without test files is passed over, aloud.
 lane = $(if $(wildcard tests/$(1)/test_*.py),$(PYTEST) -m '$(2)' tests/$(1),@echo "$(1): no tests yet")
