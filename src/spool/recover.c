@@ -132,6 +132,12 @@ static int open_segment(struct spool_stream *stream, uint64_t number, bool newes
         goto done;
     }
     *segment = (struct segment){.number = number};
+    /* The others were complete before the newest was made. */
+    if (newest && !stream->spool->read_only) {
+        status = fsync_file(path, error);
+        if (status != SPOOL_OK)
+            goto done;
+    }
     status = segment_scan(stream->spool, path, stream->id, false, segment, &wants, &inner);
     if (status == SPOOL_E_NEWER || status == SPOOL_E_NOMEM ||
         (status == SPOOL_E_IO && (inner.sys_errno == EACCES || inner.sys_errno == EMFILE ||
@@ -219,21 +225,25 @@ static int open_segments(struct spool_stream *stream, struct spool_error *error)
     return status;
 }
 
+/*
+ * The directory and what was made in it, durably. Also where it is there already: a process that
+ * was killed between making a name and flushing it leaves one that a power cut still takes away.
+ */
 static int make_directory(struct spool_stream *stream, struct spool_error *error)
 {
     char *parent;
     int status;
 
-    if (mkdir(stream->directory, DIRECTORY_MODE) < 0) {
-        if (errno == EEXIST)
-            return SPOOL_OK;
+    if (mkdir(stream->directory, DIRECTORY_MODE) < 0 && errno != EEXIST)
         return spool_error_set_errno(error, errno == ENOSPC ? SPOOL_E_FULL : SPOOL_E_IO, errno,
                                      "cannot create %s", stream->directory);
-    }
+    remove_unfinished(stream->directory);
     parent = path_join(stream->spool->path, "streams");
     if (!parent)
         return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
     status = fsync_directory(parent, error);
+    if (status == SPOOL_OK)
+        status = fsync_directory(stream->directory, error);
     free(parent);
     return status;
 }
@@ -267,11 +277,8 @@ int spool_stream_open(struct spool *spool, const char *name, struct spool_stream
     stream->spool = spool;
     stream->id = id;
     snprintf(stream->name, sizeof(stream->name), "%s", name);
-    if (!spool->read_only) {
+    if (!spool->read_only)
         status = make_directory(stream, error);
-        if (status == SPOOL_OK)
-            remove_unfinished(stream->directory);
-    }
     if (status == SPOOL_OK)
         status = open_segments(stream, error);
     if (status != SPOOL_OK) {

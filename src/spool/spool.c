@@ -82,8 +82,8 @@ static int make_durable_directory(const char *path, struct spool_error *error)
 {
     if (mkdir(path, DIRECTORY_MODE) < 0) {
         int failed = errno;
-        if (failed == EEXIST)
-            return SPOOL_OK;
+        if (failed == EEXIST) /* flushed even so: whoever made it may have died before that */
+            return fsync_parent(path, error);
         return spool_error_set_errno(error,
                                      failed == ENOENT   ? SPOOL_E_NOT_FOUND
                                      : failed == ENOSPC ? SPOOL_E_FULL
@@ -147,6 +147,8 @@ static int prepare_directory(const struct spool_options *options, struct spool_e
             status = make_durable_directory(options->path, error);
     } else if (!S_ISDIR(st.st_mode)) {
         status = spool_error_set(error, SPOOL_E_INVALID, "%s is not a directory", options->path);
+    } else if (make) {
+        (void)fsync_parent(options->path, NULL); /* where it may be read; as for streams below */
     }
     if (status == SPOOL_OK)
         status = check_file_system(options->path, error);

@@ -75,6 +75,12 @@ int commit_failed(struct spool *spool, MDB_env *env, int rc, uint64_t need_bytes
 /* Opens an environment with the flags all of ours have; max databases 16. LMDB code. */
 int env_open(const char *path, unsigned flags, size_t map_bytes, MDB_env **env);
 
+/*
+ * Makes durable what can be read of a file. Called before a file is believed at opening: a process
+ * killed while its commit was being flushed leaves the commit in the page cache only, and acting on
+ * it (sending a seal's batch, telling Kafka an offset) would outrun the disk.
+ */
+int fsync_file(const char *path, struct spool_error *error);
 int fsync_directory(const char *path, struct spool_error *error);
 char *path_join(const char *directory, const char *name); /* malloc'd or NULL */
 

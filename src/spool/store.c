@@ -35,6 +35,18 @@ int fsync_directory(const char *path, struct spool_error *error)
     return status;
 }
 
+int fsync_file(const char *path, struct spool_error *error)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int status = SPOOL_OK;
+
+    if (fd < 0 || fdatasync(fd) < 0)
+        status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot sync %s", path);
+    if (fd >= 0)
+        close(fd);
+    return status;
+}
+
 int env_open(const char *path, unsigned flags, size_t map_bytes, MDB_env **env)
 {
     int rc = mdb_env_create(env);
@@ -198,7 +210,10 @@ int store_open(struct spool *spool, struct store *store, size_t reserve_bytes,
             status = store_create(spool, store, path, init, arg, error);
         goto reserve;
     }
-    status = store_check(store, path, &file_bytes, error);
+    if (!spool->read_only)
+        status = fsync_file(path, error);
+    if (status == SPOOL_OK)
+        status = store_check(store, path, &file_bytes, error);
     if (status != SPOOL_OK)
         goto done;
     while (store->map_bytes < 2 * file_bytes)
