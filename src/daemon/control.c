@@ -150,7 +150,9 @@ static void handle_pause(struct control *c, struct http_exchange *x, const char 
 
 static void handle_resume(struct control *c, struct http_exchange *x, const char *stream)
 {
-    steer(c, x, stream, "resume", pipeline_stream_resume);
+    bool accept_bad = http_exchange_argument(x, "accept_bad") != NULL;
+
+    steer(c, x, stream, "resume", accept_bad ? pipeline_stream_accept_bad : pipeline_stream_resume);
 }
 
 static void handle_flush(struct control *c, struct http_exchange *x, const char *stream)

@@ -293,6 +293,16 @@ int pipeline_stream_resume(struct pipeline *p, const char *name)
     return SPOOL_OK;
 }
 
+int pipeline_stream_accept_bad(struct pipeline *p, const char *name)
+{
+    struct stream *s = pipeline_stream(p, name);
+
+    if (!s)
+        return SPOOL_E_NOT_FOUND;
+    s->accept_bad = true;
+    return pipeline_stream_resume(p, name);
+}
+
 int pipeline_stream_flush(struct pipeline *p, const char *name)
 {
     struct stream *s = pipeline_stream(p, name);

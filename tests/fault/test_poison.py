@@ -72,6 +72,18 @@ def test_every_row_bad_does_not_melt_the_server(kafka, engine, spoold):
     daemon.wait_rows(engine, table, 50000, 60)
 
 
+def test_the_operator_may_let_them_go(kafka, engine, spoold):
+    topic = kafka.create_topic(1)
+    table = engine.create_table(f"{engine.bench_columns}, CONSTRAINT c CHECK id % 10 != 3",
+                                order_by="id", window=1000)
+    kafka.produce(topic, 2000)
+    daemon = spoold(kafka, engine, [stream("s", topic, table)]).start()
+    daemon.wait(lambda: "bad_ratio" in daemon.stream_status("s")["reason"], 60, "held")
+    daemon.ctl("resume", "s", "--accept-bad")
+    daemon.wait_rows(engine, table, 1800, 60)
+    daemon.wait(lambda: daemon.stream_status("s")["dead_letters"] == 200, 20, "200 dead letters")
+
+
 def test_killed_while_hunting(kafka, engine, spoold):
     topic = kafka.create_topic(1)
     table = engine.create_table(f"{engine.bench_columns}, CONSTRAINT c CHECK id % 1000 != 42",

@@ -18,7 +18,10 @@ int command_steer(const struct command *command, const struct arguments *args)
     status = backend_open(&b, NULL, args->socket, true, &error);
     buf_init(&answer, LIMIT_REPLY_BYTES);
     if (status == SPOOL_OK)
-        status = backend_steer(&b, args->words[0], command->name, &answer, &error);
+        status =
+            backend_steer(&b, args->words[0],
+                          args->given[OPTION_ACCEPT_BAD] ? "resume?accept_bad=1" : command->name,
+                          &answer, &error);
     if (status != SPOOL_OK) {
         status = fail(&error);
     } else if (!args->given[OPTION_JSON]) {

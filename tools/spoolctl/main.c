@@ -27,6 +27,7 @@ static const struct option {
     [OPTION_TO] = {"--to", "OFFSET", "up to and with this offset"},
     [OPTION_LIMIT] = {"--limit", "N", "at most this many records (100)"},
     [OPTION_OFFSET] = {"--offset", "OFFSET", "only the letter of this offset"},
+    [OPTION_ACCEPT_BAD] = {"--accept-bad", NULL, "let rows over bad_ratio go to the dead letters"},
     [OPTION_HELP] = {"--help", NULL, "this text"},
     [OPTION_VERSION] = {"--version", NULL, "the version"},
 };
@@ -44,7 +45,8 @@ const struct command commands[] = {
     {"dead show", "STREAM", "dead letters with all that is known of them", 1, 1,
      BIT(OPTION_ORIGIN) | BIT(OPTION_OFFSET), true, command_dead_show},
     {"pause", "STREAM", "stop a stream's intake and its inserts", 1, 1, 0, true, command_steer},
-    {"resume", "STREAM", "let a paused or held stream go on", 1, 1, 0, true, command_steer},
+    {"resume", "STREAM", "let a paused or held stream go on", 1, 1, BIT(OPTION_ACCEPT_BAD), true,
+     command_steer},
     {"flush", "STREAM", "insert what waits now", 1, 1, 0, true, command_steer},
     {"help", "[COMMAND]", "this text, or a command's", 0, 2, 0, false, command_help},
 };
