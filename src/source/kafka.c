@@ -298,6 +298,7 @@ static void source_free(struct kafka_source *s)
         close(s->commit_fd);
     free(s->partitions);
     free(s->revoking);
+    free(s->kept);
     free(s);
 }
 
@@ -475,6 +476,7 @@ static void close_try(struct kafka_source *s)
     s->close_served = s->partition_count == 0;
     uv_idle_stop(&s->turn_idle);
     kafka_partitions_unassign(s, s->partitions, s->partition_count);
+    kafka_group_let_go(s);
     while (s->partition_count)
         kafka_partition_remove(s->partitions[s->partition_count - 1]);
     s->close_work.data = s;

@@ -20,7 +20,8 @@
 #include "spool_error.h"
 
 struct kafka_source;
-struct kafka_partition; /* valid from assigned() until kafka_revoke_done returned */
+struct kafka_partition; /* valid from assigned() until kafka_revoke_done returned, and for
+                           kafka_run_done until its last run came back */
 
 struct kafka_property {
     const char *name;
@@ -91,7 +92,8 @@ int kafka_source_start(struct kafka_source *source, struct spool_error *error);
 void kafka_source_stop(struct kafka_source *source);
 
 /* Leaves the group where leave is set (a restart under static membership does not), closes and
-   frees; closed is called from the loop. Nothing else is called afterwards. */
+   frees; closed is called from the loop. Nothing else is called afterwards. Waits for the runs
+   handed out (kafka_run_done goes on being called) and, for 5 s, for commits made before. */
 void kafka_source_close(struct kafka_source *source, bool leave, void (*closed)(void *arg),
                         void *arg);
 

@@ -122,7 +122,7 @@ static void group_revoke(struct kafka_source *s, const rd_kafka_topic_partition_
         return;
     }
     s->revoke_done = false;
-    kafka_source_timer(s, KAFKA_T_REVOKE, revoke_max_ms(s));
+    kafka_source_timer(s, KAFKA_T_REVOKE, revoke_max_ms(s) + KAFKA_REVOKE_SLACK_MS);
     s->callbacks.revoking(s->arg, s->revoking + before, s->revoking_count - before, lost,
                           revoke_max_ms(s));
 }
@@ -167,17 +167,40 @@ void kafka_group_try_finish_revoke(struct kafka_source *s)
     s->revoking_count = 0;
 }
 
+void kafka_group_let_go(struct kafka_source *s)
+{
+    while (s->kept_count > 0) {
+        struct kafka_partition *p = s->kept[--s->kept_count];
+        p->kept = false;
+        kafka_partition_unref(p);
+    }
+}
+
 void kafka_revoke_done(struct kafka_source *source)
 {
+    kafka_group_let_go(source);
     if (!source->revoking_count)
         return;
     source->revoke_done = true;
     kafka_source_schedule(source);
 }
 
-/* The time is over, whatever is still open. */
+/* The time is over, whatever is still open. The pipeline may still hold on to the partitions, so
+   their memory stays until it says that it is done. */
 void kafka_group_revoke_over(struct kafka_source *s)
 {
+    struct kafka_partition **grown;
+
+    if (s->revoking_count && !s->revoke_done) {
+        grown = realloc(s->kept, (s->kept_count + s->revoking_count) * sizeof(*grown));
+        assert(grown);
+        s->kept = grown;
+        for (size_t i = 0; i < s->revoking_count; i++) {
+            s->revoking[i]->kept = true;
+            s->kept[s->kept_count++] = s->revoking[i];
+        }
+        log_event(LOG_WARN, "kafka.revoke_late", "partitions", log_u64(s->revoking_count), NULL);
+    }
     for (size_t i = 0; i < s->revoking_count; i++)
         kafka_commit_forget(s->revoking[i]);
     s->revoke_done = true;

@@ -27,6 +27,7 @@
 #define KAFKA_PROBE_MS            1000
 #define KAFKA_LOOKUP_TIMEOUT_MS   5000
 #define KAFKA_REVOKE_MAX_MS       30000
+#define KAFKA_REVOKE_SLACK_MS     250 /* the pipeline's own clock runs out first */
 #define KAFKA_CLOSE_COMMIT_MAX_MS 5000
 #define KAFKA_RANGE_TRIES         3 /* "beyond the end" is believed when seen so often, 1 s apart */
 #define KAFKA_LOG_GATE_MS         10000
@@ -67,6 +68,7 @@ struct kafka_partition {
     bool fetch_dead;  /* librdkafka gave up on it (auto.offset.reset=error) */
     bool parked;      /* paused in librdkafka */
     bool hard_paused; /* paused for longer than KAFKA_SOFT_PAUSE_MS: no records kept */
+    bool kept;        /* gone by the deadline; the pipeline has not let go of it yet */
     bool blocking;    /* soft-paused with a full run: the drain waits */
     bool in_lookup;   /* in the job under way */
     bool want_lookup;
@@ -193,6 +195,8 @@ struct kafka_source {
     struct kafka_rebalance *rebalances, **rebalances_end;
     struct kafka_partition **revoking;
     size_t revoking_count;
+    struct kafka_partition **kept; /* see there; until kafka_revoke_done */
+    size_t kept_count;
     bool revoke_pending; /* librdkafka waits for our incremental_unassign */
     bool revoke_done;    /* the pipeline is done; commits may still be under way */
     struct kafka_lookup *lookup;
@@ -248,6 +252,7 @@ void kafka_kick_fire(struct kafka_source *s);
 void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
                               rd_kafka_topic_partition_list_t *list, void *opaque);
 void kafka_group_serve(struct kafka_source *s);
+void kafka_group_let_go(struct kafka_source *s); /* of the kept ones */
 void kafka_group_revoke_over(struct kafka_source *s);
 void kafka_group_try_finish_revoke(struct kafka_source *s);
 

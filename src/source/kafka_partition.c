@@ -107,7 +107,7 @@ void kafka_partition_remove(struct kafka_partition *p)
 
 void kafka_partition_unref(struct kafka_partition *p)
 {
-    if (p->state != KAFKA_P_GONE || p->runs_out > 0)
+    if (p->state != KAFKA_P_GONE || p->runs_out > 0 || p->kept)
         return;
     free(p->committed_metadata);
     free(p->topic);
