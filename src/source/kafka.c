@@ -67,6 +67,7 @@ static void source_turn(uv_idle_t *handle)
         s->commits_due = false;
         kafka_commit_flush(s);
     }
+    kafka_group_let_go(s, s->kept_done);
     kafka_group_try_finish_revoke(s);
     if (s->closing)
         close_try(s);
@@ -476,7 +477,7 @@ static void close_try(struct kafka_source *s)
     s->close_served = s->partition_count == 0;
     uv_idle_stop(&s->turn_idle);
     kafka_partitions_unassign(s, s->partitions, s->partition_count);
-    kafka_group_let_go(s);
+    kafka_group_let_go(s, s->kept_count);
     while (s->partition_count)
         kafka_partition_remove(s->partitions[s->partition_count - 1]);
     s->close_work.data = s;

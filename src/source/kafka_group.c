@@ -100,31 +100,51 @@ static void revoke_mark(struct kafka_source *s, const rd_kafka_topic_partition_l
     }
 }
 
+/* The partitions go now, whether or not the pipeline is done with them: out of the assignment and
+   out of the table (they may be assigned again at once). Their memory stays until it is. */
+static void revoke_now(struct kafka_source *s)
+{
+    size_t count = s->revoking_count;
+    struct kafka_partition **grown = realloc(s->kept, (s->kept_count + count + 1) * sizeof(*grown));
+
+    assert(grown);
+    s->kept = grown;
+    uv_timer_stop(&s->timers[KAFKA_T_REVOKE]);
+    for (size_t i = 0; i < count; i++) {
+        kafka_commit_forget(s->revoking[i]);
+        s->revoking[i]->kept = true;
+        s->kept[s->kept_count++] = s->revoking[i];
+    }
+    s->revoking_count = 0;
+    s->revoke_pending = s->revoke_done = false;
+    kafka_partitions_unassign(s, s->kept + s->kept_count - count, count);
+    for (size_t i = s->kept_count - count; i < s->kept_count; i++)
+        kafka_partition_remove(s->kept[i]);
+}
+
 static void group_revoke(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list,
                          bool lost)
 {
-    size_t before = s->revoking_count;
+    size_t before = s->revoking_count, count;
+    struct kafka_partition **told;
 
     revoke_mark(s, list);
+    count = s->revoking_count - before;
+    told = s->revoking + before;
     log_event(lost ? LOG_WARN : LOG_INFO, lost ? "kafka.lost" : "kafka.revoked", "partitions",
               log_i64(list->cnt), "total", log_u64(s->partition_count), NULL);
-    s->revoke_pending = true;
     if (lost) {
-        for (size_t i = 0; i < s->revoking_count; i++)
-            kafka_commit_forget(s->revoking[i]);
-        s->revoke_pending = false;
-        kafka_partitions_unassign(s, s->revoking, s->revoking_count);
+        revoke_now(s);
+        told = s->kept + s->kept_count - count;
+    } else {
+        s->revoke_pending = true;
+        s->revoke_done = s->revoking_count == 0;
+        kafka_source_timer(s, KAFKA_T_REVOKE, revoke_max_ms(s) + KAFKA_REVOKE_SLACK_MS);
     }
-    if (s->revoking_count == before) {
-        if (s->revoking_count == 0)
-            s->revoke_done = true;
+    if (count > 0)
+        s->callbacks.revoking(s->arg, told, count, lost, revoke_max_ms(s));
+    else
         kafka_group_try_finish_revoke(s);
-        return;
-    }
-    s->revoke_done = false;
-    kafka_source_timer(s, KAFKA_T_REVOKE, revoke_max_ms(s) + KAFKA_REVOKE_SLACK_MS);
-    s->callbacks.revoking(s->arg, s->revoking + before, s->revoking_count - before, lost,
-                          revoke_max_ms(s));
 }
 
 void kafka_group_serve(struct kafka_source *s)
@@ -167,42 +187,31 @@ void kafka_group_try_finish_revoke(struct kafka_source *s)
     s->revoking_count = 0;
 }
 
-void kafka_group_let_go(struct kafka_source *s)
+void kafka_group_let_go(struct kafka_source *s, size_t count)
 {
-    while (s->kept_count > 0) {
-        struct kafka_partition *p = s->kept[--s->kept_count];
-        p->kept = false;
-        kafka_partition_unref(p);
+    assert(count <= s->kept_count);
+    for (size_t i = 0; i < count; i++) {
+        s->kept[i]->kept = false;
+        kafka_partition_unref(s->kept[i]);
     }
+    s->kept_count -= count;
+    s->kept_done = 0;
+    if (count)
+        memmove(s->kept, s->kept + count, s->kept_count * sizeof(*s->kept));
 }
 
 void kafka_revoke_done(struct kafka_source *source)
 {
-    kafka_group_let_go(source);
-    if (!source->revoking_count)
-        return;
-    source->revoke_done = true;
+    /* In the next turn: the caller may be inside of revoking(), and look at them once more. */
+    source->kept_done = source->kept_count;
+    if (source->revoking_count)
+        source->revoke_done = true;
     kafka_source_schedule(source);
 }
 
-/* The time is over, whatever is still open. The pipeline may still hold on to the partitions, so
-   their memory stays until it says that it is done. */
 void kafka_group_revoke_over(struct kafka_source *s)
 {
-    struct kafka_partition **grown;
-
-    if (s->revoking_count && !s->revoke_done) {
-        grown = realloc(s->kept, (s->kept_count + s->revoking_count) * sizeof(*grown));
-        assert(grown);
-        s->kept = grown;
-        for (size_t i = 0; i < s->revoking_count; i++) {
-            s->revoking[i]->kept = true;
-            s->kept[s->kept_count++] = s->revoking[i];
-        }
+    if (s->revoking_count && !s->revoke_done)
         log_event(LOG_WARN, "kafka.revoke_late", "partitions", log_u64(s->revoking_count), NULL);
-    }
-    for (size_t i = 0; i < s->revoking_count; i++)
-        kafka_commit_forget(s->revoking[i]);
-    s->revoke_done = true;
-    kafka_group_try_finish_revoke(s);
+    revoke_now(s);
 }

@@ -68,7 +68,7 @@ struct kafka_partition {
     bool fetch_dead;  /* librdkafka gave up on it (auto.offset.reset=error) */
     bool parked;      /* paused in librdkafka */
     bool hard_paused; /* paused for longer than KAFKA_SOFT_PAUSE_MS: no records kept */
-    bool kept;        /* gone by the deadline; the pipeline has not let go of it yet */
+    bool kept;        /* gone at once (lost, deadline); the pipeline has yet to let go of it */
     bool blocking;    /* soft-paused with a full run: the drain waits */
     bool in_lookup;   /* in the job under way */
     bool want_lookup;
@@ -196,9 +196,9 @@ struct kafka_source {
     struct kafka_partition **revoking;
     size_t revoking_count;
     struct kafka_partition **kept; /* see there; until kafka_revoke_done */
-    size_t kept_count;
-    bool revoke_pending; /* librdkafka waits for our incremental_unassign */
-    bool revoke_done;    /* the pipeline is done; commits may still be under way */
+    size_t kept_count, kept_done;  /* all; those the pipeline is done with */
+    bool revoke_pending;           /* librdkafka waits for our incremental_unassign */
+    bool revoke_done;              /* the pipeline is done; commits may still be under way */
     struct kafka_lookup *lookup;
     struct kafka_kick kick;
     struct kafka_probe probe;
@@ -252,7 +252,7 @@ void kafka_kick_fire(struct kafka_source *s);
 void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
                               rd_kafka_topic_partition_list_t *list, void *opaque);
 void kafka_group_serve(struct kafka_source *s);
-void kafka_group_let_go(struct kafka_source *s); /* of the kept ones */
+void kafka_group_let_go(struct kafka_source *s, size_t count); /* of the first kept ones */
 void kafka_group_revoke_over(struct kafka_source *s);
 void kafka_group_try_finish_revoke(struct kafka_source *s);
 

@@ -17,6 +17,10 @@
 
 #include "source/kafka_int.h"
 
+/* 2.0.2 takes it for microseconds in part, later versions for milliseconds; the answer comes from
+   the client's own thread, at once. */
+#define SEEK_TIMEOUT 30000
+
 static uint32_t bucket_of(const char *topic, int32_t number)
 {
     uint32_t h = 2166136261u ^ (uint32_t)number;
@@ -368,7 +372,7 @@ void kafka_partitions_flush_starts(struct kafka_source *s)
     if (assign->cnt)
         log_assign_error(rd_kafka_incremental_assign(s->client, assign), "assign");
     if (seek->cnt) {
-        log_assign_error(rd_kafka_seek_partitions(s->client, seek, 1000), "seek");
+        log_assign_error(rd_kafka_seek_partitions(s->client, seek, SEEK_TIMEOUT), "seek");
         for (int i = 0; i < seek->cnt; i++) {
             struct kafka_partition *p =
                 kafka_partition_find(s, seek->elems[i].topic, seek->elems[i].partition);
@@ -412,7 +416,7 @@ void kafka_partitions_flush_pauses(struct kafka_source *s)
     if (pause->cnt)
         rd_kafka_pause_partitions(s->client, pause);
     if (resume->cnt) {
-        log_assign_error(rd_kafka_seek_partitions(s->client, resume, 1000), "seek");
+        log_assign_error(rd_kafka_seek_partitions(s->client, resume, SEEK_TIMEOUT), "seek");
         for (int i = 0; i < resume->cnt; i++) {
             const rd_kafka_topic_partition_t *element = &resume->elems[i];
             if (seek_failed(element->err))
@@ -426,22 +430,57 @@ void kafka_partitions_flush_pauses(struct kafka_source *s)
     rd_kafka_topic_partition_list_destroy(resume);
 }
 
+/*
+ * Stopping a partition leaves an operation in its own queue that refers back to it (2.0.2). A
+ * partition whose topic is deleted is then never freed, and rd_kafka_destroy waits for it for ever.
+ * So its queue is emptied when the stop is through. By then it is forwarded nowhere; until then a
+ * read would take other partitions' records.
+ */
+static void empty_queues(struct kafka_source *s, rd_kafka_queue_t **queues, int count)
+{
+    rd_kafka_message_t *m;
+
+    /* Any answer of the client's main thread: it has done by then what the unassign gave it. */
+    (void)rd_kafka_rebalance_protocol(s->client);
+    for (int i = 0; i < count; i++) {
+        while ((m = rd_kafka_consume_queue(queues[i], 0)) != NULL)
+            rd_kafka_message_destroy(m);
+        rd_kafka_queue_destroy(queues[i]);
+    }
+}
+
 /* Takes what is fetched among list out of librdkafka's assignment. With nothing to take out the
    call is still the answer a revocation waits for. */
 void kafka_partitions_unassign(struct kafka_source *s, struct kafka_partition *const *list,
                                size_t count)
 {
     rd_kafka_topic_partition_list_t *unassign = rd_kafka_topic_partition_list_new((int)count);
+    rd_kafka_queue_t **queues = calloc(count + 1, sizeof(*queues));
+    rd_kafka_error_t *error;
+    int queue_count = 0;
 
     for (size_t i = 0; i < count; i++) {
         if (!list[i]->fetched)
             continue;
         list[i]->fetched = list[i]->parked = false;
         list_put(unassign, list[i], 0);
+        if (queues) {
+            queues[queue_count] =
+                rd_kafka_queue_get_partition(s->client, list[i]->topic, list[i]->number);
+            queue_count += queues[queue_count] != NULL;
+        }
     }
     if (unassign->cnt)
         rd_kafka_resume_partitions(s->client, unassign);
-    log_assign_error(rd_kafka_incremental_unassign(s->client, unassign), "unassign");
+    error = rd_kafka_incremental_unassign(s->client, unassign);
+    if (!error) {
+        empty_queues(s, queues, queue_count);
+    } else {
+        for (int i = 0; i < queue_count; i++)
+            rd_kafka_queue_destroy(queues[i]);
+        log_assign_error(error, "unassign");
+    }
+    free(queues);
     rd_kafka_topic_partition_list_destroy(unassign);
 }
 

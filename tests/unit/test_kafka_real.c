@@ -62,6 +62,18 @@ static bool real_open(struct cluster *c, char topic[64], int partitions)
     return real_open_with(c, topic, partitions, NULL, 0);
 }
 
+static void renew_producer(struct cluster *c)
+{
+    char text[256];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+
+    rd_kafka_destroy(c->producer);
+    assert_int_equal(rd_kafka_conf_set(conf, "bootstrap.servers", c->brokers, text, sizeof(text)),
+                     0);
+    c->producer = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof(text));
+    assert_non_null(c->producer);
+}
+
 /* Both loops in turn, until condition. */
 #define BOTH_UNTIL(condition)                                                                      \
     do {                                                                                           \
@@ -297,6 +309,7 @@ static void test_topic_made_anew(void **state)
     rd_kafka_DeleteTopic_destroy(drop);
     rig_let_pass(&rig, 300);
     make_topic(&c, topic, 1);
+    renew_producer(&c); /* the old one still believes that the topic is gone */
     produce(&c, topic, 0, 10, 10);
     RIG_UNTIL(&rig, rig.seats[0].out_of_range == 1000);
     kafka_partition_start(rig.seats[0].partition, KAFKA_OFFSET_POLICY);
