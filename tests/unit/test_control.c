@@ -135,6 +135,12 @@ int pipeline_stream_resume(struct pipeline *p, const char *name)
     return steer(name, "resume");
 }
 
+int pipeline_stream_accept_bad(struct pipeline *p, const char *name)
+{
+    (void)p;
+    return steer(name, "accept_bad");
+}
+
 int pipeline_stream_flush(struct pipeline *p, const char *name)
 {
     (void)p;
