@@ -488,7 +488,7 @@ static int attributes_put(struct buf *out, bool native, const char *url, int64_t
 static int attributes_get(struct stream *s, struct batch *b, const char *text, size_t size)
 {
     const char *end = text + size;
-    const char *line[4];
+    const char *line[4] = {text, text, text, text};
     size_t lines = size && text[0] == '1' ? 3 : 4;
     struct clickhouse *ch = s->p->clickhouse;
 
