@@ -883,6 +883,18 @@ bool intake_idle(const struct stream *s)
     return !s->queued_runs && !s->decoding && !s->append_first && !s->appending && !s->dead_waiting;
 }
 
+void intake_release_runs(struct stream *s)
+{
+    for (struct origin *o = s->origins; o; o = o->next)
+        while (o->runs_first) {
+            struct record_run_node *node = o->runs_first;
+            o->runs_first = node->next;
+            node->run->ops->release(node->run);
+            kafka_in_released(s->p, node);
+            free(node);
+        }
+}
+
 void intake_free(struct stream *s)
 {
     intake_drop_decoders(s);
@@ -902,11 +914,4 @@ void intake_free(struct stream *s)
         }
         decode_job_free(d);
     }
-    for (struct origin *o = s->origins; o; o = o->next)
-        while (o->runs_first) {
-            struct record_run_node *node = o->runs_first;
-            o->runs_first = node->next;
-            node->run->ops->release(node->run);
-            free(node);
-        }
 }

@@ -230,6 +230,13 @@ static void part_closed(void *arg)
     p->close_waits--;
 }
 
+static void kafka_closed(void *arg)
+{
+    struct pipeline *p = arg;
+    p->kafka = NULL;
+    part_closed(p);
+}
+
 static void close_client(struct pipeline *p)
 {
     p->close_waits++;
@@ -251,8 +258,9 @@ void pipeline_close(struct pipeline *p, void (*closed)(void *arg), void *arg)
     uv_timer_stop(&p->revoke_timer);
     if (p->kafka) {
         p->close_waits++;
-        kafka_source_close(p->kafka, false, part_closed, p);
-        p->kafka = NULL;
+        for (size_t i = 0; i < p->stream_count; i++)
+            intake_release_runs(&p->streams[i]);
+        kafka_source_close(p->kafka, false, kafka_closed, p);
     }
     if (p->clickhouse)
         close_client(p);

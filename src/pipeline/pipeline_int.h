@@ -420,6 +420,7 @@ void intake_advance(struct stream *s);
 uint64_t intake_deadline_ms(const struct stream *s); /* 0: none */
 bool intake_idle(const struct stream *s);
 void intake_free(struct stream *s);
+void intake_release_runs(struct stream *s);  /* gives back what waits for decode */
 void intake_drop_decoders(struct stream *s); /* the schema changed */
 
 /* --- segment.c ------------------------------------------------------------------------------ */
