@@ -4,6 +4,7 @@ siblings, which build what is needed and set SPOOLD_BIN, SPOOLCTL_BIN, SUPPORT_D
 CHDB_LIB."""
 import os
 import shutil
+import subprocess
 import tempfile
 
 import pytest
@@ -117,6 +118,18 @@ def spoold(request):
             print(f"kept: {daemon.directory}")
         else:
             daemon.remove()
+
+
+@pytest.fixture
+def small_disk(run_directory):
+    """A file system of 32 MiB of its own, in memory. Ask for it before spoold, so that it outlives
+    the daemon."""
+    path = tempfile.mkdtemp(prefix="disk-", dir=run_directory)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", path],
+                          stderr=subprocess.PIPE, text=True, check=False)
+    need(f"no file system can be mounted: {done.stderr.strip()}" if done.returncode else None)
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -25,7 +25,8 @@
 #define INTAKE_LINGER_MIN_MS   10
 #define INTAKE_LINGER_MAX_MS   250
 #define INTAKE_RETRY_MS        500
-#define DEAD_RECORD_KEPT_BYTES (1 * MIB) /* of a record over max_record_bytes */
+#define APPEND_OVERHEAD_BYTES  (8 * 4096) /* tree pages a commit leaves behind */
+#define DEAD_RECORD_KEPT_BYTES (1 * MIB)  /* of a record over max_record_bytes */
 
 struct decode_job {
     struct job job;
@@ -450,6 +451,7 @@ static void dead_done(struct job *job)
         for (struct pending_dead *pd = d->dead_first; pd; pd = pd->next)
             metrics_add(p->metrics, METRIC_DEAD_LETTERS, 1, s->options->name,
                         pd->letter.reason_name);
+        p->grown_bytes += dj->bytes > s->dead_bytes ? dj->bytes - s->dead_bytes : 0;
         s->dead_letters = dj->total;
         s->dead_bytes = dj->bytes;
         if (log_gate_open(&s->dead_gate, 10000, &suppressed))
@@ -597,10 +599,12 @@ static struct decode_job *decode_job_get(struct stream *s, struct spool_error *e
     return d;
 }
 
+/* A full stream's partitions are paused: what it was handed before that is decoded, since it counts
+   against what the source may hold for all streams. */
 static bool intake_blocked(const struct stream *s)
 {
     return !s->schema || s->holds[HOLD_BAD_RECORD] || s->holds[HOLD_DEAD_FULL] || s->dead_waiting ||
-           s->undurable_bytes >= INTAKE_UNDURABLE_BYTES || s->p->fatal;
+           (s->undurable_bytes >= INTAKE_UNDURABLE_BYTES && !s->full) || s->p->fatal;
 }
 
 /* Starts one decode job of the stream, if any origin has a run for it. */
@@ -740,17 +744,20 @@ static void append_done(struct job *job)
         pending_block_free(a->pending[i]);
     }
     s->undurable_bytes -= bytes;
-    p->grown_bytes += bytes + a->appended * 512;
+    p->grown_bytes += APPEND_OVERHEAD_BYTES;
     metrics_add(p->metrics, METRIC_ROWS_SPOOLED, (double)rows, s->options->name);
     metrics_add(p->metrics, METRIC_SPOOL_APPENDED_BYTES, (double)bytes, s->options->name);
     append_requeue(s, a);
+    if (a->status == SPOOL_OK)
+        s->append_refused = false;
     if (a->status == SPOOL_E_FULL) {
-        s->full = true;
+        stream_set_full(s, true);
+        pressure_refused(s, a->bytes);
+        pressure_measure(p);
         s->append_retry_at_ms = clock_monotonic_ms() + INTAKE_RETRY_MS;
         if (log_gate_open(&s->append_gate, 10000, &suppressed))
             log_event(LOG_ERROR, "spool.full", "stream", s->options->name, "error", a->error.text,
                       "action", "intake waits; it goes on when there is room", NULL);
-        stream_refresh(s);
     } else if (a->status != SPOOL_OK) {
         pipeline_fatal(p, "stream %s: append: %s", s->options->name, a->error.text);
     }
@@ -758,8 +765,15 @@ static void append_done(struct job *job)
     pipeline_advance(p);
 }
 
-/* The next blocks of one schema, up to INTAKE_APPEND_BYTES (at least one). */
-static void append_start(struct stream *s)
+static uint64_t pending_disk_bytes(const struct pending_block *pb)
+{
+    return block_disk_bytes(256 + (pb->offsets ? pb->block.rows * sizeof(int64_t) : 0),
+                            pb->block.frames_size);
+}
+
+/* The next blocks of one schema, up to INTAKE_APPEND_BYTES and what there is room for (at least
+   one). */
+static void append_start(struct stream *s, uint64_t room)
 {
     struct append_job *a = calloc(1, sizeof(*a));
     struct lane *lane = &s->lane;
@@ -767,9 +781,11 @@ static void append_start(struct stream *s)
     uint64_t bytes = 0;
     size_t n = 0, i = 0;
 
-    for (struct pending_block *pb = s->append_first;
-         pb && pb->schema == schema && (n == 0 || bytes < INTAKE_APPEND_BYTES); pb = pb->next) {
-        bytes += pb->block.frames_size;
+    for (struct pending_block *pb = s->append_first; pb && pb->schema == schema; pb = pb->next) {
+        uint64_t more = pending_disk_bytes(pb);
+        if (n && (bytes >= INTAKE_APPEND_BYTES || bytes + more > room))
+            break;
+        bytes += more;
         n++;
     }
     if (a) {
@@ -859,12 +875,12 @@ void intake_advance(struct stream *s)
         continue;
     due = append_due_ms(s);
     if (due && due <= now) {
-        if (pressure_allows(p, s->append_bytes)) {
-            append_start(s);
+        uint64_t room = pressure_room(s);
+        if (pending_disk_bytes(s->append_first) <= room) {
+            append_start(s, room);
         } else {
-            s->full = true;
             s->append_retry_at_ms = now + INTAKE_RETRY_MS;
-            stream_refresh(s);
+            pressure_refused(s, pending_disk_bytes(s->append_first));
         }
     }
 }

@@ -285,6 +285,8 @@ struct stream {
     uint64_t undurable_bytes; /* queued and being appended */
     bool appending;
     uint64_t append_retry_at_ms;
+    bool append_refused; /* the last append found no room */
+    uint64_t refused_at_ms;
     unsigned decoding; /* jobs of this stream */
     unsigned queued_runs;
     struct decode_job *idle_jobs;    /* with decoders for ->schema */
@@ -342,7 +344,7 @@ struct pipeline {
     size_t decode_turn; /* round robin over streams */
 
     uv_timer_t pressure_timer;
-    bool pressure_running;
+    bool pressure_running, pressure_again;
     struct spool_usage usage;
     uint64_t grown_bytes; /* appended since usage was taken */
 
@@ -378,6 +380,7 @@ void stream_advance(struct stream *s);
 void stream_hold(struct stream *s, enum hold why, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void stream_unhold(struct stream *s, enum hold why);
+void stream_set_full(struct stream *s, bool full);
 void stream_refresh(struct stream *s); /* recomputes state, logs and counts a change */
 bool stream_may_deliver(const struct stream *s);
 void stream_update(struct stream *s); /* pauses what must wait, resumes what may flow */
@@ -426,6 +429,8 @@ void intake_drop_decoders(struct stream *s); /* the schema changed */
 /* --- segment.c ------------------------------------------------------------------------------ */
 
 int segments_recover(struct stream *s, struct spool_error *error);
+/* What a block takes on disk, for the bound: its header, list and frames, in whole pages. */
+uint64_t block_disk_bytes(uint64_t prefix_bytes, uint64_t frames_bytes);
 void segments_appended(struct stream *s, struct pending_block *const *pending,
                        const struct spool_block_ref *refs, size_t count);
 void segments_advance(struct stream *s); /* load ahead, remove behind */
@@ -562,8 +567,12 @@ void kafka_in_revoke_timer(uv_timer_t *timer);
 void pressure_init(struct pipeline *p);
 void pressure_start(struct pipeline *p);
 void pressure_stop(struct pipeline *p);
-/* Whether bytes more may be appended now. */
-bool pressure_allows(const struct pipeline *p, uint64_t bytes);
+/* How much the stream may append now. */
+uint64_t pressure_room(const struct stream *s);
+/* The stream has so much to append and no room for it, until an append succeeds. */
+void pressure_refused(struct stream *s, uint64_t bytes);
+void pressure_measure(struct pipeline *p); /* counts the files now, not with the next tick */
+void pressure_eased(struct pipeline *p);   /* a segment went: measures where somebody waits */
 uint64_t pressure_limit(const struct pipeline *p);
 /* Whether acknowledged segments must go at once. */
 bool pressure_tight(const struct pipeline *p);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The bound on disk. Once a second, and whenever an append is refused, the spool's files are
- * counted; between that, what was appended is added. From 90 % of the bound on, segments kept after
- * their acknowledgement go at once, then the streams above an equal share wait (on_full: pause) or
- * lose their oldest rows (on_full: drop_oldest, counted and named) until 75 % is reached: a stuck
+ * The bound on disk. Once a second, and when a segment went while somebody waits for room, the
+ * spool's files are counted; between that, what was appended is added. From 90 % of the bound on,
+ * segments kept after their acknowledgement go at once, then the streams above an equal share (and
+ * always the largest) wait (on_full: pause) or lose their oldest rows (on_full: drop_oldest, counted
+ * and named) until 75 % is reached. The last tenth belongs to the streams below their share: a stuck
  * stream does not stop the others.
  */
 #include <stdlib.h>
@@ -12,7 +13,8 @@
 #include "base/log.h"
 #include "pipeline/pipeline_int.h"
 
-#define PRESSURE_PERIOD_MS 1000
+#define PRESSURE_PERIOD_MS    1000
+#define PRESSURE_MARGIN_BYTES (256 * KIB) /* tree pages, a new segment's first ones */
 
 struct pressure_job {
     struct job job;
@@ -37,14 +39,39 @@ uint64_t pressure_limit(const struct pipeline *p)
     return by_disk < p->options->max_bytes ? by_disk : p->options->max_bytes;
 }
 
-bool pressure_allows(const struct pipeline *p, uint64_t bytes)
+static uint64_t high_mark(const struct pipeline *p)
 {
-    return used_bytes(p) + bytes <= pressure_limit(p);
+    return pressure_limit(p) / 10 * 9;
+}
+
+static bool is_above_share(const struct stream *s)
+{
+    const struct pipeline *p = s->p;
+    uint64_t overhead = p->usage.meta_bytes + p->usage.dead_bytes;
+    uint64_t high = high_mark(p);
+    bool largest = true;
+
+    for (size_t i = 0; i < p->stream_count; i++)
+        largest = largest && p->streams[i].segment_file_bytes <= s->segment_file_bytes;
+    return largest ||
+           s->segment_file_bytes >= (high > overhead ? high - overhead : 0) / p->stream_count;
+}
+
+uint64_t pressure_room(const struct stream *s)
+{
+    uint64_t limit = is_above_share(s) ? high_mark(s->p) : pressure_limit(s->p);
+    uint64_t used = used_bytes(s->p) + PRESSURE_MARGIN_BYTES;
+
+    return used < limit ? limit - used : 0;
 }
 
 bool pressure_tight(const struct pipeline *p)
 {
-    return used_bytes(p) >= pressure_limit(p) / 10 * 9;
+    bool waits = false;
+
+    for (size_t i = 0; i < p->stream_count; i++)
+        waits = waits || p->streams[i].append_refused || p->streams[i].full;
+    return waits || used_bytes(p) >= high_mark(p);
 }
 
 static bool match_any(const struct block *b, void *arg)
@@ -53,47 +80,80 @@ static bool match_any(const struct block *b, void *arg)
     return b->state == BLOCK_WAITING;
 }
 
-/* The oldest segment that is not being written to gives up what nobody has sent yet. */
-static void drop_oldest(struct stream *s)
+/* Nothing of it waits (it was just discarded) and no batch names it: it goes as soon as that is
+   durable. */
+static bool is_going(const struct stream *s, const struct segment *g)
 {
-    for (struct segment *g = s->segments_first; g && g->loaded && !g->newest; g = g->next) {
+    for (const struct batch *b = s->batches; b; b = b->next)
+        if (b->segment_number == g->number)
+            return false;
+    return true;
+}
+
+/* Whole segments give up what nobody has sent yet, the oldest first, until what goes with them is
+   enough; the one being written to stays. */
+static void drop_oldest(struct stream *s, uint64_t enough_bytes)
+{
+    uint64_t going_bytes = 0;
+
+    for (struct segment *g = s->segments_first;
+         g && g->loaded && !g->newest && going_bytes < enough_bytes; g = g->next) {
         uint64_t rows = segment_discard(s, g, match_any, NULL);
-        if (!rows)
-            continue;
-        metrics_add(s->p->metrics, METRIC_DROPPED_ROWS, (double)rows, s->options->name);
-        log_event(LOG_ERROR, "rows.dropped", "stream", s->options->name, "rows", log_u64(rows),
-                  "segment", log_u64(g->number), "reason",
-                  "the spool is full and on_full is drop_oldest", NULL);
-        return;
+        if (rows) {
+            metrics_add(s->p->metrics, METRIC_DROPPED_ROWS, (double)rows, s->options->name);
+            log_event(LOG_ERROR, "rows.dropped", "stream", s->options->name, "rows", log_u64(rows),
+                      "segment", log_u64(g->number), "reason",
+                      "the spool is full and on_full is drop_oldest", NULL);
+        }
+        if (is_going(s, g))
+            going_bytes += g->file_bytes;
     }
+}
+
+static void drop_down_to(struct pipeline *p, uint64_t bytes)
+{
+    uint64_t used = used_bytes(p);
+
+    for (size_t i = 0; i < p->stream_count && used > bytes; i++)
+        if (is_above_share(&p->streams[i]))
+            drop_oldest(&p->streams[i], used - bytes);
+}
+
+void pressure_refused(struct stream *s, uint64_t bytes)
+{
+    struct pipeline *p = s->p;
+    uint64_t high = high_mark(p);
+
+    if (!s->append_refused) {
+        s->append_refused = true;
+        s->refused_at_ms = clock_monotonic_ms();
+    }
+    bytes += 2 * PRESSURE_MARGIN_BYTES;
+    if (p->options->on_full == ON_FULL_DROP_OLDEST)
+        drop_down_to(p, high > bytes ? high - bytes : 0);
+    else if (is_above_share(s))
+        stream_set_full(s, true);
 }
 
 static void pressure_apply(struct pipeline *p)
 {
-    uint64_t limit = pressure_limit(p);
-    uint64_t overhead = p->usage.meta_bytes + p->usage.dead_bytes;
-    uint64_t high = limit / 10 * 9;
-    uint64_t share = (high > overhead ? high - overhead : 0) / p->stream_count;
-    bool tight = pressure_tight(p);
-    bool relaxed = used_bytes(p) < limit / 4 * 3;
+    bool pause = p->options->on_full == ON_FULL_PAUSE;
+    bool tight = used_bytes(p) >= high_mark(p);
+    bool relaxed = used_bytes(p) < pressure_limit(p) / 4 * 3;
+    uint64_t now = clock_monotonic_ms();
 
+    if (tight && !pause)
+        drop_down_to(p, high_mark(p));
     for (size_t i = 0; i < p->stream_count; i++) {
         struct stream *s = &p->streams[i];
-        bool above = s->segment_file_bytes >= share;
-        bool was = s->full;
+        bool above = is_above_share(s);
+        bool refused = s->append_refused && now - s->refused_at_ms >= PRESSURE_PERIOD_MS;
 
-        if (tight && above) {
-            s->full = p->options->on_full == ON_FULL_PAUSE;
-            if (!s->full)
-                drop_oldest(s);
-        } else if (relaxed || (!above && !tight)) {
-            s->full = false;
-        }
-        if (s->full != was) {
-            s->append_retry_at_ms = 0;
-            stream_refresh(s);
-            stream_update(s);
-        }
+        s->append_retry_at_ms = 0;
+        if (refused || (tight && above && pause))
+            stream_set_full(s, true);
+        else if (!s->append_refused && (relaxed || (!tight && !(above && pause))))
+            stream_set_full(s, false);
     }
 }
 
@@ -118,17 +178,15 @@ static void pressure_done(struct job *job)
     }
     free(pj);
     pipeline_advance(p);
+    if (p->pressure_again)
+        pressure_measure(p);
 }
 
-static void pressure_tick(uv_timer_t *timer)
+void pressure_measure(struct pipeline *p)
 {
-    struct pipeline *p = timer->data;
     struct pressure_job *pj;
 
-    if (p->meta_retry_at_ms && p->meta_retry_at_ms <= clock_monotonic_ms()) {
-        p->meta_retry_at_ms = 0;
-        meta_advance(p);
-    }
+    p->pressure_again = p->pressure_running;
     if (p->pressure_running || p->closing || p->fatal)
         return;
     pj = calloc(1, sizeof(*pj));
@@ -142,6 +200,26 @@ static void pressure_tick(uv_timer_t *timer)
         p->pressure_running = false;
         free(pj);
     }
+}
+
+static void pressure_tick(uv_timer_t *timer)
+{
+    struct pipeline *p = timer->data;
+
+    if (p->meta_retry_at_ms && p->meta_retry_at_ms <= clock_monotonic_ms()) {
+        p->meta_retry_at_ms = 0;
+        meta_advance(p);
+    }
+    pressure_measure(p);
+}
+
+void pressure_eased(struct pipeline *p)
+{
+    for (size_t i = 0; i < p->stream_count; i++)
+        if (p->streams[i].append_refused || p->streams[i].full) {
+            pressure_measure(p);
+            return;
+        }
 }
 
 void pressure_init(struct pipeline *p)

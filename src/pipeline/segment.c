@@ -16,7 +16,9 @@
 #include "base/log.h"
 #include "pipeline/pipeline_int.h"
 
-#define REMOVE_RETRY_MS 5000
+#define REMOVE_RETRY_MS   5000
+#define PAGE_BYTES        4096
+#define NEW_SEGMENT_BYTES (16 * PAGE_BYTES) /* about what LMDB takes beside the blocks */
 
 /* --- origins -------------------------------------------------------------------------------- */
 
@@ -291,6 +293,11 @@ int segments_recover(struct stream *s, struct spool_error *error)
     return status;
 }
 
+uint64_t block_disk_bytes(uint64_t prefix_bytes, uint64_t frames_bytes)
+{
+    return ((prefix_bytes + frames_bytes) / PAGE_BYTES + 1) * PAGE_BYTES;
+}
+
 /* The blocks of one append became durable. */
 void segments_appended(struct stream *s, struct pending_block *const *pending,
                        const struct spool_block_ref *refs, size_t count)
@@ -298,6 +305,7 @@ void segments_appended(struct stream *s, struct pending_block *const *pending,
     for (size_t i = 0; i < count; i++) {
         struct segment *g = s->segments_last;
         struct origin *o = pending[i]->origin;
+        uint64_t bytes;
 
         if (!g || g->number != refs[i].segment) {
             bool all_loaded = segments_all_loaded(s);
@@ -305,6 +313,9 @@ void segments_appended(struct stream *s, struct pending_block *const *pending,
             g = segment_add(s, refs[i].segment);
             if (!g)
                 goto nomem;
+            g->file_bytes = NEW_SEGMENT_BYTES;
+            s->segment_file_bytes += NEW_SEGMENT_BYTES;
+            s->p->grown_bytes += NEW_SEGMENT_BYTES;
             g->loaded = all_loaded && !s->loading;
             g->oldest_ms = refs[i].first_arrival_ms;
             g->schema = stream_schema_ref(pending[i]->schema);
@@ -315,8 +326,10 @@ void segments_appended(struct stream *s, struct pending_block *const *pending,
         g->unacked_rows += refs[i].rows;
         g->blocks_total++;
         g->acked_at_ms = 0;
-        g->file_bytes += refs[i].frames_bytes + refs[i].prefix_bytes;
-        s->segment_file_bytes += refs[i].frames_bytes + refs[i].prefix_bytes;
+        bytes = block_disk_bytes(refs[i].prefix_bytes, refs[i].frames_bytes);
+        g->file_bytes += bytes;
+        s->segment_file_bytes += bytes;
+        s->p->grown_bytes += bytes;
         o->high = refs[i].last_offset;
         if (g->loaded && !block_add(s, g, &refs[i], pending[i]->arrived_ms))
             goto nomem;
@@ -610,6 +623,7 @@ static void remove_done(struct job *job)
     g->removing = false;
     if (r->status == SPOOL_OK) {
         segment_unlink(s, g);
+        pressure_eased(s->p);
     } else {
         log_event(LOG_ERROR, "segment.not_removed", "stream", s->options->name, "segment",
                   log_u64(g->number), "error", r->error.text, NULL);

@@ -59,10 +59,14 @@ void stream_refresh(struct stream *s)
     enum stream_state state = stream_derive(s, &reason);
     bool moved = state != s->state;
     uint64_t suppressed = 0;
+    char text[sizeof(s->reason)];
 
-    if (!moved && strcmp(reason, s->reason) == 0)
+    snprintf(text, sizeof(text), "%.900s%s", reason,
+             s->full && state != STREAM_FULL ? "; the spool has reached its bound too: intake waits"
+                                             : "");
+    if (!moved && strcmp(text, s->reason) == 0)
         return;
-    snprintf(s->reason, sizeof(s->reason), "%s", reason);
+    memcpy(s->reason, text, sizeof(s->reason));
     if (!moved && (state != STREAM_HELD || !log_gate_open(&s->reason_gate, 10000, &suppressed)))
         return;
     log_event(state == STREAM_RUNNING || state == STREAM_PAUSED ? LOG_INFO : LOG_WARN,
@@ -92,6 +96,15 @@ void stream_unhold(struct stream *s, enum hold why)
     if (!s->holds[why])
         return;
     s->holds[why] = false;
+    stream_refresh(s);
+    stream_update(s);
+}
+
+void stream_set_full(struct stream *s, bool full)
+{
+    if (s->full == full)
+        return;
+    s->full = full;
     stream_refresh(s);
     stream_update(s);
 }
