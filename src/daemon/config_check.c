@@ -7,7 +7,8 @@
 #include "base/limits.h"
 #include "daemon/config_int.h"
 
-#define SOCKET_PATH_MAX 100 /* sun_path has 108, and a temporary name takes some */
+#define SOCKET_PATH_MAX 100       /* sun_path has 108, and a temporary name takes some */
+#define RESERVE_BYTES   (8 * MIB) /* meta.mdb and dead.mdb, preallocated */
 
 /* Settings of an insert that are not the operator's to choose. A name that ends in * is a prefix. */
 static const struct {
@@ -67,23 +68,48 @@ static int check_pair_of_files(struct reader *r, const struct json_node *tls, co
                        cert ? "key_file" : "cert_file");
 }
 
+/*
+ * The newest segment of each stream stays, and so do the two reserves: with these alone the spool
+ * must be below the level at which a full one resumes (75 %), or it never would.
+ */
+static int check_segments(struct reader *r, const struct json_node *spool)
+{
+    struct config *c = r->config;
+    uint64_t max = c->pipeline.max_bytes;
+    uint64_t usable = max / 4 * 3 > RESERVE_BYTES ? max / 4 * 3 - RESERVE_BYTES : 0;
+    uint64_t streams = c->pipeline.stream_count;
+    char text[32];
+
+    if (!json_member(spool, "segment_bytes")) {
+        c->spool.segment_bytes = usable / streams / 2 < max / 8 ? usable / streams / 2 : max / 8;
+        if (c->spool.segment_bytes > 64 * MIB)
+            c->spool.segment_bytes = 64 * MIB;
+        if (c->spool.segment_bytes < MIB)
+            c->spool.segment_bytes = MIB;
+    }
+    if (c->spool.segment_bytes * streams <= usable)
+        return SPOOL_OK;
+    max = ((c->spool.segment_bytes * streams + RESERVE_BYTES) / 3 * 4 / MIB + 1) * MIB;
+    return reader_fail(r, SPOOL_E_INVALID, member_at(spool, "max_bytes"), "spool.max_bytes",
+                       "is too little for the newest segments of %llu stream%s, which stay in a "
+                       "full spool: set at least %s, or less segment_bytes",
+                       (unsigned long long)streams, streams == 1 ? "" : "s",
+                       option_size_text(max, text, sizeof(text)));
+}
+
 static int check_spool(struct reader *r)
 {
     const struct json_node *spool = json_member(r->root, "spool");
     struct config *c = r->config;
-    uint64_t eighth = c->pipeline.max_bytes / 8;
 
     c->spool.create = true;
-    if (!json_member(spool, "segment_bytes")) {
-        c->spool.segment_bytes = eighth < 64 * MIB ? eighth : 64 * MIB;
-        if (c->spool.segment_bytes < MIB)
-            c->spool.segment_bytes = MIB;
-    }
-    if (c->spool.segment_bytes > c->pipeline.max_bytes / 2)
+    if (json_member(spool, "segment_bytes") && c->spool.segment_bytes > c->pipeline.max_bytes / 2)
         return reader_fail(r, SPOOL_E_INVALID, member_at(spool, "segment_bytes"),
                            "spool.segment_bytes",
                            "must be at most half of spool.max_bytes: a full spool frees whole "
                            "segments");
+    if (check_segments(r, spool) != SPOOL_OK)
+        return SPOOL_E_INVALID;
     if (strlen(c->control_socket) > SOCKET_PATH_MAX)
         return reader_fail(r, SPOOL_E_INVALID, member_at(json_member(r->root, "control"), "socket"),
                            "control.socket",

@@ -167,6 +167,31 @@ static int check_columns(struct reader *r, const struct stream_options *s,
     return status;
 }
 
+/* What is given by default gives way to a small spool; what is asked for does not. */
+static int check_sizes(struct reader *r, struct stream_options *s, const struct json_node *node,
+                       const char *where)
+{
+    const struct pipeline_options *p = &r->config->pipeline;
+    /* A block of one record must find room, also when each stream's newest segment holds such a
+       one, which stays. */
+    uint64_t record = p->max_bytes / 2 / (p->stream_count + 1);
+    uint64_t letters = p->max_bytes / 4 / p->stream_count;
+    char path[OPTION_PATH_BYTES], text[32];
+
+    if (!json_member(node, "max_record_bytes") && s->max_record_bytes > record)
+        s->max_record_bytes = record;
+    if (!json_member(json_member(node, "dead_letters"), "max_bytes") &&
+        s->dead_letters_max_bytes > letters)
+        s->dead_letters_max_bytes = letters > MIB ? letters : MIB;
+    if (s->max_record_bytes <= record)
+        return SPOOL_OK;
+    path_set(path, "%s.max_record_bytes", where);
+    return reader_fail(r, SPOOL_E_INVALID, member_at(node, "max_record_bytes"), path,
+                       "is more than the spool has room for: at most %s with this spool.max_bytes "
+                       "and so many streams",
+                       option_size_text(record / KIB * KIB, text, sizeof(text)));
+}
+
 static int check_stream(struct reader *r, struct stream_options *s, const struct json_node *node,
                         size_t i)
 {
@@ -181,6 +206,8 @@ static int check_stream(struct reader *r, struct stream_options *s, const struct
         path_set(path, "%s.topics[%zu]", where, k);
         status = check_topic(r, s->topics[k], element(topics, k)->at, path);
     }
+    if (status == SPOOL_OK)
+        status = check_sizes(r, s, node, where);
     if (status == SPOOL_OK)
         status = split_table(r, s);
     return status == SPOOL_OK ? check_columns(r, s, node, where) : status;

@@ -37,8 +37,9 @@ const struct option OPTIONS[] = {
      .doc = "What it leaves free of the file system, whatever max_bytes says."},
     {"spool.segment_bytes", OPTION_SIZE, .example = "\"64MiB\"", RANGE(MIB, GIB),
      CONFIG(spool.segment_bytes),
-     .doc = "Size at which a new segment file is begun. Default: 64MiB, or an eighth of max_bytes "
-            "where that is less."},
+     .doc =
+         "Size at which a new segment file is begun; each stream's newest stays. Default: 64MiB, "
+         "or less where max_bytes or the number of streams asks for it."},
     {"spool.on_full", OPTION_CHOICE, .fallback = "\"pause\"",
      .words = WORDS("pause", "drop_oldest"), CONFIG(pipeline.on_full),
      .doc = "At its bound: pause the intake, or drop the oldest rows (counted and named)."},
@@ -203,7 +204,9 @@ const struct option OPTIONS[] = {
      .words = WORDS("ignore", "refuse"), STREAM(schema.unknown_keys),
      .doc = "What to do with a record that has keys no column takes."},
     {"streams[].max_record_bytes", OPTION_SIZE, .fallback = "\"64MiB\"", RANGE(KIB, 256 * MIB),
-     STREAM(max_record_bytes), .doc = "A larger record becomes a dead letter."},
+     STREAM(max_record_bytes),
+     .doc = "A larger record becomes a dead letter. In a small spool the default is less: "
+            "max_bytes / 2 / (streams + 1)."},
     {"streams[].on_bad_record", OPTION_CHOICE, .fallback = "\"dead_letter\"",
      .words = WORDS("dead_letter", "hold"), STREAM(on_bad_record),
      .doc = "Put a record that does not fit to the dead letters, or hold the stream."},
@@ -229,7 +232,8 @@ const struct option OPTIONS[] = {
      .doc = "A topic that gets them too."},
     {"streams[].dead_letters.max_bytes", OPTION_SIZE, .fallback = "\"256MiB\"",
      RANGE(MIB, 1024 * GIB), STREAM(dead_letters_max_bytes),
-     .doc = "At this bound the stream is held, and drops nothing."},
+     .doc = "At this bound the stream is held, and drops nothing. In a small spool the default is "
+            "less: max_bytes / 4 / streams."},
 };
 const size_t OPTION_COUNT = sizeof(OPTIONS) / sizeof(OPTIONS[0]);
 

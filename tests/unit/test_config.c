@@ -408,6 +408,17 @@ static void contradictions_are_refused(void **state)
         {"{\"spool\":{\"max_bytes\":\"100MiB\",\"segment_bytes\":\"64MiB\"}," STREAMS "}",
          "f.json:1:48: spool.segment_bytes: must be at most half of spool.max_bytes: a full spool "
          "frees whole segments"},
+        {"{\"spool\":{\"max_bytes\":\"24MiB\",\"segment_bytes\":\"11MiB\"}," STREAMS "}",
+         "f.json:1:23: spool.max_bytes: is too little for the newest segments of 1 stream, which "
+         "stay in a full spool: set at least 26MiB, or less segment_bytes"},
+        {"{\"spool\":{\"max_bytes\":\"16MiB\"},\"streams\":[" STREAM "," STREAM "," STREAM
+         "," STREAM "," STREAM "]}",
+         "f.json:1:23: spool.max_bytes: is too little for the newest segments of 5 streams, which "
+         "stay in a full spool: set at least 18MiB, or less segment_bytes"},
+        {"{\"spool\":{\"max_bytes\":\"64MiB\"},\"streams\":[{\"name\":\"a\",\"table\":\"t\","
+         "\"max_record_bytes\":\"17MiB\"}]}",
+         "f.json:1:86: streams[0].max_record_bytes: is more than the spool has room for: at most "
+         "16MiB with this spool.max_bytes and so many streams"},
         {"{\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"topics\":[\"x\"]}]}",
          "f.json:1:1: kafka.brokers: is missing; streams with topics need it"},
         {"{\"kafka\":{},\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"topics\":[\"x\"]}]}",
@@ -696,6 +707,8 @@ static void a_small_spool_gets_small_segments(void **state)
     (void)state;
     struct config *c = parse("{\"spool\":{\"max_bytes\":\"64MiB\"}," STREAMS "}");
     assert_int_equal(c->spool.segment_bytes, 8 * MIB);
+    assert_int_equal(c->pipeline.streams[0].max_record_bytes, 16 * MIB);
+    assert_int_equal(c->pipeline.streams[0].dead_letters_max_bytes, 16 * MIB);
     config_free(c);
     c = parse("{\"spool\":{\"max_bytes\":\"100MiB\",\"segment_bytes\":\"50MiB\"}," STREAMS "}");
     assert_int_equal(c->spool.segment_bytes, 50 * MIB);
