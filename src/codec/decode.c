@@ -477,6 +477,12 @@ static int finish_native(struct decoder *d, struct buf *raw)
         status = buf_put_varuint(raw, d->rows);
     for (size_t i = 0; i < d->slot_count && status == SPOOL_OK; i++) {
         size_t head = i ? d->head_end[i - 1] : 0;
+        if (d->slots[i].may_index) {
+            bool written;
+            status = dictionary_write(&d->slots[i], d->rows, raw, &written);
+            if (status != SPOOL_OK || written)
+                continue;
+        }
         status = buf_append(raw, d->head.data + head, d->head_end[i] - head);
         if (status == SPOOL_OK)
             status = column_write(d->slots[i].node, raw);

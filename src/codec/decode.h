@@ -89,7 +89,7 @@ int decoder_begin(struct decoder *d, const struct record_place *place);
 int decoder_row(struct decoder *d, const struct record *record, struct refusal *why);
 
 uint32_t decoder_rows(const struct decoder *d);
-size_t decoder_raw_bytes(const struct decoder *d); /* size decoder_finish would write */
+size_t decoder_raw_bytes(const struct decoder *d); /* the most decoder_finish would write */
 
 /*
  * Appends the finished block to raw (FORMAT Native: one block; JSON format: one object a line) and

@@ -32,6 +32,7 @@ struct slot {
     struct buf encoded;  /* the literal's bytes, where node has no child */
     bool is_encoded;
     bool literal_is_null;
+    bool may_index;      /* Native format: a block may have it as LowCardinality */
     bool left_out;       /* JSON format: the line has no such key, the server fills it in */
     const uint8_t *text; /* JSON format: the value of an unchecked column, as it stands */
     size_t text_size;
@@ -110,6 +111,11 @@ struct decoder {
 int plan_create(struct decoder *d, struct spool_error *error);
 void plan_free(struct plan_object *object);
 struct plan_key *plan_find(const struct plan_object *object, const uint8_t *name, size_t size);
+
+/* decode_dictionary.c */
+bool dictionary_fits(const struct slot *slot, const struct schema *schema);
+/* Appends the column, head and data, where its rows make it worth it: *written, else nothing. */
+int dictionary_write(const struct slot *slot, uint32_t rows, struct buf *raw, bool *written);
 
 /* decode_fill.c */
 int slot_set_literal(struct decoder *d, struct slot *slot, const char *literal,

@@ -30,6 +30,7 @@ static int make_slot(struct decoder *d, size_t i, struct spool_error *error)
     if (status != SPOOL_OK)
         return spool_error_set(error, status, "column %s: %s", column->name,
                                why.text[0] ? why.text : spool_strerror(status));
+    slot->may_index = d->schema->format == FORMAT_NATIVE && dictionary_fits(slot, d->schema);
     return SPOOL_OK;
 }
 

@@ -5,6 +5,9 @@
 
 #include "codec/schema.h"
 
+/* Servers from here on convert the types of a block and fill NULL by DEFAULT. */
+#define CONVERTING_MAJOR 22
+
 /* The last source; sources are stored as their numbers. */
 #define SCHEMA_SOURCE_MAX SOURCE_CONSTANT
 

@@ -10,9 +10,6 @@
 #include "codec/decode.h"
 #include "codec/schema_resolve_int.h"
 
-/* Servers from here on convert the types of a block and fill NULL by DEFAULT. */
-#define CONVERTING_MAJOR 22
-
 static const struct table_column *table_find(const struct resolver *r, const char *name)
 {
     for (size_t i = 0; i < r->table_count; i++)
