@@ -524,9 +524,9 @@ int decoder_finish(struct decoder *d, struct buf *raw)
     return SPOOL_OK;
 }
 
-int decoder_needs_headers(const struct decoder *d)
+unsigned decoder_wants(const struct decoder *d)
 {
-    return d->needs_headers;
+    return d->wants;
 }
 
 int decoder_begin(struct decoder *d, const struct record_place *place)

@@ -24,10 +24,10 @@ struct record {
     const uint8_t *data; /* NULL with size 0: a tombstone, never handed to the decoder */
     size_t size;
     int64_t offset;
-    int64_t timestamp_ms; /* -1: none */
+    int64_t timestamp_ms; /* -1: none; only filled where the decoder wants it */
     const void *key;      /* NULL: none */
     size_t key_size;
-    const struct record_header *headers; /* only filled where decoder_needs_headers() */
+    const struct record_header *headers; /* only filled where the decoder wants them */
     size_t header_count;
     int64_t received_ms;
 };
@@ -75,8 +75,11 @@ int decoder_create(const struct schema *schema, size_t max_raw_bytes, struct dec
                    struct spool_error *error);
 void decoder_free(struct decoder *d);
 
-/* Whether $headers is mapped (fetching them costs), and whether $key is. */
-int decoder_needs_headers(const struct decoder *d);
+/* What a column is made from that costs to fetch: $headers, $timestamp. */
+#define RECORD_WANTS_HEADERS   1u
+#define RECORD_WANTS_TIMESTAMP 2u
+#define RECORD_WANTS_ALL       3u
+unsigned decoder_wants(const struct decoder *d);
 
 /* Fixes what holds for the records to come until the next call. */
 int decoder_begin(struct decoder *d, const struct record_place *place);

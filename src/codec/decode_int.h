@@ -92,7 +92,7 @@ struct decoder {
     struct nested_group *groups;
     size_t group_count;
     locale_t c_locale;
-    bool needs_headers;
+    unsigned wants; /* RECORD_WANTS_* */
     bool has_rest;
     /* the row at hand */
     uint64_t stamp;

@@ -59,7 +59,10 @@ static int make_lists(struct decoder *d)
             d->key_slots++;
         else
             d->others[d->other_count++] = slot;
-        d->needs_headers |= source == SOURCE_HEADERS;
+        if (source == SOURCE_HEADERS)
+            d->wants |= RECORD_WANTS_HEADERS;
+        if (source == SOURCE_TIMESTAMP)
+            d->wants |= RECORD_WANTS_TIMESTAMP;
         d->has_rest |= source == SOURCE_REST;
         if (!slot->node)
             continue;

@@ -49,6 +49,7 @@ struct decode_job {
     int64_t *offsets;    /* of the block being built; LIMIT_BLOCK_ROWS entries, grown */
     size_t offsets_cap;
     int64_t covered_from; /* first offset the block being built accounts for */
+    struct refusal why;   /* of the record at hand: too large to be cleared for each */
     char refused_text[SPOOL_ERROR_TEXT_BYTES];
 };
 
@@ -177,7 +178,7 @@ static int decode_dead(struct decode_job *d, uint32_t i, const struct refusal *w
 
     if (!pd)
         return SPOOL_E_NOMEM;
-    d->node->run->ops->record(d->node->run, i, true, &record);
+    d->node->run->ops->record(d->node->run, i, RECORD_WANTS_ALL, &record);
     kept = record.size;
     if (why->code == REFUSAL_TOO_LONG && !why->column && kept > DEAD_RECORD_KEPT_BYTES)
         kept = DEAD_RECORD_KEPT_BYTES;
@@ -235,47 +236,47 @@ static int decode_dead(struct decode_job *d, uint32_t i, const struct refusal *w
 }
 
 /* One record: a row, a tombstone, or a dead letter. *previous is the last offset dealt with. */
-static int decode_one(struct decode_job *d, uint32_t i, bool headers, int64_t *previous)
+static int decode_one(struct decode_job *d, uint32_t i, unsigned wanted, int64_t *previous)
 {
     struct record_run *run = d->node->run;
+    struct refusal *why = &d->why;
     struct record record;
-    struct refusal why = {0};
     int status;
 
-    run->ops->record(run, i, headers, &record);
+    run->ops->record(run, i, wanted, &record);
     if (!record.data) {
         d->tombstones++;
         *previous = record.offset;
         return SPOOL_OK;
     }
     if (record.size > d->stream->options->max_record_bytes) {
-        why.code = REFUSAL_TOO_LONG;
-        snprintf(why.reason, sizeof(why.reason),
+        *why = (struct refusal){.code = REFUSAL_TOO_LONG};
+        snprintf(why->reason, sizeof(why->reason),
                  "the record has %zu bytes, max_record_bytes is %llu", record.size,
                  (unsigned long long)d->stream->options->max_record_bytes);
         status = SPOOL_E_REFUSED;
     } else {
         status = decode_offsets_reserve(d, (size_t)d->taken_rows + 1);
         if (status == SPOOL_OK)
-            status = decoder_row(d->decoder, &record, &why);
+            status = decoder_row(d->decoder, &record, why);
     }
     if (status == SPOOL_E_LIMIT && d->taken_rows) {
         status = decode_cut(d, *previous);
         if (status == SPOOL_OK)
-            return decode_one(d, i, headers, previous); /* once: the block is empty now */
+            return decode_one(d, i, wanted, previous); /* once: the block is empty now */
         return status;
     }
     if (status == SPOOL_E_LIMIT) {
-        why.code = REFUSAL_TOO_LONG;
-        snprintf(why.reason, sizeof(why.reason), "the row is larger than a block may be");
+        *why = (struct refusal){.code = REFUSAL_TOO_LONG};
+        snprintf(why->reason, sizeof(why->reason), "the row is larger than a block may be");
         status = SPOOL_E_REFUSED;
     }
     if (status == SPOOL_E_REFUSED) {
         if (!d->refused++)
             snprintf(d->refused_text, sizeof(d->refused_text), "offset %lld: %s%s%s",
-                     (long long)record.offset, why.column ? why.column : "", why.column ? ": " : "",
-                     why.reason);
-        status = decode_dead(d, i, &why);
+                     (long long)record.offset, why->column ? why->column : "",
+                     why->column ? ": " : "", why->reason);
+        status = decode_dead(d, i, why);
     } else if (status == SPOOL_OK) {
         d->offsets[d->taken_rows++] = record.offset;
         d->rows++;
@@ -289,14 +290,13 @@ static void decode_work(struct job *job)
     struct decode_job *d = (struct decode_job *)job;
     struct record_run *run = d->node->run;
     struct record_place place = {d->origin->name, d->origin->topic, d->origin->partition_number};
-    bool headers;
+    unsigned wanted = decoder_wants(d->decoder);
     int64_t previous = run->first_offset - 1;
 
-    headers = decoder_needs_headers(d->decoder) != 0;
     d->covered_from = run->first_offset;
     d->status = decoder_begin(d->decoder, &place);
     for (uint32_t i = 0; i < run->count && d->status == SPOOL_OK; i++)
-        d->status = decode_one(d, i, headers, &previous);
+        d->status = decode_one(d, i, wanted, &previous);
     if (d->status == SPOOL_OK)
         d->status = decode_cut(d, run->last_offset);
     if (d->status != SPOOL_OK) {

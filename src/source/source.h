@@ -16,9 +16,9 @@
 struct record_run;
 
 struct record_run_ops {
-    /* Pool or loop. Fills *record (data NULL: a tombstone). Headers only where wanted; they live
-       in the run until the next call. i counts from 0. */
-    void (*record)(struct record_run *run, uint32_t i, bool want_headers, struct record *record);
+    /* Pool or loop. Fills *record (data NULL: a tombstone), the headers and the timestamp only where
+       wanted (RECORD_WANTS_*); headers live in the run until the next call. i counts from 0. */
+    void (*record)(struct record_run *run, uint32_t i, unsigned wanted, struct record *record);
     /* Pool. Frees the records and the run. */
     void (*release)(struct record_run *run);
 };

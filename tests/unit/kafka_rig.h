@@ -161,7 +161,9 @@ static void rig_check(struct rig_job *job)
 
     for (uint32_t i = 0; i < job->run->count; i++) {
         struct record record;
-        job->run->ops->record(job->run, i, job->rig->want_headers, &record);
+        job->run->ops->record(job->run, i,
+                              job->rig->want_headers ? RECORD_WANTS_ALL : RECORD_WANTS_TIMESTAMP,
+                              &record);
         if (seat->last >= 0 && (job->rig->gaps_allowed ? record.offset <= seat->last
                                                        : record.offset != seat->last + 1))
             fail_msg("after offset %lld comes %lld", (long long)seat->last,
