@@ -7,8 +7,11 @@
 
 #include "base/limits.h"
 #include "codec/json_simd.h"
+#include "codec/native_int.h"
 
-#define KEEP_BYTES (1 * MIB) /* a buffer above this, and four times what was used, is given back */
+#define TUPLE_EMPTY  '0' /* what a Tuple without elements has a row */
+#define VARIANT_NULL NATIVE_VARIANT_NULL
+#define KEEP_BYTES   (1 * MIB) /* a buffer above this, and four times what was used, is given back */
 
 int column_grow(struct bytes *b, size_t extra, size_t max)
 {
@@ -102,62 +105,6 @@ int zone_list_get(struct zone_list *list, const char *name, const struct tz_zone
     return SPOOL_OK;
 }
 
-/* ---- arrays ---- */
-
-static int append_element(struct column *child, struct scan *s)
-{
-    int status;
-
-    if (*s->p != 'n')
-        return column_append(child, s);
-    status = json_literal(s, "null", 4);
-    if (status != SPOOL_OK)
-        return status;
-    if (child->nullable)
-        return column_append_null(child);
-    if (s->strict || child->kind == TYPE_ENUM8 || child->kind == TYPE_ENUM16)
-        return scan_refuse_at(s, s->p - 4, REFUSAL_NULL, "null in an array of %s",
-                              column_type_text(child));
-    return column_append_zero(child);
-}
-
-/* A comma before the closing bracket is taken, as JSONEachRow does. */
-static int array_value(struct column *c, struct scan *s)
-{
-    int status;
-
-    if (*s->p != '[')
-        return scan_refuse(s, REFUSAL_TYPE, "%s takes an array", column_type_text(c));
-    if (s->depth >= LIMIT_JSON_DEPTH)
-        return scan_refuse(s, REFUSAL_DEPTH, "nested deeper than %d levels", LIMIT_JSON_DEPTH);
-    s->depth++;
-    s->p = json_blank(s->p + 1, s->end);
-    while (s->p < s->end && *s->p != ']') {
-        status = append_element(c->child, s);
-        if (status != SPOOL_OK)
-            return status;
-        c->count++;
-        s->p = json_blank(s->p, s->end);
-        if (s->p < s->end && *s->p == ',') {
-            s->p = json_blank(s->p + 1, s->end);
-            continue;
-        }
-        if (s->p == s->end || *s->p != ']')
-            return scan_refuse_token(s, "a comma or the end of the array");
-    }
-    if (s->p == s->end)
-        return scan_refuse_token(s, "the end of the array");
-    s->p++;
-    s->depth--;
-    return column_put(c, c->count, 8);
-}
-
-static const uint8_t *append_array(struct column *c, struct scan *s, const uint8_t *p)
-{
-    s->p = p;
-    return scan_done(s, array_value(c, s));
-}
-
 /* ---- making ---- */
 
 /* LowCardinality is a way to store, SimpleAggregateFunction one to merge; the values are T's. */
@@ -172,8 +119,8 @@ static const struct type *plain(const struct type *t)
 static bool same_bytes(const struct type *type, const struct type *wire)
 {
     if (type->kind == wire->kind)
-        return type->kind == TYPE_ARRAY || type->kind == TYPE_STRING ||
-               (type->width == wire->width && type->scale == wire->scale);
+        return type->width == wire->width && type->scale == wire->scale &&
+               type->child_count == wire->child_count;
     switch (type->kind) {
     case TYPE_BOOL:
         return wire->kind == TYPE_UINT8;
@@ -187,6 +134,11 @@ static bool same_bytes(const struct type *type, const struct type *wire)
         return wire->kind == TYPE_INT32;
     case TYPE_DATETIME:
         return wire->kind == TYPE_UINT32;
+    case TYPE_INTERVAL:
+        return wire->kind == TYPE_INT64;
+    case TYPE_JSON:
+    case TYPE_DYNAMIC:
+        return wire->kind == TYPE_STRING;
     default:
         return false;
     }
@@ -204,6 +156,66 @@ static int unsupported(const struct type *type, const struct type *wire, struct 
                            wire->text ? wire->text : "its wire type");
 }
 
+int column_add_child(struct column *c, const struct type *type, const struct type *wire,
+                     const struct column_context *context, struct spool_error *error)
+{
+    int status = column_create(type, wire, context, &c->children[c->child_count], error);
+
+    if (status == SPOOL_OK)
+        c->child_count++;
+    return status;
+}
+
+static int set_zone(struct column *c, const struct column_context *context,
+                    struct spool_error *error)
+{
+    const char *name = c->type->timezone ? c->type->timezone : context->timezone;
+    const struct tz_zone *zone;
+    int status = zone_list_get(context->zones, name && *name ? name : "UTC", &zone, error);
+
+    if (status == SPOOL_OK)
+        local_clock_init(&c->clock, zone);
+    return status;
+}
+
+/* The form, the append function and what they need; c->type is below Nullable. */
+static int make(struct column *c, const struct type *wire, const struct column_context *context,
+                struct spool_error *error)
+{
+    const struct type *type = c->type;
+    int status = SPOOL_OK;
+
+    if (type->child_count) {
+        c->children = calloc(type->child_count, sizeof(struct column *));
+        if (!c->children)
+            return SPOOL_E_NOMEM;
+    }
+    switch (type->kind) {
+    case TYPE_TUPLE:
+    case TYPE_POINT:
+        return column_make_tuple(c, type, wire, context, error);
+    case TYPE_VARIANT:
+        if (!type_equal(type, wire))
+            return unsupported(type, wire, error);
+        return column_make_variant(c, type, context, error);
+    case TYPE_JSON:
+        return column_make_object(c);
+    default:
+        break;
+    }
+    if (type_is_list(type->kind))
+        return column_make_list(c, type, wire, context, error);
+    if (wants_zone(type->kind))
+        status = set_zone(c, context, error);
+    else if (type->kind == TYPE_ENUM8 || type->kind == TYPE_ENUM16)
+        status = enum_index_create(&c->members, type);
+    if (status != SPOOL_OK)
+        return status;
+    if (column_set_number(c) || column_set_wide(c) || column_set_text(c) || column_set_time(c))
+        return SPOOL_OK;
+    return unsupported(type, wire, error);
+}
+
 int column_create(const struct type *type, const struct type *wire,
                   const struct column_context *context, struct column **out,
                   struct spool_error *error)
@@ -212,11 +224,17 @@ int column_create(const struct type *type, const struct type *wire,
     int status = SPOOL_OK;
 
     *out = NULL;
-    if (wire->kind == TYPE_LOW_CARDINALITY)
-        return unsupported(type, wire, error);
     c = calloc(1, sizeof(*c));
     if (!c)
         return spool_error_set(error, SPOOL_E_NOMEM, "out of memory");
+    c->max = context->max_bytes;
+    c->c_locale = context->c_locale;
+    c->truncate = context->truncate;
+    if (wire->kind == TYPE_LOW_CARDINALITY) {
+        status = type->kind == wire->kind ? column_make_dictionary(c, type, context, error)
+                                          : unsupported(type, wire, error);
+        goto done;
+    }
     type = plain(type);
     wire = plain(wire);
     if (type->kind == TYPE_NULLABLE) {
@@ -227,45 +245,23 @@ int column_create(const struct type *type, const struct type *wire,
         c->wire_nullable = true;
         wire = plain(wire->children[0]);
     }
-    c->composite = c->wire_nullable || type->kind == TYPE_ARRAY;
+    if (type->kind == TYPE_DYNAMIC || type->kind == TYPE_VARIANT)
+        c->nullable = true;
+    c->composite = c->wire_nullable || type->child_count;
     c->kind = type->kind;
     c->type = type;
     c->width = type->width;
     c->scale = type->scale;
     c->precision = type->precision;
-    c->truncate = context->truncate;
-    c->max = context->max_bytes;
-    c->c_locale = context->c_locale;
-    if (!same_bytes(type, wire) || (c->nullable && !c->wire_nullable)) {
+    if (!same_bytes(type, wire) || (c->nullable && !c->wire_nullable && type->kind != TYPE_VARIANT))
         status = unsupported(type, wire, error);
-        goto done;
-    }
-    if (wants_zone(type->kind)) {
-        const struct tz_zone *zone;
-        const char *name = type->timezone ? type->timezone : context->timezone;
-        status = zone_list_get(context->zones, name && *name ? name : "UTC", &zone, error);
-        if (status != SPOOL_OK)
-            goto done;
-        local_clock_init(&c->clock, zone);
-    }
-    if (type->kind == TYPE_ARRAY) {
-        c->append = append_array;
-        c->width = 0;
-        status = column_create(type->children[0], wire->children[0], context, &c->child, error);
-        goto done;
-    }
-    if (type->kind == TYPE_ENUM8 || type->kind == TYPE_ENUM16) {
-        status = enum_index_create(&c->members, type);
-        if (status != SPOOL_OK)
-            goto done;
-    }
-    if (!column_set_number(c) && !column_set_text(c) && !column_set_time(c))
-        status = unsupported(type, wire, error);
-done:
+    else
+        status = make(c, wire, context, error);
     if (status == SPOOL_OK && c->wire_nullable) {
         c->append_value = c->append;
         c->append = append_flagged;
     }
+done:
     if (status == SPOOL_OK)
         *out = c;
     else
@@ -277,10 +273,18 @@ void column_free(struct column *c)
 {
     if (!c)
         return;
-    column_free(c->child);
+    for (size_t i = 0; i < c->child_count; i++)
+        column_free(c->children[i]);
+    free(c->children);
     free(c->data.data);
     free(c->nulls.data);
     free(c->members.slots);
+    free(c->seen);
+    free(c->name_sizes);
+    free(c->order);
+    free(c->saved);
+    dictionary_free(c->dictionary);
+    object_paths_free(c->paths);
     free(c);
 }
 
@@ -291,8 +295,10 @@ void column_mark_all(struct column *c)
     c->data.mark = c->data.len;
     c->nulls.mark = c->nulls.len;
     c->count_mark = c->count;
-    if (c->child)
-        column_mark_all(c->child);
+    if (c->form == FORM_DICTIONARY)
+        dictionary_mark(c);
+    for (size_t i = 0; i < c->child_count; i++)
+        column_mark_all(c->children[i]);
 }
 
 void column_rollback(struct column *c)
@@ -302,30 +308,57 @@ void column_rollback(struct column *c)
         return;
     c->nulls.len = c->nulls.mark;
     c->count = c->count_mark;
-    if (c->child)
-        column_rollback(c->child);
+    if (c->form == FORM_DICTIONARY)
+        dictionary_rollback(c);
+    for (size_t i = 0; i < c->child_count; i++)
+        column_rollback(c->children[i]);
+}
+
+static int put_zeros(struct column *c, size_t n)
+{
+    int status = column_reserve(c, n);
+
+    if (status != SPOOL_OK)
+        return status;
+    memset(c->data.data + c->data.len, 0, n);
+    c->data.len += n;
+    return SPOOL_OK;
+}
+
+static int put_zero_elements(struct column *c)
+{
+    int status = c->child_count ? SPOOL_OK : column_put(c, TUPLE_EMPTY, 1);
+
+    for (size_t i = 0; i < c->child_count && status == SPOOL_OK; i++)
+        status = column_append_zero(c->children[i]);
+    return status;
 }
 
 static int put_zero(struct column *c)
 {
-    uint32_t left = c->width;
-    int status;
-
+    switch (c->form) {
+    case FORM_LIST:
+        return column_put(c, c->count, 8);
+    case FORM_TUPLE:
+        return put_zero_elements(c);
+    case FORM_VARIANT:
+        return column_put(c, VARIANT_NULL, 1);
+    case FORM_DICTIONARY:
+        return dictionary_put(c, 0);
+    case FORM_PLAIN:
+        break;
+    }
     switch (c->kind) {
     case TYPE_STRING:
+    case TYPE_DYNAMIC:
         return column_put(c, 0, 1);
-    case TYPE_ARRAY:
-        return column_put(c, c->count, 8);
+    case TYPE_JSON:
+        return column_put_string(c, "{}", 2);
     case TYPE_ENUM8:
     case TYPE_ENUM16: /* as ClickHouse: the member with the least number */
         return column_put(c, (uint64_t)(int64_t)c->type->members[0].value, c->width);
     default:
-        status = column_reserve(c, left);
-        if (status != SPOOL_OK)
-            return status;
-        memset(c->data.data + c->data.len, 0, left);
-        c->data.len += left;
-        return SPOOL_OK;
+        return put_zeros(c, c->width);
     }
 }
 
@@ -334,6 +367,8 @@ int column_append_null(struct column *c)
 {
     int status;
 
+    if (c->form == FORM_VARIANT || c->form == FORM_DICTIONARY) /* their zero is NULL */
+        return put_zero(c);
     assert(c->wire_nullable);
     status = put_null_flag(c, 1);
     return status == SPOOL_OK ? put_zero(c) : status;
@@ -350,24 +385,70 @@ int column_append_zero(struct column *c)
     return status == SPOOL_OK ? put_zero(c) : status;
 }
 
+int column_append_number(struct column *c, uint64_t v)
+{
+    int status;
+
+    if (c->form != FORM_DICTIONARY) {
+        status = column_put(c, v, c->width);
+        return status == SPOOL_OK ? column_append_not_null(c) : status;
+    }
+    status = column_put(c->children[0], v, c->children[0]->width);
+    return status == SPOOL_OK ? dictionary_intern(c) : status;
+}
+
 /* ---- blocks ---- */
+
+/* LowCardinality and Variant begin a column with their version, before any offsets around them. */
+static bool has_version(const struct column *c)
+{
+    return c->form == FORM_DICTIONARY || c->form == FORM_VARIANT;
+}
 
 size_t column_bytes(const struct column *c)
 {
-    size_t n = c->data.len + c->nulls.len;
+    size_t n = has_version(c) ? 8 : 0;
 
-    return c->child ? n + column_bytes(c->child) : n;
+    if (c->form == FORM_DICTIONARY)
+        return n + dictionary_bytes(c);
+    n += c->data.len + c->nulls.len;
+    for (size_t i = 0; i < c->child_count; i++)
+        n += column_bytes(c->children[i]);
+    return n;
+}
+
+static int write_versions(const struct column *c, struct buf *out)
+{
+    int status = SPOOL_OK;
+
+    if (c->form == FORM_DICTIONARY)
+        return buf_put_u64le(out, NATIVE_LOW_CARDINALITY_VERSION);
+    if (c->form == FORM_VARIANT)
+        status = buf_put_u64le(out, NATIVE_VARIANT_BASIC);
+    for (size_t i = 0; i < c->child_count && status == SPOOL_OK; i++)
+        status = write_versions(c->children[i], out);
+    return status;
+}
+
+static int write_data(const struct column *c, struct buf *out)
+{
+    int status;
+
+    if (c->form == FORM_DICTIONARY)
+        return dictionary_write(c, out);
+    status = buf_append(out, c->nulls.data, c->nulls.len);
+    if (status == SPOOL_OK)
+        status = buf_append(out, c->data.data, c->data.len);
+    for (size_t i = 0; i < c->child_count && status == SPOOL_OK; i++)
+        status = write_data(c->children[i], out);
+    return status;
 }
 
 int column_write(const struct column *c, struct buf *out)
 {
-    int status = buf_append(out, c->nulls.data, c->nulls.len);
+    int status = write_versions(c, out);
 
-    if (status == SPOOL_OK)
-        status = buf_append(out, c->data.data, c->data.len);
-    if (status == SPOOL_OK && c->child)
-        status = column_write(c->child, out);
-    return status;
+    return status == SPOOL_OK ? write_data(c, out) : status;
 }
 
 static void bytes_reset(struct bytes *b)
@@ -382,11 +463,13 @@ static void bytes_reset(struct bytes *b)
 
 void column_reset(struct column *c)
 {
+    if (c->form == FORM_DICTIONARY)
+        dictionary_reset(c);
     bytes_reset(&c->data);
     bytes_reset(&c->nulls);
     c->count = c->count_mark = 0;
-    if (c->child)
-        column_reset(c->child);
+    for (size_t i = 0; i < c->child_count; i++)
+        column_reset(c->children[i]);
 }
 
 const char *column_type_text(const struct column *c)

@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Columns being filled. A column is a tree of nodes, one for each level of its type that has bytes
- * of its own in a Native block (Nullable is a flag of the node below it, LowCardinality vanishes:
- * its wire form is the plain type). Each node is its bytes as they will go on the wire:
+ * of its own in a Native block (Nullable is a flag of the node below it; LowCardinality vanishes
+ * where the wire form is the plain type). Each node is its bytes as they will go on the wire:
  *
  *     numbers, times, ...   data = values, width bytes each, little endian
- *     String                data = varuint length and bytes, one after the other
- *     Array                 data = u64 end offsets, then the elements' node
+ *     String, JSON, Dynamic data = varuint length and bytes, one after the other
+ *     Array, Map, Nested    data = u64 end offsets, then each child's elements
+ *     Tuple                 its children; without elements a byte a row
+ *     Variant               data = discriminators, then each child's values
+ *     LowCardinality        data = u32 indexes (narrowed when written), child = the keys
  *     + Nullable            nulls = a byte each, in front of data
  *
  * so finishing a block is copying. A row is undone by cutting every node back to its mark.
  *
- * A new type needs: its append function, a case in column_create, and in column_zero if its zero
- * isn't width zero bytes. Composite types add children and walk them where Array does.
+ * A new type needs: its append function, a case in column_create, in put_zero if its zero isn't
+ * width zero bytes, in column_json.c, a row of docs/types.md and a case in type_is_native.
  */
 #ifndef CODEC_COLUMN_H
 #define CODEC_COLUMN_H
@@ -42,6 +45,18 @@ struct enum_index {
     uint32_t mask;
 };
 
+/* What a node's bytes are made of. */
+enum column_form {
+    FORM_PLAIN,
+    FORM_LIST,       /* Array, Map, Nested and the geo types that are arrays */
+    FORM_TUPLE,      /* and Point */
+    FORM_VARIANT,    /* column_variant.c */
+    FORM_DICTIONARY, /* LowCardinality in its own form, column_dictionary.c */
+};
+
+struct dictionary;
+struct object_paths;
+
 struct column {
     /*
      * Reads the value at p (never null) and appends it: returns where it ends, or NULL with
@@ -63,9 +78,11 @@ struct column {
     uint8_t scale;
     uint8_t precision;
     size_t max;     /* bytes a node may hold */
-    uint64_t count; /* Array: elements appended to child */
+    uint64_t count; /* list: elements appended to each child */
     uint64_t count_mark;
-    struct column *child;
+    enum column_form form;
+    struct column **children; /* owned */
+    size_t child_count;
     size_t shown, shown_nulls; /* how far column_json has read */
     /* times */
     struct local_clock clock;
@@ -74,6 +91,14 @@ struct column {
     int64_t day_s;       /* its midnight, local */
     struct enum_index members;
     locale_t c_locale;
+    /* a Tuple's elements by name: the value (stamp) that filled each, and its names' lengths */
+    uint64_t *seen;
+    uint64_t stamp;
+    size_t *name_sizes;
+    uint8_t *order; /* Variant: its members as they are tried */
+    size_t *saved;  /* Variant: where a member stood before it was tried */
+    struct dictionary *dictionary;
+    struct object_paths *paths; /* JSON */
 };
 
 /* What the columns of one decoder share. */
@@ -107,6 +132,36 @@ void column_free(struct column *c);
 bool column_set_number(struct column *c);
 bool column_set_text(struct column *c);
 bool column_set_time(struct column *c);
+bool column_set_wide(struct column *c);
+
+/* The same for kinds with children, which they make. SPOOL_E_UNSUPPORTED: none of them. */
+int column_make_list(struct column *c, const struct type *type, const struct type *wire,
+                     const struct column_context *context, struct spool_error *error);
+int column_make_tuple(struct column *c, const struct type *type, const struct type *wire,
+                      const struct column_context *context, struct spool_error *error);
+int column_make_variant(struct column *c, const struct type *type,
+                        const struct column_context *context, struct spool_error *error);
+int column_make_dictionary(struct column *c, const struct type *type,
+                           const struct column_context *context, struct spool_error *error);
+int column_make_object(struct column *c);
+
+/* Makes the next child; the caller made room for it. */
+int column_add_child(struct column *c, const struct type *type, const struct type *wire,
+                     const struct column_context *context, struct spool_error *error);
+
+/* An element of a list or Tuple at s->p, which may be null. */
+int column_append_element(struct column *element, struct scan *s);
+
+/* LowCardinality: the value just appended to the keys becomes a row. */
+int dictionary_intern(struct column *c);
+int dictionary_put(struct column *c, uint32_t key);
+void dictionary_mark(struct column *c);
+void dictionary_rollback(struct column *c);
+void dictionary_reset(struct column *c);
+size_t dictionary_bytes(const struct column *c);
+int dictionary_write(const struct column *c, struct buf *out);
+void dictionary_free(struct dictionary *dictionary);
+void object_paths_free(struct object_paths *paths);
 int enum_index_create(struct enum_index *index, const struct type *type);
 
 int column_grow(struct bytes *b, size_t extra, size_t max) __attribute__((cold));
@@ -159,9 +214,21 @@ int column_append_null(struct column *c);     /* wire_nullable only */
 int column_append_not_null(struct column *c); /* the flag alone; nothing where there is none */
 int column_append_zero(struct column *c);     /* NULL where nullable, else the type's zero */
 
+/* The node that holds the column's values: the keys of a LowCardinality, else the column. */
+static inline const struct column *column_value_node(const struct column *c)
+{
+    return c->form == FORM_DICTIONARY ? c->children[0] : c;
+}
+
+/* The low bytes of v as a value; for kinds of fixed width up to 8. */
+int column_append_number(struct column *c, uint64_t v);
+
 /* String and FixedString: these bytes. */
 bool column_takes_bytes(const struct column *c);
 int column_append_bytes(struct column *c, const void *data, size_t n, struct scan *s);
+
+/* varuint length and bytes; c is a node of String's form */
+int column_put_string(struct column *c, const void *data, size_t n);
 
 size_t column_bytes(const struct column *c); /* on the wire */
 int column_write(const struct column *c, struct buf *out);

@@ -15,12 +15,13 @@
 
 #include "codec/column.h"
 #include "codec/number.h"
+#include "codec/wide.h"
 
 void column_json_begin(struct column *c)
 {
     c->shown = c->shown_nulls = 0;
-    if (c->child)
-        column_json_begin(c->child);
+    for (size_t i = 0; i < c->child_count; i++)
+        column_json_begin(c->children[i]);
 }
 
 /* Unlike buf_put_json_string it leaves bytes that are no UTF-8 alone. */
@@ -61,8 +62,8 @@ static int64_t sign_extend(uint64_t v, unsigned width)
 
 static int put_float(struct column *c, const uint8_t *p, struct buf *out)
 {
-    bool single = c->kind == TYPE_FLOAT32;
-    uint64_t bits = value_at(p, c->width);
+    bool single = c->kind != TYPE_FLOAT64;
+    uint64_t bits = value_at(p, c->width) << (c->kind == TYPE_BFLOAT16 ? 16 : 0);
     double value;
     char text[64];
 
@@ -90,27 +91,27 @@ static int put_float(struct column *c, const uint8_t *p, struct buf *out)
     }
 }
 
-static int put_decimal(struct column *c, const uint8_t *p, struct buf *out)
+/* A decimal, or a whole number of more than 64 bits (scale 0). */
+static int put_digits(struct column *c, const uint8_t *p, bool is_signed, struct buf *out)
 {
-    unsigned __int128 v = (unsigned __int128)(__int128)sign_extend(
-        value_at(p, c->width < 8 ? c->width : 8), c->width < 8 ? c->width : 8);
-    char text[64];
+    char text[WIDE_DIGITS + 8];
     size_t at = sizeof(text);
-    bool negative;
+    bool negative = is_signed && p[c->width - 1] >> 7;
+    struct wide w;
     unsigned n = 0;
 
-    if (c->width == 16)
-        v = (unsigned __int128)value_at(p + 8, 8) << 64 | value_at(p, 8);
-    negative = (__int128)v < 0;
+    memset(&w, negative ? 0xff : 0, sizeof(w));
+    for (unsigned i = 0; i < c->width; i += 8)
+        w.word[i / 8] = c->width < 8 ? (uint64_t)sign_extend(value_at(p, c->width), c->width)
+                                     : value_at(p + i, 8);
     if (negative)
-        v = 0 - v;
+        wide_negate(&w);
     do {
         if (n == c->scale && n)
             text[--at] = '.';
-        text[--at] = (char)('0' + (int)(v % 10));
-        v /= 10;
+        text[--at] = (char)('0' + (int)wide_pop(&w));
         n++;
-    } while (v || n <= c->scale);
+    } while (!wide_is_zero(&w) || n <= c->scale);
     if (negative)
         text[--at] = '-';
     return buf_append(out, text + at, sizeof(text) - at);
@@ -143,6 +144,18 @@ static int put_time(struct column *c, int64_t ticks, struct buf *out)
     return status == SPOOL_OK ? buf_put_u8(out, '"') : status;
 }
 
+static int put_clock(struct column *c, int64_t ticks, struct buf *out)
+{
+    uint64_t unit = number_ten_to[c->scale];
+    uint64_t size = ticks < 0 ? 0 - (uint64_t)ticks : (uint64_t)ticks, s = size / unit;
+    int status = buf_printf(out, "\"%s%02d:%02d:%02d", ticks < 0 ? "-" : "", (int)(s / 3600),
+                            (int)(s / 60 % 60), (int)(s % 60));
+
+    if (status == SPOOL_OK && c->scale)
+        status = buf_printf(out, ".%0*llu", (int)c->scale, (unsigned long long)(size % unit));
+    return status == SPOOL_OK ? buf_put_u8(out, '"') : status;
+}
+
 static int put_enum(struct column *c, int64_t v, struct buf *out)
 {
     for (size_t i = 0; i < c->type->member_count; i++)
@@ -172,6 +185,7 @@ static int put_fixed(struct column *c, const uint8_t *p, struct buf *out)
     switch (c->kind) {
     case TYPE_FLOAT32:
     case TYPE_FLOAT64:
+    case TYPE_BFLOAT16:
         return put_float(c, p, out);
     case TYPE_BOOL:
         return buf_append_str(out, v ? "true" : "false");
@@ -196,7 +210,16 @@ static int put_fixed(struct column *c, const uint8_t *p, struct buf *out)
     case TYPE_ENUM16:
         return put_enum(c, sign_extend(v, c->width), out);
     case TYPE_DECIMAL:
-        return put_decimal(c, p, out);
+        return put_digits(c, p, true, out);
+    case TYPE_INT128:
+    case TYPE_INT256:
+        return put_digits(c, p, true, out);
+    case TYPE_UINT128:
+    case TYPE_UINT256:
+        return put_digits(c, p, false, out);
+    case TYPE_TIME:
+    case TYPE_TIME64:
+        return put_clock(c, sign_extend(v, c->width), out);
     case TYPE_IPV4:
     case TYPE_IPV6:
         return put_address(c, p, out);
@@ -204,10 +227,23 @@ static int put_fixed(struct column *c, const uint8_t *p, struct buf *out)
     case TYPE_INT16:
     case TYPE_INT32:
     case TYPE_INT64:
+    case TYPE_INTERVAL:
         return buf_printf(out, "%lld", (long long)sign_extend(v, c->width));
     default:
         return buf_printf(out, "%llu", (unsigned long long)v);
     }
+}
+
+/* JSON's own text: on one line, as a line of JSONEachRow has to be. */
+static int put_object_text(struct buf *out, const uint8_t *data, size_t n)
+{
+    size_t start = out->len;
+    int status = buf_append(out, data, n);
+
+    for (size_t i = start; status == SPOOL_OK && i < out->len; i++)
+        if (out->data[i] == '\n' || out->data[i] == '\r')
+            out->data[i] = ' ';
+    return status;
 }
 
 static int put_text(struct column *c, struct buf *out)
@@ -219,37 +255,84 @@ static int put_text(struct column *c, struct buf *out)
 
     assert(status == SPOOL_OK);
     c->shown = (size_t)(at.at - c->data.data);
-    return put_string(out, text, n);
+    return c->kind == TYPE_JSON ? put_object_text(out, text, n) : put_string(out, text, n);
 }
 
-static int put_array(struct column *c, struct buf *out)
+/* A key of a Map: JSON has only strings there. */
+static int put_key(struct column *c, struct buf *out)
+{
+    size_t start = out->len;
+    int status = buf_put_u8(out, '"');
+
+    if (status == SPOOL_OK)
+        status = column_json(c, out);
+    if (status != SPOOL_OK)
+        return status;
+    if (out->data[start + 1] != '"')
+        return buf_put_u8(out, '"');
+    memmove(out->data + start, out->data + start + 1, out->len - start - 1);
+    out->len--;
+    return SPOOL_OK;
+}
+
+static int put_list(struct column *c, struct buf *out)
 {
     uint64_t from = c->shown ? value_at(c->data.data + c->shown - 8, 8) : 0;
     uint64_t to = value_at(c->data.data + c->shown, 8);
-    int status = buf_put_u8(out, '[');
+    bool map = c->kind == TYPE_MAP;
+    int status = buf_put_u8(out, map ? '{' : '[');
 
     c->shown += 8;
     for (uint64_t i = from; i < to && status == SPOOL_OK; i++) {
         if (i > from)
             status = buf_put_u8(out, ',');
+        if (status == SPOOL_OK && map)
+            status = put_key(c->children[0], out);
+        if (status == SPOOL_OK && map)
+            status = buf_put_u8(out, ':');
         if (status == SPOOL_OK)
-            status = column_json(c->child, out);
+            status = column_json(c->children[map], out);
     }
-    return status == SPOOL_OK ? buf_put_u8(out, ']') : status;
+    return status == SPOOL_OK ? buf_put_u8(out, map ? '}' : ']') : status;
 }
 
-/* Values below a NULL are passed over by writing them and taking them back. */
+static int put_elements(struct column *c, struct buf *out)
+{
+    bool named = c->name_sizes != NULL;
+    int status = buf_put_u8(out, named ? '{' : '[');
+
+    for (size_t i = 0; i < c->child_count && status == SPOOL_OK; i++) {
+        if (i)
+            status = buf_put_u8(out, ',');
+        if (status == SPOOL_OK && named)
+            status = put_string(out, (const uint8_t *)c->type->child_names[i], c->name_sizes[i]);
+        if (status == SPOOL_OK && named)
+            status = buf_put_u8(out, ':');
+        if (status == SPOOL_OK)
+            status = column_json(c->children[i], out);
+    }
+    c->shown += c->width;
+    return status == SPOOL_OK ? buf_put_u8(out, named ? '}' : ']') : status;
+}
+
+/*
+ * Values below a NULL are passed over by writing them and taking them back. LowCardinality's own form
+ * and Variant are of Native blocks only.
+ */
 int column_json(struct column *c, struct buf *out)
 {
     bool is_null = c->wire_nullable && c->nulls.data[c->shown_nulls++];
     size_t start = out->len;
     int status;
 
-    assert(c->shown < c->data.len);
-    if (c->kind == TYPE_STRING) {
+    assert(c->form != FORM_DICTIONARY && c->form != FORM_VARIANT);
+    assert(c->form == FORM_TUPLE || c->shown < c->data.len);
+    if (c->form == FORM_LIST) {
+        status = put_list(c, out);
+    } else if (c->form == FORM_TUPLE) {
+        status = put_elements(c, out);
+    } else if (c->width == 0) {
         status = put_text(c, out);
-    } else if (c->kind == TYPE_ARRAY) {
-        status = put_array(c, out);
     } else {
         status = put_fixed(c, c->data.data + c->shown, out);
         c->shown += c->width;

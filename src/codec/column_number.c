@@ -248,6 +248,27 @@ static int float32_value(struct column *c, struct scan *s)
     return column_put(c, bits, 4);
 }
 
+/* The upper half of a Float32, the rest cut off as ClickHouse does. */
+static int bfloat16_value(struct column *c, struct scan *s)
+{
+    double value;
+    float narrow;
+    uint32_t bits;
+    int status = float_other(c, s, true, &value);
+
+    if (status != SPOOL_OK)
+        return status;
+    narrow = (float)value;
+    memcpy(&bits, &narrow, sizeof(bits));
+    return column_put(c, bits >> 16, 2);
+}
+
+static const uint8_t *append_bfloat16(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, bfloat16_value(c, s));
+}
+
 static const uint8_t *append_float32(struct column *c, struct scan *s, const uint8_t *p)
 {
     s->p = p;
@@ -383,6 +404,7 @@ bool column_set_number(struct column *c)
         c->append = append_int32;
         return true;
     case TYPE_INT64:
+    case TYPE_INTERVAL:
         c->append = append_int64;
         return true;
     case TYPE_UINT8:
@@ -402,6 +424,9 @@ bool column_set_number(struct column *c)
         return true;
     case TYPE_FLOAT64:
         c->append = append_float64;
+        return true;
+    case TYPE_BFLOAT16:
+        c->append = append_bfloat16;
         return true;
     case TYPE_BOOL:
         c->append = append_bool;

@@ -33,7 +33,7 @@ static void put_varuint(uint8_t *to, uint64_t n)
     *to = (uint8_t)n;
 }
 
-static int string_put(struct column *c, const void *data, size_t n)
+int column_put_string(struct column *c, const void *data, size_t n)
 {
     unsigned head = varuint_size(n);
     int status = column_reserve(c, n + head);
@@ -57,7 +57,7 @@ static int string_raw(struct column *c, struct scan *s)
         status = json_skip_loose_number(s);
     else
         status = json_skip(s);
-    return status == SPOOL_OK ? string_put(c, start, (size_t)(s->p - start)) : status;
+    return status == SPOOL_OK ? column_put_string(c, start, (size_t)(s->p - start)) : status;
 }
 
 /* The general way, in two passes: find out where and how long, then copy. */
@@ -67,7 +67,7 @@ static int string_long(struct column *c, struct scan *s)
     size_t size;
     int status = json_string(s, &data, &size);
 
-    return status == SPOOL_OK ? string_put(c, data, size) : status;
+    return status == SPOOL_OK ? column_put_string(c, data, size) : status;
 }
 
 /*
@@ -163,18 +163,23 @@ static const uint8_t *append_fixed_string(struct column *c, struct scan *s, cons
 
 bool column_takes_bytes(const struct column *c)
 {
-    return c->kind == TYPE_STRING || c->kind == TYPE_FIXED_STRING;
+    enum type_kind kind = column_value_node(c)->kind;
+
+    return kind == TYPE_STRING || kind == TYPE_FIXED_STRING;
 }
 
 int column_append_bytes(struct column *c, const void *data, size_t n, struct scan *s)
 {
+    struct column *to = c->form == FORM_DICTIONARY ? c->children[0] : c;
     int status;
 
-    if (c->kind == TYPE_STRING)
-        status = string_put(c, data, n);
+    if (to->kind == TYPE_STRING)
+        status = column_put_string(to, data, n);
     else
-        status = fixed_put(c, data, n, s, s->p);
-    return status == SPOOL_OK ? column_append_not_null(c) : status;
+        status = fixed_put(to, data, n, s, s->p);
+    if (status != SPOOL_OK)
+        return status;
+    return c->form == FORM_DICTIONARY ? dictionary_intern(c) : column_append_not_null(c);
 }
 
 /* ---- UUID ---- */
@@ -456,6 +461,7 @@ bool column_set_text(struct column *c)
 {
     switch (c->kind) {
     case TYPE_STRING:
+    case TYPE_DYNAMIC: /* stored as the String it would be */
         c->append = append_string;
         return true;
     case TYPE_FIXED_STRING:

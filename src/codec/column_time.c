@@ -11,6 +11,10 @@
  *   DateTime64(s)  ticks of 10^-s s, as JSONEachRow has it, but only where the unit is beyond
  *                  doubt: 0, or a time from 1973-03-03 (10^8 s) up to 2299. Epoch seconds sent to a
  *                  DateTime64(3) would otherwise be some day in January 1970.
+ *   Time           seconds
+ *   Time64(s)      ticks of 10^-s s, as JSONEachRow has it
+ *
+ * Times of day are [-]h:mm:ss, hh and hhh too, [-]m:ss or [-]s, Time64's with a fraction.
  */
 #include <string.h>
 
@@ -21,8 +25,9 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 #define DATE_DAYS_MAX     65535
-#define DATE32_DAYS_MIN   (-25567) /* 1900-01-01 */
-#define DATE32_DAYS_MAX   120529   /* 2299-12-31 */
+#define DATE32_DAYS_MIN   (-25567)  /* 1900-01-01 */
+#define DATE32_DAYS_MAX   120529    /* 2299-12-31 */
+#define TIME_SECONDS_MAX  3599999ll /* 999:59:59 */
 #define TICKS_SECONDS_MIN 100000000ll
 #define TICKS_SECONDS_MAX 10413792000ll /* 2300-01-01 */
 
@@ -295,6 +300,91 @@ static const uint8_t *append_date32(struct column *c, struct scan *s, const uint
     return scan_done(s, date32_value(c, s));
 }
 
+/* ---- times of day ---- */
+
+static const uint8_t *take_digits(const uint8_t *p, const uint8_t *end, unsigned most, unsigned *v,
+                                  unsigned *n)
+{
+    *v = *n = 0;
+    while (p < end && is_digit(*p) && *n < most) {
+        *v = *v * 10 + (unsigned)(*p++ - '0');
+        ++*n;
+    }
+    return p;
+}
+
+/* Seconds and the fraction's ticks from [-][h:]mm:ss or s. NULL, or why not. */
+static const char *clock_parse(const uint8_t *p, const uint8_t *end, unsigned scale, bool fractions,
+                               int64_t *ticks)
+{
+    unsigned part[3], digits[3], n = 0, digit;
+    bool negative = p < end && *p == '-';
+    int64_t unit = (int64_t)number_ten_to[scale], fraction = 0, step = unit;
+
+    p += negative;
+    do {
+        p = take_digits(p, end, n ? 2 : 3, &part[n], &digits[n]);
+        if (digits[n] == 0 || (n && n < 2 && digits[n] != 2 && p < end && *p == ':'))
+            return "is not a time";
+        n++;
+    } while (n < 3 && p < end && *p == ':' && p++);
+    if ((n < 3 && digits[0] > 2) || (n > 1 && digits[n - 1] != 2))
+        return "is not a time";
+    if (fractions && p < end && *p == '.')
+        for (p++; p < end && is_digit(*p); p++) {
+            digit = (unsigned)(*p - '0');
+            step /= 10;
+            fraction += step * digit;
+        }
+    if (p != end)
+        return "is not a time";
+    for (unsigned i = n == 3; i < n; i++)
+        if (part[i] > 59)
+            return "has more than 59 minutes or seconds";
+    *ticks = 0;
+    for (unsigned i = 0; i < n; i++)
+        *ticks = *ticks * 60 + part[i];
+    *ticks = *ticks * unit + fraction;
+    if (negative)
+        *ticks = -*ticks;
+    return NULL;
+}
+
+static int clock_value(struct column *c, struct scan *s)
+{
+    unsigned scale = c->kind == TYPE_TIME64 ? c->scale : 0;
+    int64_t most = TIME_SECONDS_MAX * (int64_t)number_ten_to[scale], ticks;
+    const uint8_t *at = s->p, *text;
+    const char *why;
+    size_t size;
+    int status;
+
+    most += (int64_t)number_ten_to[scale] - 1;
+    if (is_number(*s->p)) {
+        status = number_time(c, s, &ticks);
+        if (status != SPOOL_OK)
+            return status;
+    } else {
+        if (*s->p != '"')
+            return scan_refuse(s, REFUSAL_TYPE, "%s takes a time", column_type_text(c));
+        status = json_string(s, &text, &size);
+        if (status != SPOOL_OK)
+            return status;
+        why = clock_parse(text, text + size, scale, c->kind == TYPE_TIME64, &ticks);
+        if (why)
+            return scan_refuse_at(s, at, REFUSAL_TEXT, "the text %s", why);
+    }
+    if (ticks < -most || ticks > most)
+        return scan_refuse_at(s, at, REFUSAL_RANGE, "the time is outside %s", column_type_text(c));
+    return column_put(c, (uint64_t)ticks, c->width);
+}
+
+static const uint8_t *append_clock(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, clock_value(c, s));
+}
+
 bool column_set_time(struct column *c)
 {
     /* the day "remembered" before the first: it must be a date, for bytes of 0 are none */
@@ -313,6 +403,10 @@ bool column_set_time(struct column *c)
         return true;
     case TYPE_DATETIME64:
         c->append = append_datetime64;
+        return c->scale <= 9;
+    case TYPE_TIME:
+    case TYPE_TIME64:
+        c->append = append_clock;
         return c->scale <= 9;
     default:
         return false;

@@ -66,7 +66,7 @@ static int encode_literal(struct decoder *d, struct slot *slot, struct refusal *
     slot->is_encoded = false;
     column_mark_all(node);
     status = append_text(d, slot, slot->literal, strlen(slot->literal), &s);
-    if (status == SPOOL_OK && !node->child) {
+    if (status == SPOOL_OK && !node->child_count) {
         buf_reset(&slot->encoded);
         status = buf_append(&slot->encoded, node->data.data + node->data.mark,
                             node->data.len - node->data.mark);
@@ -209,12 +209,12 @@ static int64_t floor_div(int64_t a, int64_t b)
 /* Milliseconds since the epoch: a time where the column is one, else the number. */
 static int append_ms(struct decoder *d, struct slot *slot, int64_t ms, struct scan *s)
 {
-    struct column *node = slot->node;
+    const struct column *node;
     int64_t v, min = 0, max;
-    int status;
 
-    if (!node)
+    if (!slot->node)
         return append_number(d, slot, ms, s);
+    node = column_value_node(slot->node);
     switch (node->kind) {
     case TYPE_DATETIME:
         v = floor_div(ms, 1000);
@@ -243,8 +243,7 @@ static int append_ms(struct decoder *d, struct slot *slot, int64_t ms, struct sc
     if (v < min || v > max)
         return scan_refuse(s, REFUSAL_RANGE, "the record's time is outside %s",
                            column_type_text(node));
-    status = column_put(node, (uint64_t)v, node->width);
-    return status == SPOOL_OK ? column_append_not_null(node) : status;
+    return column_append_number(slot->node, (uint64_t)v);
 }
 
 /* Bytes as they are where the column takes such, else as a JSON string. */

@@ -66,14 +66,14 @@ static int make_lists(struct decoder *d)
         d->has_rest |= source == SOURCE_REST;
         if (!slot->node)
             continue;
-        if (slot->node->composite || slot->node->kind == TYPE_STRING) {
+        if (slot->node->composite || slot->node->width == 0) {
             d->variable[d->variable_count++] = slot;
             d->row_bytes_most += VARUINT_BYTES + 1 + slot->node->width + slot->encoded.len;
         } else {
             d->row_bytes += slot->node->width;
         }
         /* a String's value is never longer than its text; how much else there is nobody knows */
-        if (slot->node->child || (slot->node->kind == TYPE_STRING && source != SOURCE_KEY))
+        if (slot->node->child_count || (slot->node->width == 0 && source != SOURCE_KEY))
             d->is_bounded = false;
     }
     d->row_bytes_most += d->row_bytes;

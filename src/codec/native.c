@@ -31,23 +31,6 @@
 #define LOW_CARDINALITY_HAS_KEYS   0x200u
 #define LOW_CARDINALITY_UPDATE     0x400u
 
-bool native_is_list(enum type_kind kind)
-{
-    switch (kind) {
-    case TYPE_ARRAY:
-    case TYPE_MAP:
-    case TYPE_NESTED:
-    case TYPE_RING:
-    case TYPE_LINE_STRING:
-    case TYPE_MULTI_LINE_STRING:
-    case TYPE_POLYGON:
-    case TYPE_MULTI_POLYGON:
-        return true;
-    default:
-        return false;
-    }
-}
-
 uint64_t native_number(const uint8_t *data, size_t width, uint64_t at)
 {
     const uint8_t *from = data + at * width;
@@ -129,7 +112,7 @@ static int node_create(struct native_node *node, const struct type *type)
         node->width = type->child_count ? 0 : 1;
         break;
     default:
-        if (native_is_list(type->kind))
+        if (type_is_list(type->kind))
             node->width = 8;
         break;
     }
@@ -281,7 +264,7 @@ static int read_data(struct cursor *in, struct native_node *node, uint64_t rows)
     default:
         break;
     }
-    if (native_is_list(node->type->kind))
+    if (type_is_list(node->type->kind))
         return read_list(in, node, rows);
     if (node->width > 0)
         status = read_fixed(in, node, rows);

@@ -54,9 +54,6 @@ struct native_block {
     size_t column_count;
 };
 
-/* Array and what is stored like one: end offsets, then each child's values one after the other. */
-bool native_is_list(enum type_kind kind);
-
 /* How LowCardinality and Variant begin a column: before any offsets around them. */
 #define NATIVE_LOW_CARDINALITY_VERSION 1
 #define NATIVE_VARIANT_BASIC           0

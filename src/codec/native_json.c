@@ -377,6 +377,7 @@ int native_json_value(const struct native_node *node, uint64_t row, struct buf *
     case TYPE_INT16:
     case TYPE_INT32:
     case TYPE_INT64:
+    case TYPE_INTERVAL:
     case TYPE_UINT8:
     case TYPE_UINT16:
     case TYPE_UINT32:
@@ -430,7 +431,7 @@ int native_json_value(const struct native_node *node, uint64_t row, struct buf *
     case TYPE_VARIANT:
         return put_variant(out, node, row);
     default:
-        assert(native_is_list(node->type->kind));
+        assert(type_is_list(node->type->kind));
         return put_list(out, node, row);
     }
 }

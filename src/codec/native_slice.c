@@ -84,7 +84,7 @@ static int slice_data(const struct native_node *node, uint64_t first, uint64_t c
     default:
         break;
     }
-    if (native_is_list(node->type->kind))
+    if (type_is_list(node->type->kind))
         return slice_list(node, first, count, out);
     if (node->width > 0)
         status = slice_fixed(node, first, count, out);

@@ -68,24 +68,28 @@ const struct type *schema_core_type(const struct type *type)
 
 bool schema_type_nullable(const struct type *type)
 {
+    if (type->kind == TYPE_DYNAMIC || type->kind == TYPE_VARIANT)
+        return true;
     while (type->kind == TYPE_LOW_CARDINALITY || type->kind == TYPE_SIMPLE_AGGREGATE)
         type = type->children[0];
     return type->kind == TYPE_NULLABLE;
 }
 
-static bool has_wrapper(const struct type *type)
+/* Kinds that a block never holds: they go as another. */
+static bool is_stored(const struct type *type)
 {
-    if (type->kind == TYPE_LOW_CARDINALITY || type->kind == TYPE_SIMPLE_AGGREGATE)
-        return true;
+    if (type->kind == TYPE_SIMPLE_AGGREGATE || type->kind == TYPE_JSON ||
+        type->kind == TYPE_DYNAMIC)
+        return false;
     for (size_t i = 0; i < type->child_count; i++)
-        if (has_wrapper(type->children[i]))
-            return true;
-    return false;
+        if (!is_stored(type->children[i]))
+            return false;
+    return true;
 }
 
 bool schema_wire_sound(const struct type *wire)
 {
-    return type_is_native(wire) && !has_wrapper(wire);
+    return type_is_native(wire) && is_stored(wire);
 }
 
 int schema_set_hash(struct schema *schema)

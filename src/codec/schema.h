@@ -12,8 +12,8 @@
  * Nested is read from the key "n.a", as JSONEachRow does, and its path is then `n\.a`.
  *
  * A server from 22.0 on converts blocks: LowCardinality(T) goes as T, SimpleAggregateFunction(f, T)
- * as T, and NULL in a Nullable(T) block is filled by the column's DEFAULT. An older one (18.16) takes
- * the table's exact types only, so LowCardinality goes as JSON text there.
+ * as T, JSON and Dynamic as String, and NULL in a Nullable(T) block is filled by the column's DEFAULT.
+ * An older one (18.16) takes the table's exact types only, LowCardinality in its own form.
  *
  * What a record without the key gets, where neither `default` nor `required` nor `strict` speaks:
  *   DEFAULT is a literal that fits       default_json, put in by spoold, on every server
@@ -89,7 +89,7 @@ struct schema_column {
     char *name;        /* column name in the table */
     struct type *type; /* the table's type: what values are checked against */
     struct type *wire; /* what goes into the block: type itself, or a simpler form. Never has a
-                          LowCardinality or SimpleAggregateFunction in it, unless unchecked */
+                          SimpleAggregateFunction, JSON or Dynamic in it, unless unchecked */
     enum column_source source;
     char *path;         /* SOURCE_KEY: see schema_path_next; else NULL */
     char *literal;      /* SOURCE_CONSTANT: JSON text; else NULL */

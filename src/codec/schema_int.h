@@ -11,6 +11,9 @@
 /* The last source; sources are stored as their numbers. */
 #define SCHEMA_SOURCE_MAX SOURCE_CONSTANT
 
+/* Servers from here on convert the types of a block and fill NULL by DEFAULT. */
+#define SCHEMA_CONVERTING_MAJOR 22
+
 /* Whether text is a path as schema.h defines it: no empty key, no lone backslash at the end. */
 bool schema_path_valid(const char *text);
 
@@ -23,10 +26,10 @@ int schema_set_hash(struct schema *schema);
 /* type without the wrappers Nullable, LowCardinality and SimpleAggregateFunction around it. */
 const struct type *schema_core_type(const struct type *type);
 
-/* Whether NULL is a value of type: Nullable under any other wrappers. */
+/* Whether NULL is a value of type: Nullable under any other wrappers, Dynamic and Variant. */
 bool schema_type_nullable(const struct type *type);
 
-/* Whether a block or a checked JSON value can be of this type: native, and without wrappers. */
+/* Whether a block or a checked JSON value can be of this type: native, and a form that is written. */
 bool schema_wire_sound(const struct type *wire);
 
 /*

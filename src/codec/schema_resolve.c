@@ -67,21 +67,6 @@ static bool set_type(struct resolver *r, struct schema_column *c, const struct c
     return true;
 }
 
-/* Appends the simplest type a converting server takes for `type`. */
-static int put_plain(const struct type *type, struct buf *out)
-{
-    int status;
-
-    if (type->kind == TYPE_LOW_CARDINALITY || type->kind == TYPE_SIMPLE_AGGREGATE)
-        return put_plain(type->children[0], out);
-    if (type->kind != TYPE_ARRAY && type->kind != TYPE_NULLABLE)
-        return type_format(type, out);
-    status = buf_append_str(out, type->kind == TYPE_ARRAY ? "Array(" : "Nullable(");
-    if (status == SPOOL_OK)
-        status = put_plain(type->children[0], out);
-    return status == SPOOL_OK ? buf_put_u8(out, ')') : status;
-}
-
 /* The plain form of type, inside Nullable where asked. */
 static int make_plain(const struct type *type, bool nullable, struct type **out)
 {
@@ -93,7 +78,7 @@ static int make_plain(const struct type *type, bool nullable, struct type **out)
     if (nullable)
         status = buf_append_str(&text, "Nullable(");
     if (status == SPOOL_OK)
-        status = put_plain(type, &text);
+        status = type_format_plain(type, &text);
     if (status == SPOOL_OK && nullable)
         status = buf_put_u8(&text, ')');
     if (status == SPOOL_OK)
@@ -102,26 +87,48 @@ static int make_plain(const struct type *type, bool nullable, struct type **out)
     return status;
 }
 
-static bool has_low_cardinality(const struct type *type)
+/* The type itself, in its canonical spelling. */
+static int make_exact(const struct type *type, struct type **out)
 {
-    if (type->kind == TYPE_LOW_CARDINALITY)
+    struct buf text;
+    int status;
+
+    *out = NULL;
+    buf_init(&text, 2 * LIMIT_TYPE_TEXT_BYTES);
+    status = type_format(type, &text);
+    if (status == SPOOL_OK)
+        status = type_parse((const char *)text.data, text.len, out, NULL);
+    buf_free(&text);
+    return status;
+}
+
+static bool has_kind(const struct type *type, enum type_kind kind)
+{
+    if (type->kind == kind)
         return true;
     for (size_t i = 0; i < type->child_count; i++)
-        if (has_low_cardinality(type->children[i]))
+        if (has_kind(type->children[i], kind))
             return true;
     return false;
 }
 
 /* Whether the column can go into a Native block for this server. c->wire is the plain form. */
-static bool goes_native(const struct resolver *r, const struct schema_column *c)
+static bool goes_native(const struct schema_column *c)
 {
-    return schema_wire_sound(c->wire) && (r->converting || !has_low_cardinality(c->type));
+    return schema_wire_sound(c->wire) && type_is_native(c->type);
+}
+
+/* Whether the server alone finds out what a value of the type is, so that its text must stay. */
+static bool has_free_type(const struct type *type)
+{
+    return has_kind(type, TYPE_DYNAMIC) || has_kind(type, TYPE_VARIANT);
 }
 
 /* Whether NULL in a Nullable block is turned into the column's DEFAULT. */
 static bool null_is_default(const struct resolver *r, const struct schema_column *c)
 {
-    return r->converting && c->wire->child_count == 0 && schema_wire_sound(c->wire);
+    return r->converting && c->wire->child_count == 0 && goes_native(c) &&
+           schema_core_type(c->type)->kind != TYPE_JSON;
 }
 
 /* ---- values of the config and of literal DEFAULTs -------------------------------------------- */
@@ -291,7 +298,7 @@ static enum schema_format choose_format(const struct resolver *r)
         const struct schema_column *c = &r->schema->columns[i];
         if (!c->wire)
             continue;
-        if (!goes_native(r, c))
+        if (!goes_native(c))
             return FORMAT_JSON;
         if (r->needs_default[i] && r->converting && !null_is_default(r, c))
             return FORMAT_JSON;
@@ -317,12 +324,20 @@ static void finish_native(struct resolver *r, struct schema_column *c, bool need
     struct type *wire = NULL;
     int status;
 
-    if (!goes_native(r, c)) {
+    if (!goes_native(c)) {
         resolver_problem(r, c->name,
                          "%s cannot go into Native blocks for ClickHouse %u.%u; use format auto "
                          "or json",
                          c->type->text, r->schema->server.major, r->schema->server.minor);
         return;
+    }
+    if (!r->converting && has_kind(c->type, TYPE_LOW_CARDINALITY)) {
+        type_free(c->wire);
+        status = make_exact(c->type, &c->wire);
+        if (status != SPOOL_OK) {
+            resolver_note(r, status);
+            return;
+        }
     }
     if (!needs_default)
         return;
@@ -342,7 +357,7 @@ static void finish_native(struct resolver *r, struct schema_column *c, bool need
 
 static void finish_json(struct resolver *r, struct schema_column *c, bool needs_default)
 {
-    c->unchecked = !schema_wire_sound(c->wire);
+    c->unchecked = !goes_native(c) || has_free_type(c->type);
     if (!needs_default)
         return;
     if (r->converting)
@@ -409,7 +424,7 @@ static int resolve(struct resolver *r, struct server_version server, const char 
         resolver_problem(r, NULL, "more than %d columns", LIMIT_COLUMNS);
         return SPOOL_E_INVALID;
     }
-    r->converting = server.major >= CONVERTING_MAJOR;
+    r->converting = server.major >= SCHEMA_CONVERTING_MAJOR;
     r->needs_default = calloc(columns + 1, sizeof(*r->needs_default));
     r->schema = schema = calloc(1, sizeof(*schema));
     if (!r->needs_default || !schema)

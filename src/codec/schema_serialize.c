@@ -128,6 +128,32 @@ static int get_type(struct cursor *in, struct type **type)
     return status == SPOOL_E_NOMEM || status == SPOOL_OK ? status : SPOOL_E_CORRUPT;
 }
 
+/*
+ * Whether the wire type is one that resolving gives: the plain form, Nullable of it where the server
+ * fills in a default, or the type itself for a server that doesn't convert.
+ */
+static bool wire_fits(const struct schema *schema, const struct schema_column *c)
+{
+    const struct type *wire = c->wire;
+    struct buf plain, text;
+    bool fits = false;
+
+    if (schema->server.major < SCHEMA_CONVERTING_MAJOR && type_equal(wire, c->type))
+        return true;
+    if (schema->format == FORMAT_NATIVE && c->default_by_server) {
+        if (wire->kind != TYPE_NULLABLE)
+            return false;
+        wire = wire->children[0];
+    }
+    buf_init(&plain, 2 * LIMIT_TYPE_TEXT_BYTES);
+    buf_init(&text, 2 * LIMIT_TYPE_TEXT_BYTES);
+    if (type_format_plain(c->type, &plain) == SPOOL_OK && type_format(wire, &text) == SPOOL_OK)
+        fits = plain.len == text.len && memcmp(plain.data, text.data, text.len) == 0;
+    buf_free(&plain);
+    buf_free(&text);
+    return fits;
+}
+
 /* What the decoder relies on. */
 static bool column_sound(const struct schema *schema, const struct schema_column *c)
 {
@@ -137,10 +163,10 @@ static bool column_sound(const struct schema *schema, const struct schema_column
     if (c->path && !schema_path_valid(c->path))
         return false;
     if (schema->format == FORMAT_JSON)
-        return c->unchecked || schema_wire_sound(c->wire);
+        return c->unchecked || (schema_wire_sound(c->wire) && wire_fits(schema, c));
     if (c->default_by_server && (c->wire->kind != TYPE_NULLABLE || schema_type_nullable(c->type)))
         return false;
-    return !c->unchecked && schema_wire_sound(c->wire);
+    return !c->unchecked && schema_wire_sound(c->wire) && wire_fits(schema, c);
 }
 
 static int get_column(struct cursor *in, const struct schema *schema, struct schema_column *c)

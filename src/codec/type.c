@@ -60,6 +60,17 @@ const struct type_name type_names[] = {
     {"MultiLineString", TYPE_MULTI_LINE_STRING, SHAPE_GEO, 0, "Array(LineString)"},
     {"Polygon", TYPE_POLYGON, SHAPE_GEO, 0, "Array(Ring)"},
     {"MultiPolygon", TYPE_MULTI_POLYGON, SHAPE_GEO, 0, "Array(Polygon)"},
+    {"IntervalNanosecond", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
+    {"IntervalMicrosecond", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
+    {"IntervalMillisecond", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
+    {"IntervalSecond", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
+    {"IntervalMinute", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
+    {"IntervalHour", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
+    {"IntervalDay", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
+    {"IntervalWeek", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
+    {"IntervalMonth", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
+    {"IntervalQuarter", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
+    {"IntervalYear", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
 };
 
 const size_t type_names_count = sizeof(type_names) / sizeof(type_names[0]);
@@ -139,7 +150,9 @@ static int format_members(const struct type *type, struct buf *out)
     return status;
 }
 
-static int format_children(const struct type *type, struct buf *out)
+static int format_type(const struct type *type, bool plain, struct buf *out);
+
+static int format_children(const struct type *type, bool plain, struct buf *out)
 {
     int status = SPOOL_OK;
 
@@ -149,12 +162,12 @@ static int format_children(const struct type *type, struct buf *out)
         if (status == SPOOL_OK && type->child_names[i])
             status = put_element_name(out, type->child_names[i]);
         if (status == SPOOL_OK)
-            status = type_format(type->children[i], out);
+            status = format_type(type->children[i], plain, out);
     }
     return status;
 }
 
-static int format_arguments(const struct type *type, struct buf *out)
+static int format_arguments(const struct type *type, bool plain, struct buf *out)
 {
     int status;
 
@@ -177,17 +190,23 @@ static int format_arguments(const struct type *type, struct buf *out)
         return format_members(type, out);
     case TYPE_SIMPLE_AGGREGATE:
         status = buf_printf(out, "%s, ", type->spelling);
-        return status == SPOOL_OK ? format_children(type, out) : status;
+        return status == SPOOL_OK ? format_children(type, false, out) : status;
     default:
-        return format_children(type, out);
+        return format_children(type, plain && type->kind != TYPE_VARIANT, out);
     }
 }
 
-int type_format(const struct type *type, struct buf *out)
+static int format_type(const struct type *type, bool plain, struct buf *out)
 {
     const struct type_name *name = type_names;
     int status;
 
+    if (plain && (type->kind == TYPE_LOW_CARDINALITY || type->kind == TYPE_SIMPLE_AGGREGATE))
+        return format_type(type->children[0], plain, out);
+    if (plain && type->kind == TYPE_JSON)
+        return buf_append_str(out, "String");
+    if (plain && type->kind == TYPE_DYNAMIC)
+        return buf_append_str(out, "Nullable(String)");
     if (type->spelling && type->kind != TYPE_SIMPLE_AGGREGATE)
         return buf_append_str(out, type->spelling);
     while (name->kind != type->kind)
@@ -200,8 +219,18 @@ int type_format(const struct type *type, struct buf *out)
     if (status == SPOOL_OK)
         status = buf_put_u8(out, '(');
     if (status == SPOOL_OK)
-        status = format_arguments(type, out);
+        status = format_arguments(type, plain, out);
     return status == SPOOL_OK ? buf_put_u8(out, ')') : status;
+}
+
+int type_format(const struct type *type, struct buf *out)
+{
+    return format_type(type, false, out);
+}
+
+int type_format_plain(const struct type *type, struct buf *out)
+{
+    return format_type(type, true, out);
 }
 
 static bool text_equal(const char *a, const char *b)
@@ -233,40 +262,64 @@ int type_copy(const struct type *type, struct type **out)
     return type_parse(type->text, strlen(type->text), out, NULL);
 }
 
-bool type_is_native(const struct type *type)
+bool type_is_list(enum type_kind kind)
 {
-    switch (type->kind) {
-    case TYPE_INT8:
-    case TYPE_INT16:
-    case TYPE_INT32:
-    case TYPE_INT64:
-    case TYPE_UINT8:
-    case TYPE_UINT16:
-    case TYPE_UINT32:
-    case TYPE_UINT64:
-    case TYPE_FLOAT32:
-    case TYPE_FLOAT64:
-    case TYPE_BOOL:
-    case TYPE_STRING:
-    case TYPE_FIXED_STRING:
-    case TYPE_UUID:
-    case TYPE_DATE:
-    case TYPE_DATE32:
-    case TYPE_DATETIME:
-    case TYPE_DATETIME64:
-    case TYPE_ENUM8:
-    case TYPE_ENUM16:
-    case TYPE_IPV4:
-    case TYPE_IPV6:
-        return true;
-    case TYPE_DECIMAL:
-        return type->width <= 16;
-    case TYPE_NULLABLE:
-        return type->children[0]->child_count == 0 && type_is_native(type->children[0]);
+    switch (kind) {
     case TYPE_ARRAY:
-    case TYPE_LOW_CARDINALITY:
-        return type_is_native(type->children[0]);
+    case TYPE_MAP:
+    case TYPE_NESTED:
+    case TYPE_RING:
+    case TYPE_LINE_STRING:
+    case TYPE_MULTI_LINE_STRING:
+    case TYPE_POLYGON:
+    case TYPE_MULTI_POLYGON:
+        return true;
     default:
         return false;
     }
+}
+
+/* A Variant goes in its own form, so its members have to be what they are written as. */
+static bool is_plain(const struct type *type)
+{
+    if (type->kind == TYPE_LOW_CARDINALITY || type->kind == TYPE_SIMPLE_AGGREGATE ||
+        type->kind == TYPE_JSON || type->kind == TYPE_DYNAMIC)
+        return false;
+    for (size_t i = 0; i < type->child_count; i++)
+        if (!is_plain(type->children[i]))
+            return false;
+    return true;
+}
+
+/* What ClickHouse allows inside Nullable and LowCardinality. */
+static bool may_be_wrapped(const struct type *type)
+{
+    return type->child_count == 0 && type->kind != TYPE_DYNAMIC && type->kind != TYPE_TUPLE;
+}
+
+bool type_is_native(const struct type *type)
+{
+    const struct type *inner = type->child_count ? type->children[0] : NULL;
+
+    switch (type->kind) {
+    case TYPE_AGGREGATE:
+    case TYPE_OTHER:
+        return false;
+    case TYPE_NULLABLE:
+        return (may_be_wrapped(inner) || (inner->kind == TYPE_TUPLE && inner->child_count)) &&
+               type_is_native(inner);
+    case TYPE_LOW_CARDINALITY:
+        return may_be_wrapped(inner->kind == TYPE_NULLABLE ? inner->children[0] : inner) &&
+               type_is_native(inner);
+    case TYPE_VARIANT:
+        if (!is_plain(type))
+            return false;
+        break;
+    default:
+        break;
+    }
+    for (size_t i = 0; i < type->child_count; i++)
+        if (!type_is_native(type->children[i]))
+            return false;
+    return true;
 }

@@ -60,7 +60,8 @@ enum type_kind {
     TYPE_MULTI_LINE_STRING,
     TYPE_POLYGON,
     TYPE_MULTI_POLYGON,
-    TYPE_OTHER, /* a well-formed name this version does not know: spooled as JSON text only */
+    TYPE_INTERVAL, /* IntervalSecond and its like */
+    TYPE_OTHER,    /* a well-formed name this version does not know: spooled as JSON text only */
 };
 
 struct type_enum_member {
@@ -83,7 +84,7 @@ struct type {
     char *text; /* owned: the spelling it was parsed from, trimmed; holds no NUL */
     char
         *spelling; /* owned: canonical spelling of what is not parsed further: all of DYNAMIC, JSON,
-                       AGGREGATE and OTHER, the function of SIMPLE_AGGREGATE; else NULL */
+                       AGGREGATE, INTERVAL and OTHER, the function of SIMPLE_AGGREGATE; else NULL */
 };
 
 /* Parses a whole type name. On failure *out is NULL and error names the position. */
@@ -94,13 +95,22 @@ void type_free(struct type *type); /* NULL is fine */
 /* Canonical spelling: single blanks after commas, Decimal(P, S), names quoted where needed. */
 int type_format(const struct type *type, struct buf *out);
 
+/*
+ * The same with the simplest type that a server which converts takes for it: no LowCardinality and
+ * no SimpleAggregateFunction, String for JSON, Nullable(String) for Dynamic. Variant stays as it is.
+ */
+int type_format_plain(const struct type *type, struct buf *out);
+
 /* Same canonical spelling. */
 bool type_equal(const struct type *a, const struct type *b);
 
 /* A deep copy. */
 int type_copy(const struct type *type, struct type **out);
 
-/* Which kinds issue native blocks today: true if the whole tree can be encoded and decoded. */
+/* Array and what is stored like one: end offsets, then each child's values one after the other. */
+bool type_is_list(enum type_kind kind);
+
+/* Whether a column of this type can go into Native blocks, in its own form or in its plain one. */
 bool type_is_native(const struct type *type);
 
 #endif

@@ -23,6 +23,7 @@ enum shape {
     SHAPE_FUNCTION,      /* (function, T) */
     SHAPE_OPAQUE,        /* anything balanced */
     SHAPE_GEO,           /* none; stands for another type */
+    SHAPE_INTERVAL,      /* none; the unit is part of the name */
 };
 
 struct type_name {

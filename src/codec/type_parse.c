@@ -343,6 +343,7 @@ static int parse_arguments(struct parser *p, unsigned depth, struct type *type,
         return skip_balanced(p, false);
     case SHAPE_NONE:
     case SHAPE_GEO:
+    case SHAPE_INTERVAL:
         break;
     }
     return parser_fail(p, "this type takes no arguments");
@@ -356,6 +357,7 @@ static int without_arguments(struct parser *p, struct type *type, const struct t
     case SHAPE_ZONE:
     case SHAPE_OPAQUE:
     case SHAPE_GEO:
+    case SHAPE_INTERVAL:
         return SPOOL_OK;
     case SHAPE_SCALE:
     case SHAPE_SCALE_ZONE:
@@ -397,7 +399,7 @@ static int finish_type(struct parser *p, unsigned depth, struct type *type,
         return parser_fail(p, "Nullable inside Nullable");
     if (name && name->shape == SHAPE_GEO)
         status = add_stored_form(p, depth, type, name->alias);
-    if (!name || name->shape == SHAPE_OPAQUE)
+    if (!name || name->shape == SHAPE_OPAQUE || name->shape == SHAPE_INTERVAL)
         status = set_spelling(p, type, begin, end);
     if (status != SPOOL_OK)
         return status;

@@ -172,6 +172,42 @@ static inline int64_t render_le(const uint8_t *p, size_t n)
     return (int64_t)v;
 }
 
+/* A number of 16 or 32 bytes divided by 10^scale. */
+static inline void render_wide(struct buf *out, const uint8_t *p, size_t n, bool is_signed,
+                               unsigned scale)
+{
+    uint8_t le[32] = {0};
+    char digits[96];
+    bool negative = is_signed && p[n - 1] >> 7, more = true;
+    unsigned count = 0, zeros = 0, carry = negative;
+
+    for (size_t i = 0; i < n; i++) {
+        unsigned v = negative ? (unsigned)(uint8_t)~p[i] + carry : p[i];
+        le[i] = (uint8_t)v;
+        carry = v >> 8;
+    }
+    while (more || count <= scale) {
+        unsigned rest = 0;
+        more = false;
+        for (size_t i = n; i-- > 0;) {
+            rest = rest << 8 | le[i];
+            le[i] = (uint8_t)(rest / 10);
+            rest %= 10;
+            more |= le[i] != 0;
+        }
+        digits[count++] = (char)('0' + (int)rest);
+    }
+    while (zeros < scale && digits[zeros] == '0')
+        zeros++;
+    if (negative)
+        buf_put_u8(out, '-');
+    for (unsigned i = count; i-- > zeros;) {
+        buf_put_u8(out, (uint8_t)digits[i]);
+        if (i == scale && i > zeros)
+            buf_put_u8(out, '.');
+    }
+}
+
 /* One value of fixed width. quoted: inside an array. */
 static inline void render_fixed(struct buf *out, const struct type *t, const uint8_t *p,
                                 bool quoted)
@@ -187,6 +223,7 @@ static inline void render_fixed(struct buf *out, const struct type *t, const uin
     case TYPE_INT16:
     case TYPE_INT32:
     case TYPE_INT64:
+    case TYPE_INTERVAL:
         buf_printf(out, "%lld", (long long)v);
         return;
     case TYPE_UINT8:
@@ -195,9 +232,30 @@ static inline void render_fixed(struct buf *out, const struct type *t, const uin
     case TYPE_UINT64:
         buf_printf(out, "%llu", (unsigned long long)u);
         return;
+    case TYPE_INT128:
+    case TYPE_INT256:
+    case TYPE_UINT128:
+    case TYPE_UINT256:
+        render_wide(out, p, n, t->kind == TYPE_INT128 || t->kind == TYPE_INT256, 0);
+        return;
+    case TYPE_TIME:
+    case TYPE_TIME64: {
+        int64_t unit = 1, size = v < 0 ? -v : v;
+        for (unsigned i = 0; i < t->scale; i++)
+            unit *= 10;
+        buf_printf(out, "%s%s%02lld:%02d:%02d", quote, v < 0 ? "-" : "",
+                   (long long)(size / unit / 3600), (int)(size / unit / 60 % 60),
+                   (int)(size / unit % 60));
+        if (t->scale)
+            buf_printf(out, ".%0*lld", (int)t->scale, (long long)(size % unit));
+        buf_append_str(out, quote);
+        return;
+    }
+    case TYPE_BFLOAT16:
     case TYPE_FLOAT32: {
+        uint32_t bits = t->kind == TYPE_BFLOAT16 ? (uint32_t)u << 16 : (uint32_t)u;
         float f;
-        memcpy(&f, p, 4);
+        memcpy(&f, &bits, 4);
         buf_printf(out, "%.9g", (double)f);
         return;
     }
@@ -249,6 +307,10 @@ static inline void render_fixed(struct buf *out, const struct type *t, const uin
         return;
     case TYPE_DECIMAL: {
         __int128 d = v;
+        if (n == 32) {
+            render_wide(out, p, n, true, t->scale);
+            return;
+        }
         if (n == 16) {
             unsigned __int128 wide = (uint64_t)render_le(p + 8, 8);
             d = (__int128)(wide << 64 | (uint64_t)v);
@@ -273,6 +335,97 @@ static inline void render_fixed(struct buf *out, const struct type *t, const uin
     default:
         fail_msg("no rendering for kind %d", (int)t->kind);
     }
+}
+
+static inline void render_column(struct cursor *c, const struct type *wire,
+                                 const struct type *shown, size_t rows, struct buf *out,
+                                 bool quoted);
+
+static inline struct buf *render_cells(size_t n)
+{
+    struct buf *cells = calloc(n ? n : 1, sizeof(*cells));
+    for (size_t i = 0; i < n; i++)
+        buf_init(&cells[i], FIXTURE_MAX);
+    return cells;
+}
+
+/* Appends it and is rid of it. */
+static inline void render_move(struct buf *out, struct buf *cell)
+{
+    buf_append(out, cell->data, cell->len);
+    buf_free(cell);
+}
+
+/* Tuples, and Variants behind their version. */
+static inline void render_elements(struct cursor *c, const struct type *wire,
+                                   const struct type *shown, size_t rows, struct buf *out)
+{
+    const uint8_t *members = NULL;
+    bool variant = wire->kind == TYPE_VARIANT;
+
+    if (variant)
+        assert_int_equal(cursor_bytes(c, rows, &members), SPOOL_OK);
+    for (size_t i = 0; i < rows; i++)
+        if (!variant)
+            buf_put_u8(&out[i], '(');
+        else if (members[i] == 255)
+            buf_append_str(&out[i], "\\N");
+    for (size_t e = 0; e < wire->child_count; e++) {
+        size_t n = 0, at = 0;
+        struct buf *cells;
+        for (size_t i = 0; i < rows; i++)
+            n += !variant || members[i] == e;
+        cells = render_cells(n);
+        render_column(c, wire->children[e], shown->children[e], n, cells, !variant);
+        for (size_t i = 0; i < rows; i++) {
+            if (variant && members[i] != e)
+                continue;
+            if (!variant && e)
+                buf_put_u8(&out[i], ',');
+            render_move(&out[i], &cells[at++]);
+        }
+        free(cells);
+    }
+    for (size_t i = 0; i < rows && !variant; i++)
+        buf_put_u8(&out[i], ')');
+}
+
+static inline void render_list(struct cursor *c, const struct type *wire, const struct type *shown,
+                               size_t rows, struct buf *out)
+{
+    bool map = wire->kind == TYPE_MAP;
+    const uint8_t *ends = NULL;
+    uint64_t total, from = 0;
+    struct buf *items, *values = NULL;
+
+    assert_int_equal(cursor_bytes(c, rows * 8, &ends), SPOOL_OK);
+    total = rows ? (uint64_t)render_le(ends + 8 * (rows - 1), 8) : 0;
+    items = render_cells(total);
+    if (wire->kind == TYPE_NESTED)
+        render_elements(c, wire, shown, total, items);
+    else
+        render_column(c, wire->children[0], shown->children[0], total, items, true);
+    if (map) {
+        values = render_cells(total);
+        render_column(c, wire->children[1], shown->children[1], total, values, true);
+    }
+    for (size_t i = 0; i < rows; i++) {
+        uint64_t to = (uint64_t)render_le(ends + 8 * i, 8);
+        buf_put_u8(&out[i], map ? '{' : '[');
+        for (uint64_t k = from; k < to; k++) {
+            if (k > from)
+                buf_put_u8(&out[i], ',');
+            render_move(&out[i], &items[k]);
+            if (map)
+                buf_put_u8(&out[i], ':');
+            if (map)
+                render_move(&out[i], &values[k]);
+        }
+        buf_put_u8(&out[i], map ? '}' : ']');
+        from = to;
+    }
+    free(items);
+    free(values);
 }
 
 /* rows values of wire type t at *c into out[i]. shown: the table's own type. */
@@ -303,30 +456,12 @@ static inline void render_column(struct cursor *c, const struct type *wire,
         free(inner);
         return;
     }
-    if (wire->kind == TYPE_ARRAY) {
-        const uint8_t *ends = NULL;
-        uint64_t total, from = 0;
-        struct buf *items;
-        assert_int_equal(cursor_bytes(c, rows * 8, &ends), SPOOL_OK);
-        total = rows ? (uint64_t)render_le(ends + 8 * (rows - 1), 8) : 0;
-        items = calloc(total ? total : 1, sizeof(*items));
-        for (uint64_t i = 0; i < total; i++)
-            buf_init(&items[i], FIXTURE_MAX);
-        render_column(c, wire->children[0], shown->children[0], total, items, true);
-        for (size_t i = 0; i < rows; i++) {
-            uint64_t to = (uint64_t)render_le(ends + 8 * i, 8);
-            buf_put_u8(&out[i], '[');
-            for (uint64_t k = from; k < to; k++) {
-                if (k > from)
-                    buf_put_u8(&out[i], ',');
-                buf_append(&out[i], items[k].data, items[k].len);
-            }
-            buf_put_u8(&out[i], ']');
-            from = to;
-        }
-        for (uint64_t i = 0; i < total; i++)
-            buf_free(&items[i]);
-        free(items);
+    if (type_is_list(wire->kind)) {
+        render_list(c, wire, shown, rows, out);
+        return;
+    }
+    if (wire->child_count) {
+        render_elements(c, wire, shown, rows, out);
         return;
     }
     for (size_t i = 0; i < rows; i++) {
@@ -385,6 +520,8 @@ static inline const char *fixture_text(struct fixture *f)
         assert_int_equal(cursor_string(&c, &name, &n), SPOOL_OK);
         assert_int_equal(type_parse((const char *)name, n, &wire, NULL), SPOOL_OK);
         assert_true(type_equal(wire, column->wire));
+        if (wire->kind == TYPE_VARIANT)
+            assert_int_equal(cursor_bytes(&c, 8, &name), SPOOL_OK);
         render_column(&c, wire, column->type, rows, cells + i * rows, false);
         type_free(wire);
     }

@@ -518,9 +518,9 @@ static void test_json_format(void **state)
         {.name = "a", .type = "Array(Nullable(Enum8('x' = 1)))"},
         {.name = "u", .type = "UUID"},
         {.name = "x", .type = "FixedString(4)"},
-        {.name = "m", .type = "Map(String, UInt8)"},
+        {.name = "m", .type = "Geometry"},
         {.name = "w", .type = "IPv6"},
-        {.name = "k", .type = "Map(String, String)", .value = "{\"k\": 1}"},
+        {.name = "k", .type = "Foo(String, String)", .value = "{\"k\": 1}"},
     };
     struct schema_options options = {.wishes = wishes, .wish_count = 13, .format = FORMAT_JSON};
     struct fixture f;

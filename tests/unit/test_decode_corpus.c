@@ -100,6 +100,11 @@ static bool same_result(const char *type, const char *expected, const char *got)
         return true;
     if (!is_float(type) || strcmp(expected, "\\N") == 0 || strcmp(got, "\\N") == 0)
         return false;
+    if (strstr(type, "BFloat16")) { /* printed with fewer digits than tell two apart */
+        a = (double)strtof(expected, &end);
+        b = (double)strtof(got, NULL);
+        return *end == 0 && fabs(a - b) <= fabs(a) / 1000;
+    }
     if (strstr(type, "Float32")) {
         a = (double)strtof(expected, &end);
         b = (double)strtof(got, NULL);
@@ -138,6 +143,9 @@ static void judge(const char *type, const char *json, const char *expected, int 
     else
         snprintf(got, sizeof(got), "REFUSED %s", refusal_name(f->why.code));
     expand_ipv6(expected, wide, sizeof(wide));
+    /* a JSON column goes as the text it came in: what the server makes of that is the server's */
+    if (strncmp(type, "JSON", 4) == 0 && strncmp(expected, "ERROR", 5) != 0)
+        snprintf(wide, sizeof(wide), "%s", strcmp(json, "null") == 0 ? "{}" : json);
     if (strncmp(expected, "ERROR", 5) == 0 || strcmp(expected, "UNREADABLE") == 0)
         same = status == SPOOL_E_REFUSED;
     else
@@ -293,7 +301,8 @@ static void test_corpus(void **state)
         free(differences[i].result);
     }
     assert_int_equal(failures, 0);
-    assert_true(done >= 550);
+    assert_int_equal(skipped, 0);
+    assert_int_equal(done, 729);
 }
 
 int main(void)

@@ -114,7 +114,7 @@ static void test_rows_of_every_sample(void **state)
             expect_row(b, row, s->rows[row]);
         native_block_free(b);
     }
-    assert_int_equal(readable, 78);
+    assert_int_equal(readable, 79);
 }
 
 static void test_columns(void **state)

@@ -280,10 +280,18 @@ static void test_format(void **state)
     };
     static const struct table_column mixed[] = {
         COLUMN("a", "UInt8", "", ""),
-        COLUMN("t", "Tuple(x LowCardinality(String))", "", ""),
+        COLUMN("t", "Tuple(x Foo)", "", ""),
         COLUMN("l", "LowCardinality(String)", "", ""),
     };
-    static const struct table_column exact[] = {COLUMN("l", "LowCardinality(String)", "", "")};
+    static const struct table_column exact[] = {
+        COLUMN("l", "LowCardinality(Nullable(String))", "", ""),
+        COLUMN("t", "Tuple(x LowCardinality(String), y Int8)", "", ""),
+    };
+    static const struct table_column free_types[] = {
+        COLUMN("d", "Array(Dynamic)", "", ""),
+        COLUMN("v", "Variant(String, Int8)", "", ""),
+        COLUMN("j", "Map(LowCardinality(String), JSON)", "", ""),
+    };
     struct schema_options options = {.format = FORMAT_AUTO};
     struct schema *s = resolve(&options, native, COUNT(native), modern);
 
@@ -302,22 +310,34 @@ static void test_format(void **state)
     schema_free(s);
 
     s = resolve(&options, exact, COUNT(exact), old);
-    assert_int_equal(s->format, FORMAT_JSON);
-    assert_false(s->columns[0].unchecked);
+    assert_int_equal(s->format, FORMAT_NATIVE);
+    expect_wire(&s->columns[0], "LowCardinality(Nullable(String))");
+    expect_wire(&s->columns[1], "Tuple(x LowCardinality(String), y Int8)");
     schema_free(s);
 
     options.format = FORMAT_JSON;
     s = resolve(&options, native, COUNT(native), modern);
     assert_int_equal(s->format, FORMAT_JSON);
     schema_free(s);
+    /* what only the server can tell stays text */
+    s = resolve(&options, free_types, COUNT(free_types), modern);
+    assert_true(s->columns[0].unchecked);
+    assert_true(s->columns[1].unchecked);
+    assert_false(s->columns[2].unchecked);
+    schema_free(s);
+    s = resolve(&options, exact, COUNT(exact), old);
+    expect_wire(&s->columns[0], "Nullable(String)");
+    schema_free(s);
 
     options.format = FORMAT_NATIVE;
+    s = resolve(&options, free_types, COUNT(free_types), modern);
+    expect_wire(&s->columns[0], "Array(Nullable(String))");
+    expect_wire(&s->columns[1], "Variant(Int8, String)");
+    expect_wire(&s->columns[2], "Map(String, String)");
+    schema_free(s);
     expect_problems(&options, mixed, COUNT(mixed), modern,
-                    "column t: Tuple(x LowCardinality(String)) cannot go into Native blocks for "
-                    "ClickHouse 26.7; use format auto or json\n");
-    expect_problems(&options, exact, COUNT(exact), old,
-                    "column l: LowCardinality(String) cannot go into Native blocks for ClickHouse "
-                    "18.16; use format auto or json\n");
+                    "column t: Tuple(x Foo) cannot go into Native blocks for ClickHouse 26.7; use "
+                    "format auto or json\n");
 }
 
 static void test_literal_defaults(void **state)
@@ -745,6 +765,10 @@ static void test_unsound_forms(void **state)
     s = rich();
     type_free(s->columns[0].wire);
     s->columns[0].wire = type_of("Tuple(UInt64)");
+    expect_refused(s);
+    s = rich();
+    type_free(s->columns[0].wire);
+    s->columns[0].wire = type_of("Nullable(UInt64)");
     expect_refused(s);
     s = rich();
     s->columns[0].default_by_server = true;

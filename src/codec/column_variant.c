@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Variant in its own form: a discriminator a row, then each member's values. Which member a value
+ * becomes is found as ClickHouse finds it: the members are tried in an order of its own (deeper
+ * nested ones first, then arrays, enums, addresses, numbers from narrow to wide, dates, strings),
+ * and the first that takes the value has it. A value too large for a narrow member is not wrapped
+ * into it but goes to the next.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "codec/column.h"
+
+#define SAVED_A_NODE 3
+
+/* From the first tried to the last. */
+static const enum type_kind order_of_kinds[] = {
+    TYPE_ARRAY,   TYPE_TUPLE,  TYPE_MAP,      TYPE_ENUM8,      TYPE_ENUM16,       TYPE_UUID,
+    TYPE_IPV4,    TYPE_IPV6,   TYPE_BOOL,     TYPE_INT8,       TYPE_UINT8,        TYPE_INT16,
+    TYPE_UINT16,  TYPE_INT32,  TYPE_UINT32,   TYPE_INT64,      TYPE_UINT64,       TYPE_INT128,
+    TYPE_UINT128, TYPE_INT256, TYPE_UINT256,  TYPE_DECIMAL,    TYPE_FLOAT32,      TYPE_FLOAT64,
+    TYPE_DATE,    TYPE_DATE32, TYPE_DATETIME, TYPE_DATETIME64, TYPE_FIXED_STRING, TYPE_STRING,
+};
+#define KINDS (sizeof(order_of_kinds) / sizeof(order_of_kinds[0]))
+
+struct priority {
+    unsigned depth;
+    unsigned kinds; /* the sum over the levels */
+};
+
+/* Decimals count by their width; between two kinds there is room for that. */
+static unsigned kind_priority(const struct type *type)
+{
+    enum type_kind kind = type->kind;
+
+    if (kind == TYPE_POINT)
+        kind = TYPE_TUPLE;
+    else if (kind != TYPE_MAP && type_is_list(kind))
+        kind = TYPE_ARRAY;
+    for (size_t i = 0; i < KINDS; i++)
+        if (order_of_kinds[i] == kind)
+            return (unsigned)(KINDS - i) * 64 - (kind == TYPE_DECIMAL ? type->width : 0);
+    return 0;
+}
+
+static struct priority priority_of(const struct type *type, unsigned depth)
+{
+    struct priority p = {depth, kind_priority(type)};
+
+    if (type->kind == TYPE_NULLABLE || type->kind == TYPE_LOW_CARDINALITY)
+        return priority_of(type->children[0], depth);
+    for (size_t i = 0; i < type->child_count; i++) {
+        struct priority child = priority_of(type->children[i], depth + 1);
+        if (child.depth > p.depth)
+            p.depth = child.depth;
+        p.kinds += child.kinds;
+    }
+    return p;
+}
+
+static bool goes_before(const struct type *a, const struct type *b)
+{
+    struct priority x = priority_of(a, 0), y = priority_of(b, 0);
+
+    return x.depth != y.depth ? x.depth > y.depth : x.kinds > y.kinds;
+}
+
+/* ---- trying a member ---- */
+
+static size_t count_nodes(const struct column *c)
+{
+    size_t n = 1;
+
+    for (size_t i = 0; i < c->child_count; i++)
+        n += count_nodes(c->children[i]);
+    return n;
+}
+
+/* Marks are the row's; what a trial adds is undone by these. */
+static size_t *save(const struct column *c, size_t *to)
+{
+    *to++ = c->data.len;
+    *to++ = c->nulls.len;
+    *to++ = (size_t)c->count;
+    for (size_t i = 0; i < c->child_count; i++)
+        to = save(c->children[i], to);
+    return to;
+}
+
+static const size_t *restore(struct column *c, const size_t *from)
+{
+    c->data.len = *from++;
+    c->nulls.len = *from++;
+    c->count = *from++;
+    for (size_t i = 0; i < c->child_count; i++)
+        from = restore(c->children[i], from);
+    return from;
+}
+
+static bool value_ends(const struct scan *s)
+{
+    return s->p == s->end || json_is_blank(*s->p) || *s->p == ',' || *s->p == ']' || *s->p == '}';
+}
+
+static int variant_value(struct column *c, struct scan *s)
+{
+    const uint8_t *start = s->p;
+    unsigned depth = s->depth;
+
+    for (size_t i = 0; i < c->child_count; i++) {
+        struct column *member = c->children[c->order[i]];
+        int status;
+        save(member, c->saved);
+        status = column_append(member, s);
+        if (status == SPOOL_OK && value_ends(s))
+            return column_put(c, c->order[i], 1);
+        if (status != SPOOL_OK && status != SPOOL_E_REFUSED)
+            return status;
+        restore(member, c->saved);
+        s->p = start;
+        s->depth = depth;
+    }
+    return scan_refuse(s, REFUSAL_TYPE, "no member of %s takes the value", column_type_text(c));
+}
+
+static const uint8_t *append_variant(struct column *c, struct scan *s, const uint8_t *p)
+{
+    s->p = p;
+    return scan_done(s, variant_value(c, s));
+}
+
+int column_make_variant(struct column *c, const struct type *type,
+                        const struct column_context *context, struct spool_error *error)
+{
+    size_t n = type->child_count, nodes = 0;
+    int status = SPOOL_OK;
+
+    c->form = FORM_VARIANT;
+    c->append = append_variant;
+    c->width = 1;
+    for (size_t i = 0; i < n && status == SPOOL_OK; i++)
+        status = column_add_child(c, type->children[i], type->children[i], context, error);
+    if (status != SPOOL_OK)
+        return status;
+    c->order = calloc(n ? n : 1, sizeof(*c->order));
+    for (size_t i = 0; i < n; i++) {
+        size_t count = count_nodes(c->children[i]), at = i;
+        nodes = count > nodes ? count : nodes;
+        if (!c->order)
+            break;
+        for (; at > 0 && goes_before(type->children[i], type->children[c->order[at - 1]]); at--)
+            c->order[at] = c->order[at - 1];
+        c->order[at] = (uint8_t)i;
+    }
+    c->saved = calloc(nodes * SAVED_A_NODE + 1, sizeof(*c->saved));
+    return c->order && c->saved ? SPOOL_OK : SPOOL_E_NOMEM;
+}
