@@ -192,6 +192,44 @@ static int check_sizes(struct reader *r, struct stream_options *s, const struct 
                        option_size_text(record / KIB * KIB, text, sizeof(text)));
 }
 
+/* The columns that origin_columns adds, unless a configured one takes the same fact. */
+static int add_origin_columns(struct reader *r, struct stream_options *s,
+                              const struct json_node *stream, const char *where)
+{
+    static const struct column_wish added[] = {
+        {.name = "topic", .type = "String", .from = "$topic"},
+        {.name = "partition", .type = "Int32", .from = "$partition"},
+        {.name = "offset", .type = "Int64", .from = "$offset"},
+    };
+    size_t count = s->schema.wish_count;
+    struct column_wish *wishes =
+        arena_alloc(r->arena, (count + sizeof(added) / sizeof(added[0])) * sizeof(*wishes));
+    char path[OPTION_PATH_BYTES];
+
+    if (!wishes)
+        return reader_out_of_memory(r);
+    memcpy(wishes, s->schema.wishes, count * sizeof(*wishes));
+    for (size_t i = 0; i < sizeof(added) / sizeof(added[0]); i++) {
+        bool taken = false;
+        for (size_t k = 0; k < s->schema.wish_count && !taken; k++) {
+            const struct column_wish *wish = &s->schema.wishes[k];
+            taken = wish->from && strcmp(wish->from, added[i].from) == 0;
+            if (taken || strcmp(wish->name, added[i].name) != 0)
+                continue;
+            path_set(path, "%s.columns[%zu].name", where, k);
+            return reader_fail(
+                r, SPOOL_E_INVALID, member_at(element(json_member(stream, "columns"), k), "name"),
+                path, "origin_columns makes a column \"%s\" from %s: give this one another name",
+                added[i].name, added[i].from);
+        }
+        if (!taken)
+            wishes[count++] = added[i];
+    }
+    s->schema.wishes = wishes;
+    s->schema.wish_count = count;
+    return SPOOL_OK;
+}
+
 static int check_stream(struct reader *r, struct stream_options *s, const struct json_node *node,
                         size_t i)
 {
@@ -210,7 +248,9 @@ static int check_stream(struct reader *r, struct stream_options *s, const struct
         status = check_sizes(r, s, node, where);
     if (status == SPOOL_OK)
         status = split_table(r, s);
-    return status == SPOOL_OK ? check_columns(r, s, node, where) : status;
+    if (status == SPOOL_OK)
+        status = check_columns(r, s, node, where);
+    return status == SPOOL_OK && s->origin_columns ? add_origin_columns(r, s, node, where) : status;
 }
 
 /* Stream names and topics are each unique over the whole file. */

@@ -466,16 +466,10 @@ static void created(void *arg, const struct clickhouse_outcome *outcome)
 
 static void target_create(struct target *t)
 {
-    static const struct table_column origin_columns[] = {
-        {(char *)"topic", (char *)"String", NULL, NULL},
-        {(char *)"partition", (char *)"Int32", NULL, NULL},
-        {(char *)"offset", (char *)"Int64", NULL, NULL},
-    };
     struct stream *s = t->stream;
     struct create_table_options create = s->options->create;
     const struct schema_options *o = &s->options->schema;
-    size_t extra = s->options->origin_columns ? 3 : 0;
-    struct table_column *columns = calloc(o->wish_count + extra + 1, sizeof(*columns));
+    struct table_column *columns = calloc(o->wish_count + 1, sizeof(*columns));
     struct spool_error error;
 
     if (!columns) {
@@ -488,9 +482,8 @@ static void target_create(struct target *t)
             columns[i].name = (char *)(uintptr_t)o->wishes[i].name;
             columns[i].type = (char *)(uintptr_t)o->wishes[i].type;
         }
-        memcpy(columns + o->wish_count, origin_columns, extra * sizeof(*columns));
         create.columns = columns;
-        create.column_count = o->wish_count + extra;
+        create.column_count = o->wish_count;
     }
     t->state = TARGET_ASKING;
     if (clickhouse_create_table(s->p->clickhouse, t->endpoint, t->database, t->table, &create,

@@ -123,6 +123,20 @@ def test_table_is_made_where_asked(kafka, server, spoold):
         assert daemon.stream_status("s")["delivery"] == "exactly_once"
 
 
+def test_table_is_made_with_the_origin_of_its_rows(kafka, server, spoold):
+    topic = kafka.create_topic(2)
+    table = "made_" + topic.replace("-", "_")
+    daemon = spoold(kafka, server, [stream("s", topic, table, columns=[
+        {"name": "id", "type": "UInt64"}], create_table={
+            "order_by": "id", "origin_columns": True})]).start()
+    kafka.send(topic, ['{"id":7}', '{"id":8}'], partition=1)
+    daemon.wait(lambda: server.query("SHOW TABLES").find(table) >= 0, 20, "table made")
+    daemon.wait_rows(server, table, 2)
+    assert server.rows(f"SELECT id, topic, partition, offset FROM {table} ORDER BY id") == [
+        ["7", topic, "1", "0"], ["8", topic, "1", "1"]]
+    assert daemon.stream_status("s")["delivery"] == "exactly_once"
+
+
 def test_mapping_facts_defaults_and_constants(kafka, server, spoold):
     topic = kafka.create_topic(1)
     table = server.create_table(

@@ -224,8 +224,11 @@ static void every_key_lands_where_it_belongs(void **state)
     assert_string_equal(s->create.ttl, "ttl");
     assert_int_equal(s->create.setting_count, 1);
     assert_string_equal(s->create.settings[0].value, "b");
-    assert_int_equal(s->schema.wish_count, 3);
+    assert_int_equal(s->schema.wish_count, 6); /* and the three of origin_columns */
     const struct column_wish *w = s->schema.wishes;
+    assert_string_equal(w[5].name, "offset");
+    assert_string_equal(w[5].type, "Int64");
+    assert_string_equal(w[5].from, "$offset");
     assert_string_equal(w[0].name, "id");
     assert_string_equal(w[0].type, "UInt64");
     assert_string_equal(w[0].from, "a.b");
@@ -473,6 +476,10 @@ static void contradictions_are_refused(void **state)
         {"{\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"create_table\":{}}]}",
          "f.json:1:52: streams[0].create_table: needs columns, each with a type, to make the table "
          "of"},
+        {"{\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"columns\":[{\"name\":\"offset\",\"type\":"
+         "\"Int8\"}],\"create_table\":{\"origin_columns\":true}}]}",
+         "f.json:1:56: streams[0].columns[0].name: origin_columns makes a column \"offset\" from "
+         "$offset: give this one another name"},
     };
     for (size_t i = 0; i < sizeof(CASES) / sizeof(CASES[0]); i++)
         assert_refused(CASES[i].text, CASES[i].sentence);
