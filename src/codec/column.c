@@ -231,7 +231,7 @@ int column_create(const struct type *type, const struct type *wire,
     c->c_locale = context->c_locale;
     c->truncate = context->truncate;
     if (wire->kind == TYPE_LOW_CARDINALITY) {
-        status = type->kind == wire->kind ? column_make_dictionary(c, type, context, error)
+        status = type->kind == wire->kind ? column_make_low_cardinality(c, type, context, error)
                                           : unsupported(type, wire, error);
         goto done;
     }
@@ -283,7 +283,7 @@ void column_free(struct column *c)
     free(c->name_sizes);
     free(c->order);
     free(c->saved);
-    dictionary_free(c->dictionary);
+    low_cardinality_free(c->keys);
     object_paths_free(c->paths);
     free(c);
 }
@@ -295,8 +295,8 @@ void column_mark_all(struct column *c)
     c->data.mark = c->data.len;
     c->nulls.mark = c->nulls.len;
     c->count_mark = c->count;
-    if (c->form == FORM_DICTIONARY)
-        dictionary_mark(c);
+    if (c->form == FORM_LOW_CARDINALITY)
+        low_cardinality_mark(c);
     for (size_t i = 0; i < c->child_count; i++)
         column_mark_all(c->children[i]);
 }
@@ -308,8 +308,8 @@ void column_rollback(struct column *c)
         return;
     c->nulls.len = c->nulls.mark;
     c->count = c->count_mark;
-    if (c->form == FORM_DICTIONARY)
-        dictionary_rollback(c);
+    if (c->form == FORM_LOW_CARDINALITY)
+        low_cardinality_rollback(c);
     for (size_t i = 0; i < c->child_count; i++)
         column_rollback(c->children[i]);
 }
@@ -343,8 +343,8 @@ static int put_zero(struct column *c)
         return put_zero_elements(c);
     case FORM_VARIANT:
         return column_put(c, VARIANT_NULL, 1);
-    case FORM_DICTIONARY:
-        return dictionary_put(c, 0);
+    case FORM_LOW_CARDINALITY:
+        return low_cardinality_put(c, 0);
     case FORM_PLAIN:
         break;
     }
@@ -367,7 +367,7 @@ int column_append_null(struct column *c)
 {
     int status;
 
-    if (c->form == FORM_VARIANT || c->form == FORM_DICTIONARY) /* their zero is NULL */
+    if (c->form == FORM_VARIANT || c->form == FORM_LOW_CARDINALITY) /* their zero is NULL */
         return put_zero(c);
     assert(c->wire_nullable);
     status = put_null_flag(c, 1);
@@ -389,12 +389,12 @@ int column_append_number(struct column *c, uint64_t v)
 {
     int status;
 
-    if (c->form != FORM_DICTIONARY) {
+    if (c->form != FORM_LOW_CARDINALITY) {
         status = column_put(c, v, c->width);
         return status == SPOOL_OK ? column_append_not_null(c) : status;
     }
     status = column_put(c->children[0], v, c->children[0]->width);
-    return status == SPOOL_OK ? dictionary_intern(c) : status;
+    return status == SPOOL_OK ? low_cardinality_intern(c) : status;
 }
 
 /* ---- blocks ---- */
@@ -402,15 +402,15 @@ int column_append_number(struct column *c, uint64_t v)
 /* LowCardinality and Variant begin a column with their version, before any offsets around them. */
 static bool has_version(const struct column *c)
 {
-    return c->form == FORM_DICTIONARY || c->form == FORM_VARIANT;
+    return c->form == FORM_LOW_CARDINALITY || c->form == FORM_VARIANT;
 }
 
 size_t column_bytes(const struct column *c)
 {
     size_t n = has_version(c) ? 8 : 0;
 
-    if (c->form == FORM_DICTIONARY)
-        return n + dictionary_bytes(c);
+    if (c->form == FORM_LOW_CARDINALITY)
+        return n + low_cardinality_bytes(c);
     n += c->data.len + c->nulls.len;
     for (size_t i = 0; i < c->child_count; i++)
         n += column_bytes(c->children[i]);
@@ -421,7 +421,7 @@ static int write_versions(const struct column *c, struct buf *out)
 {
     int status = SPOOL_OK;
 
-    if (c->form == FORM_DICTIONARY)
+    if (c->form == FORM_LOW_CARDINALITY)
         return buf_put_u64le(out, NATIVE_LOW_CARDINALITY_VERSION);
     if (c->form == FORM_VARIANT)
         status = buf_put_u64le(out, NATIVE_VARIANT_BASIC);
@@ -434,8 +434,8 @@ static int write_data(const struct column *c, struct buf *out)
 {
     int status;
 
-    if (c->form == FORM_DICTIONARY)
-        return dictionary_write(c, out);
+    if (c->form == FORM_LOW_CARDINALITY)
+        return low_cardinality_write(c, out);
     status = buf_append(out, c->nulls.data, c->nulls.len);
     if (status == SPOOL_OK)
         status = buf_append(out, c->data.data, c->data.len);
@@ -463,8 +463,8 @@ static void bytes_reset(struct bytes *b)
 
 void column_reset(struct column *c)
 {
-    if (c->form == FORM_DICTIONARY)
-        dictionary_reset(c);
+    if (c->form == FORM_LOW_CARDINALITY)
+        low_cardinality_reset(c);
     bytes_reset(&c->data);
     bytes_reset(&c->nulls);
     c->count = c->count_mark = 0;

@@ -48,13 +48,13 @@ struct enum_index {
 /* What a node's bytes are made of. */
 enum column_form {
     FORM_PLAIN,
-    FORM_LIST,       /* Array, Map, Nested and the geo types that are arrays */
-    FORM_TUPLE,      /* and Point */
-    FORM_VARIANT,    /* column_variant.c */
-    FORM_DICTIONARY, /* LowCardinality in its own form, column_dictionary.c */
+    FORM_LIST,            /* Array, Map, Nested and the geo types that are arrays */
+    FORM_TUPLE,           /* and Point */
+    FORM_VARIANT,         /* column_variant.c */
+    FORM_LOW_CARDINALITY, /* LowCardinality in its own form, column_low_cardinality.c */
 };
 
-struct dictionary;
+struct low_cardinality;
 struct object_paths;
 
 struct column {
@@ -97,7 +97,7 @@ struct column {
     size_t *name_sizes;
     uint8_t *order; /* Variant: its members as they are tried */
     size_t *saved;  /* Variant: where a member stood before it was tried */
-    struct dictionary *dictionary;
+    struct low_cardinality *keys;
     struct object_paths *paths; /* JSON */
 };
 
@@ -141,8 +141,8 @@ int column_make_tuple(struct column *c, const struct type *type, const struct ty
                       const struct column_context *context, struct spool_error *error);
 int column_make_variant(struct column *c, const struct type *type,
                         const struct column_context *context, struct spool_error *error);
-int column_make_dictionary(struct column *c, const struct type *type,
-                           const struct column_context *context, struct spool_error *error);
+int column_make_low_cardinality(struct column *c, const struct type *type,
+                                const struct column_context *context, struct spool_error *error);
 int column_make_object(struct column *c);
 
 /* Makes the next child; the caller made room for it. */
@@ -153,14 +153,14 @@ int column_add_child(struct column *c, const struct type *type, const struct typ
 int column_append_element(struct column *element, struct scan *s);
 
 /* LowCardinality: the value just appended to the keys becomes a row. */
-int dictionary_intern(struct column *c);
-int dictionary_put(struct column *c, uint32_t key);
-void dictionary_mark(struct column *c);
-void dictionary_rollback(struct column *c);
-void dictionary_reset(struct column *c);
-size_t dictionary_bytes(const struct column *c);
-int dictionary_write(const struct column *c, struct buf *out);
-void dictionary_free(struct dictionary *dictionary);
+int low_cardinality_intern(struct column *c);
+int low_cardinality_put(struct column *c, uint32_t key);
+void low_cardinality_mark(struct column *c);
+void low_cardinality_rollback(struct column *c);
+void low_cardinality_reset(struct column *c);
+size_t low_cardinality_bytes(const struct column *c);
+int low_cardinality_write(const struct column *c, struct buf *out);
+void low_cardinality_free(struct low_cardinality *keys);
 void object_paths_free(struct object_paths *paths);
 int enum_index_create(struct enum_index *index, const struct type *type);
 
@@ -217,7 +217,7 @@ int column_append_zero(struct column *c);     /* NULL where nullable, else the t
 /* The node that holds the column's values: the keys of a LowCardinality, else the column. */
 static inline const struct column *column_value_node(const struct column *c)
 {
-    return c->form == FORM_DICTIONARY ? c->children[0] : c;
+    return c->form == FORM_LOW_CARDINALITY ? c->children[0] : c;
 }
 
 /* The low bytes of v as a value; for kinds of fixed width up to 8. */

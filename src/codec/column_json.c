@@ -325,7 +325,7 @@ int column_json(struct column *c, struct buf *out)
     size_t start = out->len;
     int status;
 
-    assert(c->form != FORM_DICTIONARY && c->form != FORM_VARIANT);
+    assert(c->form != FORM_LOW_CARDINALITY && c->form != FORM_VARIANT);
     assert(c->form == FORM_TUPLE || c->shown < c->data.len);
     if (c->form == FORM_LIST) {
         status = put_list(c, out);

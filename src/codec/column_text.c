@@ -170,7 +170,7 @@ bool column_takes_bytes(const struct column *c)
 
 int column_append_bytes(struct column *c, const void *data, size_t n, struct scan *s)
 {
-    struct column *to = c->form == FORM_DICTIONARY ? c->children[0] : c;
+    struct column *to = c->form == FORM_LOW_CARDINALITY ? c->children[0] : c;
     int status;
 
     if (to->kind == TYPE_STRING)
@@ -179,7 +179,7 @@ int column_append_bytes(struct column *c, const void *data, size_t n, struct sca
         status = fixed_put(to, data, n, s, s->p);
     if (status != SPOOL_OK)
         return status;
-    return c->form == FORM_DICTIONARY ? dictionary_intern(c) : column_append_not_null(c);
+    return c->form == FORM_LOW_CARDINALITY ? low_cardinality_intern(c) : column_append_not_null(c);
 }
 
 /* ---- UUID ---- */

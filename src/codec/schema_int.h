@@ -11,9 +11,6 @@
 /* The last source; sources are stored as their numbers. */
 #define SCHEMA_SOURCE_MAX SOURCE_CONSTANT
 
-/* Servers from here on convert the types of a block and fill NULL by DEFAULT. */
-#define SCHEMA_CONVERTING_MAJOR 22
-
 /* Whether text is a path as schema.h defines it: no empty key, no lone backslash at the end. */
 bool schema_path_valid(const char *text);
 

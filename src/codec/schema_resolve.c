@@ -424,7 +424,7 @@ static int resolve(struct resolver *r, struct server_version server, const char 
         resolver_problem(r, NULL, "more than %d columns", LIMIT_COLUMNS);
         return SPOOL_E_INVALID;
     }
-    r->converting = server.major >= SCHEMA_CONVERTING_MAJOR;
+    r->converting = server.major >= CONVERTING_MAJOR;
     r->needs_default = calloc(columns + 1, sizeof(*r->needs_default));
     r->schema = schema = calloc(1, sizeof(*schema));
     if (!r->needs_default || !schema)

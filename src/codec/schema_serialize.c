@@ -138,7 +138,7 @@ static bool wire_fits(const struct schema *schema, const struct schema_column *c
     struct buf plain, text;
     bool fits = false;
 
-    if (schema->server.major < SCHEMA_CONVERTING_MAJOR && type_equal(wire, c->type))
+    if (schema->server.major < CONVERTING_MAJOR && type_equal(wire, c->type))
         return true;
     if (schema->format == FORMAT_NATIVE && c->default_by_server) {
         if (wire->kind != TYPE_NULLABLE)

@@ -22,7 +22,7 @@
 #define INDEX_BYTES    4 /* while the block is filled */
 #define KEYS_FIRST     64
 
-struct dictionary {
+struct low_cardinality {
     size_t *starts;   /* cap + 1: where key i begins in the keys' node */
     uint32_t *hashes; /* cap: of each key */
     uint32_t *slots;  /* 2 * cap: key + 1, open addressing, 0 = free */
@@ -31,17 +31,17 @@ struct dictionary {
     uint32_t reserved; /* 1, or 2 where key 0 is NULL */
 };
 
-void dictionary_free(struct dictionary *dictionary)
+void low_cardinality_free(struct low_cardinality *keys)
 {
-    if (!dictionary)
+    if (!keys)
         return;
-    free(dictionary->starts);
-    free(dictionary->hashes);
-    free(dictionary->slots);
-    free(dictionary);
+    free(keys->starts);
+    free(keys->hashes);
+    free(keys->slots);
+    free(keys);
 }
 
-static void put_slot(struct dictionary *t, uint32_t key)
+static void put_slot(struct low_cardinality *t, uint32_t key)
 {
     uint32_t mask = t->cap * 2 - 1, at = t->hashes[key];
 
@@ -51,7 +51,7 @@ static void put_slot(struct dictionary *t, uint32_t key)
 }
 
 /* Room for one key more. Key 0 of a Nullable is found by nobody: it stands in no slot. */
-static int make_room(struct dictionary *t)
+static int make_room(struct low_cardinality *t)
 {
     uint32_t cap = t->cap ? t->cap * 2 : KEYS_FIRST;
     size_t *starts;
@@ -83,7 +83,7 @@ static int make_room(struct dictionary *t)
 /* The bytes behind the last key become one; *key is its number, an older one's where it is known. */
 static int take_key(struct column *c, bool known_new, uint32_t *key)
 {
-    struct dictionary *t = c->dictionary;
+    struct low_cardinality *t = c->keys;
     struct bytes *data = &c->children[0]->data;
     size_t start, size;
     uint32_t at, hash, found;
@@ -118,7 +118,7 @@ static int reserve_keys(struct column *c)
     int status = SPOOL_OK;
     uint32_t key;
 
-    while (c->dictionary->count < c->dictionary->reserved && status == SPOOL_OK) {
+    while (c->keys->count < c->keys->reserved && status == SPOOL_OK) {
         status = column_append_zero(c->children[0]);
         if (status == SPOOL_OK)
             status = take_key(c, true, &key);
@@ -126,7 +126,7 @@ static int reserve_keys(struct column *c)
     return status;
 }
 
-int dictionary_put(struct column *c, uint32_t key)
+int low_cardinality_put(struct column *c, uint32_t key)
 {
     int status = reserve_keys(c);
 
@@ -156,12 +156,12 @@ static int intern_before_reserved(struct column *c)
     return status;
 }
 
-int dictionary_intern(struct column *c)
+int low_cardinality_intern(struct column *c)
 {
     uint32_t key = 0;
     int status = SPOOL_OK;
 
-    if (c->dictionary->count < c->dictionary->reserved) /* once a block */
+    if (c->keys->count < c->keys->reserved) /* once a block */
         status = intern_before_reserved(c);
     if (status == SPOOL_OK)
         status = take_key(c, false, &key);
@@ -177,19 +177,19 @@ static const uint8_t *append_key(struct column *c, struct scan *s, const uint8_t
     p = c->children[0]->append(c->children[0], s, p);
     if (!p)
         return NULL;
-    status = dictionary_intern(c);
+    status = low_cardinality_intern(c);
     return status == SPOOL_OK ? p : scan_fail(s, status);
 }
 
-void dictionary_mark(struct column *c)
+void low_cardinality_mark(struct column *c)
 {
-    c->dictionary->count_mark = c->dictionary->count;
+    c->keys->count_mark = c->keys->count;
 }
 
 /* The youngest first: then no chain of slots is cut before an older key. */
-void dictionary_rollback(struct column *c)
+void low_cardinality_rollback(struct column *c)
 {
-    struct dictionary *t = c->dictionary;
+    struct low_cardinality *t = c->keys;
 
     while (t->count > t->count_mark) {
         uint32_t mask = t->cap * 2 - 1, at = t->hashes[--t->count];
@@ -201,9 +201,9 @@ void dictionary_rollback(struct column *c)
     }
 }
 
-void dictionary_reset(struct column *c)
+void low_cardinality_reset(struct column *c)
 {
-    struct dictionary *t = c->dictionary;
+    struct low_cardinality *t = c->keys;
 
     t->count_mark = 0;
     if (t->count < t->cap / 4 && t->cap > KEYS_FIRST) {
@@ -220,29 +220,29 @@ void dictionary_reset(struct column *c)
 }
 
 /* As a power of two: the width of an index. */
-static unsigned index_width(const struct dictionary *t)
+static unsigned index_width(const struct low_cardinality *t)
 {
     return t->count <= 0x100 ? 0 : t->count <= 0x10000 ? 1 : 2;
 }
 
-size_t dictionary_bytes(const struct column *c)
+size_t low_cardinality_bytes(const struct column *c)
 {
     size_t rows = c->data.len / INDEX_BYTES;
 
-    return rows ? 24 + c->children[0]->data.len + (rows << index_width(c->dictionary)) : 0;
+    return rows ? 24 + c->children[0]->data.len + (rows << index_width(c->keys)) : 0;
 }
 
-int dictionary_write(const struct column *c, struct buf *out)
+int low_cardinality_write(const struct column *c, struct buf *out)
 {
     size_t rows = c->data.len / INDEX_BYTES;
-    unsigned width = index_width(c->dictionary);
+    unsigned width = index_width(c->keys);
     int status;
 
     if (rows == 0)
         return SPOOL_OK;
     status = buf_put_u64le(out, FLAGS_OWN_KEYS + width);
     if (status == SPOOL_OK)
-        status = buf_put_u64le(out, c->dictionary->count);
+        status = buf_put_u64le(out, c->keys->count);
     if (status == SPOOL_OK)
         status = buf_append(out, c->children[0]->data.data, c->children[0]->data.len);
     if (status == SPOOL_OK)
@@ -254,24 +254,24 @@ int dictionary_write(const struct column *c, struct buf *out)
     return status;
 }
 
-int column_make_dictionary(struct column *c, const struct type *type,
-                           const struct column_context *context, struct spool_error *error)
+int column_make_low_cardinality(struct column *c, const struct type *type,
+                                const struct column_context *context, struct spool_error *error)
 {
     const struct type *keys = type->children[0];
 
     c->kind = TYPE_LOW_CARDINALITY;
     c->type = type;
-    c->form = FORM_DICTIONARY;
+    c->form = FORM_LOW_CARDINALITY;
     c->composite = true;
     c->append = append_key;
     c->children = calloc(1, sizeof(struct column *));
-    c->dictionary = calloc(1, sizeof(*c->dictionary));
-    if (!c->children || !c->dictionary)
+    c->keys = calloc(1, sizeof(*c->keys));
+    if (!c->children || !c->keys)
         return SPOOL_E_NOMEM;
     if (keys->kind == TYPE_NULLABLE) {
         c->nullable = true;
         keys = keys->children[0];
     }
-    c->dictionary->reserved = c->nullable ? 2 : 1;
+    c->keys->reserved = c->nullable ? 2 : 1;
     return column_add_child(c, keys, keys, context, error);
 }
