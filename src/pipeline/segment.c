@@ -81,6 +81,8 @@ void origin_commit(struct origin *o)
 
     if (!o->partition || (!o->owned && !o->revoking) || o->front < 0 || o->front <= o->committed)
         return;
+    if (o->stream->holds[HOLD_DAMAGE])
+        return; /* rows that can't be read are no part of the front: Kafka keeps them for us */
     snprintf(metadata, sizeof(metadata), "spoold %s %u", spool_uuid_text(o->stream->p->spool),
              o->epoch);
     o->committed = o->front;
@@ -298,10 +300,18 @@ uint64_t block_disk_bytes(uint64_t prefix_bytes, uint64_t frames_bytes)
     return ((prefix_bytes + frames_bytes) / PAGE_BYTES + 1) * PAGE_BYTES;
 }
 
+static bool match_discarded(const struct block *b, void *arg)
+{
+    (void)arg;
+    return b->origin->discard_all && b->ref.last_offset <= b->origin->discard_to;
+}
+
 /* The blocks of one append became durable. */
 void segments_appended(struct stream *s, struct pending_block *const *pending,
                        const struct spool_block_ref *refs, size_t count)
 {
+    bool discarded = false; /* an origin was discarded while blocks of it were under way */
+
     for (size_t i = 0; i < count; i++) {
         struct segment *g = s->segments_last;
         struct origin *o = pending[i]->origin;
@@ -331,9 +341,13 @@ void segments_appended(struct stream *s, struct pending_block *const *pending,
         s->segment_file_bytes += bytes;
         s->p->grown_bytes += bytes;
         o->high = refs[i].last_offset;
+        discarded = discarded || o->discard_all;
         if (g->loaded && !block_add(s, g, &refs[i], pending[i]->arrived_ms))
             goto nomem;
     }
+    for (struct segment *g = discarded ? s->segments_first : NULL; g; g = g->next)
+        if (g->loaded)
+            (void)segment_discard(s, g, match_discarded, NULL);
     return;
 nomem:
     pipeline_fatal(s->p, "out of memory while keeping track of blocks");
@@ -484,12 +498,6 @@ static bool acked_covers(const struct load_job *l, size_t *at, const struct spoo
     }
     *acked_rows = (uint32_t)rows;
     return seen && rows >= ref->rows;
-}
-
-static bool match_discarded(const struct block *b, void *arg)
-{
-    (void)arg;
-    return b->origin->discard_all && b->ref.last_offset <= b->origin->discard_to;
 }
 
 static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
