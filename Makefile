@@ -105,9 +105,9 @@ deps-test:  ## install and fetch what all the tests need
 $(KAFKA_JARS): tests/support/kafka-pom.xml
 	@echo "deps: fetching Kafka $(KAFKA_VERSION) with mvn into $(@D)"
 	@rm -rf $(@D) && mkdir -p $(@D)
-	@mvn -q -B -f $< -Dkafka.version=$(KAFKA_VERSION) -Dlog4j.version=$(LOG4J_VERSION) \
+	@mvn -q -B -Dstyle.color=never -f $< -Dkafka.version=$(KAFKA_VERSION) -Dlog4j.version=$(LOG4J_VERSION) \
 		dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D)) \
-		>$(@D)/mvn.log 2>&1 || { cat $(@D)/mvn.log; exit 1; }
+		>$(@D)/mvn.log 2>&1 || { grep -m 1 ERROR $(@D)/mvn.log; echo "deps: more in $(@D)/mvn.log"; exit 1; }
 	@touch $@
 
 $(CHDB_LIB):

@@ -128,10 +128,10 @@ class Demo:
         except OSError:
             return {}
 
-    def count(self, what="count()"):
+    def count(self):
         """Asked of ClickHouse; None while it does not answer, 0 before the table is made."""
         try:
-            return self.clickhouse.number(f"SELECT {what} FROM {TABLE}", seconds=1)
+            return self.clickhouse.number(f"SELECT count() FROM {TABLE}", seconds=1)
         except OSError:
             return None
         except ClickHouseError as e:
@@ -205,8 +205,8 @@ class Demo:
         step("5. The producer stops. Is everything there, and once?")
         produced = self.producer.stop()
         self.watch(DRAIN_MAX_S, lambda rows: rows is not None and rows >= produced)
-        rows, unique = self.count(), self.count("uniqExact(id)")
-        dead = self.status().get("dead_letters")
+        rows, unique = self.clickhouse.count(TABLE), self.clickhouse.unique(TABLE)
+        dead = self.status()["dead_letters"]
         say()
         for name, number in (("produced", produced), ("count() in ClickHouse", rows),
                              ("uniqExact(id)", unique), ("dead letters", dead)):
@@ -294,8 +294,8 @@ def play(keep, finished):
             write_scripts()
             finished(0 if equal else 1)
             go_on(demo)
-    except (Failed, AssertionError, RuntimeError, OSError, ClickHouseError) as e:
-        say(f"\ndemo: {e}")
+    except (Failed, AssertionError, RuntimeError, KeyError, OSError, ClickHouseError) as e:
+        say(f"\ndemo: {type(e).__name__}: {e}")
         equal = False
     finally:
         demo.end()
