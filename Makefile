@@ -157,7 +157,7 @@ $(B)/support/%.so: tests/support/%.c | deps
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(filter-out -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $< -ldl
 
-$(B)/bench/%: $(B)/tests/bench/%.o $(LIBSPOOL)
+$(B)/bench/%: $(B)/tests/bench/%.o $(B)/libdaemon.a $(LIBSPOOL)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS_SPOOL)
 
@@ -172,7 +172,7 @@ example: $(B)/spool_example
 
 # What the benchmark runs: tests/bench/NAME.c, each one program.
 BENCH := $(patsubst tests/bench/%.c,$(B)/bench/%,$(wildcard tests/bench/*.c))
-$(B)/bench/%: $(B)/tests/bench/%.o $(LIBSPOOL)
+$(B)/bench/%: $(B)/tests/bench/%.o $(B)/libdaemon.a $(LIBSPOOL)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS_DAEMON) $(LIBS_SPOOL)
 .PHONY: bench-build
