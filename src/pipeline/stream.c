@@ -23,6 +23,22 @@ const char *stream_state_name(enum stream_state state)
     return state_names[state];
 }
 
+/* No endpoint is up: down, or held where one answers and somebody must mend something. */
+static enum stream_state stream_without_endpoint(const struct clickhouse *ch, const char **reason)
+{
+    struct endpoint_status status;
+
+    for (size_t i = clickhouse_endpoints(ch); i-- > 0;) {
+        clickhouse_endpoint_status(ch, i, &status);
+        if (status.refused)
+            break;
+    }
+    if (status.state != ENDPOINT_DOWN)
+        return STREAM_RUNNING; /* not asked yet */
+    *reason = status.reason && status.reason[0] ? status.reason : "no ClickHouse endpoint answers";
+    return status.refused ? STREAM_HELD : STREAM_DOWN;
+}
+
 static enum stream_state stream_derive(const struct stream *s, const char **reason)
 {
     struct clickhouse *ch = s->p->clickhouse;
@@ -41,15 +57,8 @@ static enum stream_state stream_derive(const struct stream *s, const char **reas
         *reason = "the spool has reached its bound: intake waits until ClickHouse takes rows";
         return STREAM_FULL;
     }
-    if (s->p->started && clickhouse_pick(ch) < 0) {
-        struct endpoint_status status;
-        clickhouse_endpoint_status(ch, 0, &status);
-        if (status.state == ENDPOINT_DOWN) {
-            *reason = status.reason && status.reason[0] ? status.reason
-                                                        : "no ClickHouse endpoint answers";
-            return STREAM_DOWN;
-        }
-    }
+    if (s->p->started && clickhouse_pick(ch) < 0)
+        return stream_without_endpoint(ch, reason);
     return STREAM_RUNNING;
 }
 

@@ -82,6 +82,7 @@ void endpoint_failed(struct endpoint *e, const char *reason)
 {
     if (e->ch->closing)
         return;
+    e->refused = false;
     one_line(e->reason, sizeof(e->reason), reason, strlen(reason));
     if (!e->probing && e->state != ENDPOINT_DOWN)
         probe_after(e, PROBE_FIRST_MS);
@@ -105,11 +106,13 @@ void endpoint_saw_reply(struct endpoint *e, const struct http_reply *reply)
 
 /* --- probing ---------------------------------------------------------------------------------- */
 
-static void probe_failed(struct endpoint *e, const char *reason, bool answers)
+/* refused: it answers, and will answer the same until somebody mends something. */
+static void probe_failed(struct endpoint *e, const char *reason, bool refused)
 {
     e->probing = false;
+    e->refused = refused;
     one_line(e->reason, sizeof(e->reason), reason, strlen(reason));
-    probe_after(e, answers ? PROBE_REFUSED_MS : PROBE_MS);
+    probe_after(e, refused ? PROBE_REFUSED_MS : PROBE_MS);
     endpoint_change(e, ENDPOINT_DOWN);
 }
 
@@ -127,7 +130,8 @@ static void identity_done(void *arg, const struct clickhouse_outcome *outcome, c
         return;
     }
     if (outcome->class_ != CLASS_NONE) {
-        probe_failed(e, outcome->text, outcome->http_status != 0);
+        probe_failed(e, outcome->text,
+                     outcome->http_status != 0 && outcome->class_ != CLASS_TRANSIENT);
         return;
     }
     tsv_open(&reader, text, size, 3);
@@ -414,6 +418,7 @@ void clickhouse_endpoint_status(const struct clickhouse *ch, size_t i, struct en
     out->state = e->state;
     out->version = e->version;
     out->reason = e->state == ENDPOINT_DOWN ? e->reason : "";
+    out->refused = e->state == ENDPOINT_DOWN && e->refused;
     out->since_ms = e->since_ms;
 }
 

@@ -44,7 +44,8 @@ struct endpoint_status {
     enum endpoint_state state;
     struct server_version version; /* zeros until known */
     const char *reason;            /* why it is down; "" otherwise */
-    uint64_t since_ms;             /* monotonic */
+    bool refused;      /* down, though it answers: it does not let us in, or is no ClickHouse */
+    uint64_t since_ms; /* monotonic */
 };
 
 /* Options are copied. changed: an endpoint went up or down (also the first time); the pipeline

@@ -19,6 +19,7 @@ struct endpoint {
     enum endpoint_state logged;
     struct log_gate gate;
     bool probing;
+    bool refused; /* down, though its server answers */
     uint64_t since_ms;
     struct server_version version;
     char *timezone;   /* NULL until known */
