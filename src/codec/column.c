@@ -137,8 +137,9 @@ static bool same_bytes(const struct type *type, const struct type *wire)
     case TYPE_INTERVAL:
         return wire->kind == TYPE_INT64;
     case TYPE_JSON:
-    case TYPE_DYNAMIC:
         return wire->kind == TYPE_STRING;
+    case TYPE_DYNAMIC:
+        return wire->kind == TYPE_VARIANT;
     default:
         return false;
     }
@@ -185,8 +186,8 @@ static int make(struct column *c, const struct type *wire, const struct column_c
     const struct type *type = c->type;
     int status = SPOOL_OK;
 
-    if (type->child_count) {
-        c->children = calloc(type->child_count, sizeof(struct column *));
+    if (wire->child_count) {
+        c->children = calloc(wire->child_count, sizeof(struct column *));
         if (!c->children)
             return SPOOL_E_NOMEM;
     }
@@ -197,7 +198,9 @@ static int make(struct column *c, const struct type *wire, const struct column_c
     case TYPE_VARIANT:
         if (!type_equal(type, wire))
             return unsupported(type, wire, error);
-        return column_make_variant(c, type, context, error);
+        return column_make_variant(c, wire, context, error);
+    case TYPE_DYNAMIC:
+        return column_make_variant(c, wire, context, error);
     case TYPE_JSON:
         return column_make_object(c);
     default:
@@ -247,13 +250,13 @@ int column_create(const struct type *type, const struct type *wire,
     }
     if (type->kind == TYPE_DYNAMIC || type->kind == TYPE_VARIANT)
         c->nullable = true;
-    c->composite = c->wire_nullable || type->child_count;
+    c->composite = c->wire_nullable || wire->child_count;
     c->kind = type->kind;
     c->type = type;
     c->width = type->width;
     c->scale = type->scale;
     c->precision = type->precision;
-    if (!same_bytes(type, wire) || (c->nullable && !c->wire_nullable && type->kind != TYPE_VARIANT))
+    if (!same_bytes(type, wire) || (c->nullable && !c->wire_nullable && wire->kind != TYPE_VARIANT))
         status = unsupported(type, wire, error);
     else
         status = make(c, wire, context, error);
@@ -350,7 +353,6 @@ static int put_zero(struct column *c)
     }
     switch (c->kind) {
     case TYPE_STRING:
-    case TYPE_DYNAMIC:
         return column_put(c, 0, 1);
     case TYPE_JSON:
         return column_put_string(c, "{}", 2);

@@ -5,10 +5,10 @@
  * where the wire form is the plain type). Each node is its bytes as they will go on the wire:
  *
  *     numbers, times, ...   data = values, width bytes each, little endian
- *     String, JSON, Dynamic data = varuint length and bytes, one after the other
+ *     String, JSON          data = varuint length and bytes, one after the other
  *     Array, Map, Nested    data = u64 end offsets, then each child's elements
  *     Tuple                 its children; without elements a byte a row
- *     Variant               data = discriminators, then each child's values
+ *     Variant, Dynamic      data = discriminators, then each child's values
  *     LowCardinality        data = u32 indexes (narrowed when written), child = the keys
  *     + Nullable            nulls = a byte each, in front of data
  *
@@ -139,7 +139,7 @@ int column_make_list(struct column *c, const struct type *type, const struct typ
                      const struct column_context *context, struct spool_error *error);
 int column_make_tuple(struct column *c, const struct type *type, const struct type *wire,
                       const struct column_context *context, struct spool_error *error);
-int column_make_variant(struct column *c, const struct type *type,
+int column_make_variant(struct column *c, const struct type *wire,
                         const struct column_context *context, struct spool_error *error);
 int column_make_low_cardinality(struct column *c, const struct type *type,
                                 const struct column_context *context, struct spool_error *error);

@@ -461,7 +461,6 @@ bool column_set_text(struct column *c)
 {
     switch (c->kind) {
     case TYPE_STRING:
-    case TYPE_DYNAMIC: /* stored as the String it would be */
         c->append = append_string;
         return true;
     case TYPE_FIXED_STRING:

@@ -5,6 +5,9 @@
  * nested ones first, then arrays, enums, addresses, numbers from narrow to wide, dates, strings),
  * and the first that takes the value has it. A value too large for a narrow member is not wrapped
  * into it but goes to the next.
+ *
+ * Dynamic is written as a Variant of what a JSON scalar can be. There a text is always a String, and
+ * so are arrays and objects, whose types the server alone would find.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -106,10 +109,13 @@ static int variant_value(struct column *c, struct scan *s)
 {
     const uint8_t *start = s->p;
     unsigned depth = s->depth;
+    bool text = *start == '"' || *start == '[' || *start == '{';
 
     for (size_t i = 0; i < c->child_count; i++) {
         struct column *member = c->children[c->order[i]];
         int status;
+        if (c->kind == TYPE_DYNAMIC && text != (member->kind == TYPE_STRING))
+            continue;
         save(member, c->saved);
         status = column_append(member, s);
         if (status == SPOOL_OK && value_ends(s))
@@ -129,17 +135,17 @@ static const uint8_t *append_variant(struct column *c, struct scan *s, const uin
     return scan_done(s, variant_value(c, s));
 }
 
-int column_make_variant(struct column *c, const struct type *type,
+int column_make_variant(struct column *c, const struct type *wire,
                         const struct column_context *context, struct spool_error *error)
 {
-    size_t n = type->child_count, nodes = 0;
+    size_t n = wire->child_count, nodes = 0;
     int status = SPOOL_OK;
 
     c->form = FORM_VARIANT;
     c->append = append_variant;
     c->width = 1;
     for (size_t i = 0; i < n && status == SPOOL_OK; i++)
-        status = column_add_child(c, type->children[i], type->children[i], context, error);
+        status = column_add_child(c, wire->children[i], wire->children[i], context, error);
     if (status != SPOOL_OK)
         return status;
     c->order = calloc(n ? n : 1, sizeof(*c->order));
@@ -148,7 +154,7 @@ int column_make_variant(struct column *c, const struct type *type,
         nodes = count > nodes ? count : nodes;
         if (!c->order)
             break;
-        for (; at > 0 && goes_before(type->children[i], type->children[c->order[at - 1]]); at--)
+        for (; at > 0 && goes_before(wire->children[i], wire->children[c->order[at - 1]]); at--)
             c->order[at] = c->order[at - 1];
         c->order[at] = (uint8_t)i;
     }

@@ -12,7 +12,7 @@
  * Nested is read from the key "n.a", as JSONEachRow does, and its path is then `n\.a`.
  *
  * A server from 22.0 on converts blocks: LowCardinality(T) goes as T, SimpleAggregateFunction(f, T)
- * as T, JSON and Dynamic as String, and NULL in a Nullable(T) block is filled by the column's DEFAULT.
+ * as T, JSON as String, Dynamic as a Variant of JSON's scalars, and NULL in a Nullable(T) block is filled by the column's DEFAULT.
  * An older one (18.16) takes the table's exact types only, LowCardinality in its own form.
  *
  * What a record without the key gets, where neither `default` nor `required` nor `strict` speaks:

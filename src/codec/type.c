@@ -206,7 +206,7 @@ static int format_type(const struct type *type, bool plain, struct buf *out)
     if (plain && type->kind == TYPE_JSON)
         return buf_append_str(out, "String");
     if (plain && type->kind == TYPE_DYNAMIC)
-        return buf_append_str(out, "Nullable(String)");
+        return buf_append_str(out, "Variant(Bool, Float64, Int64, String, UInt64)");
     if (type->spelling && type->kind != TYPE_SIMPLE_AGGREGATE)
         return buf_append_str(out, type->spelling);
     while (name->kind != type->kind)

@@ -97,7 +97,7 @@ int type_format(const struct type *type, struct buf *out);
 
 /*
  * The same with the simplest type that a server which converts takes for it: no LowCardinality and
- * no SimpleAggregateFunction, String for JSON, Nullable(String) for Dynamic. Variant stays as it is.
+ * no SimpleAggregateFunction, String for JSON, a Variant of JSON's scalars for Dynamic. Variant stays as it is.
  */
 int type_format_plain(const struct type *type, struct buf *out);
 

@@ -376,7 +376,9 @@ static inline void render_elements(struct cursor *c, const struct type *wire,
         for (size_t i = 0; i < rows; i++)
             n += !variant || members[i] == e;
         cells = render_cells(n);
-        render_column(c, wire->children[e], shown->children[e], n, cells, !variant);
+        render_column(c, wire->children[e],
+                      shown->kind == TYPE_DYNAMIC ? wire->children[e] : shown->children[e], n,
+                      cells, !variant);
         for (size_t i = 0; i < rows; i++) {
             if (variant && members[i] != e)
                 continue;
