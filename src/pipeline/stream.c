@@ -26,7 +26,7 @@ const char *stream_state_name(enum stream_state state)
 /* No endpoint is up: down, or held where one answers and somebody must mend something. */
 static enum stream_state stream_without_endpoint(const struct clickhouse *ch, const char **reason)
 {
-    struct endpoint_status status;
+    struct endpoint_status status = {0};
 
     for (size_t i = clickhouse_endpoints(ch); i-- > 0;) {
         clickhouse_endpoint_status(ch, i, &status);
