@@ -143,7 +143,8 @@ static int take_text(struct column *c, struct scan *s, const uint8_t **data, siz
 {
     if (*s->p != '"')
         return scan_refuse(s, REFUSAL_TYPE, "%s takes a string", column_type_text(c));
-    return json_string(s, data, size);
+    return c->kind == TYPE_FIXED_STRING ? json_string(s, data, size)
+                                        : json_plain_string(s, data, size);
 }
 
 static int fixed_string_value(struct column *c, struct scan *s)

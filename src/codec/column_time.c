@@ -147,7 +147,7 @@ static int text_time(struct column *c, struct scan *s, unsigned scale, bool epoc
 
     if (*s->p != '"')
         return scan_refuse(s, REFUSAL_TYPE, "%s takes a date and time", column_type_text(c));
-    status = json_string(s, &text, &size);
+    status = json_plain_string(s, &text, &size);
     if (status != SPOOL_OK)
         return status;
     why = datetime_parse(text, size, &c->clock, scale, epoch_fraction, utc_s, fraction);
@@ -259,6 +259,8 @@ static int days_value(struct column *c, struct scan *s, int64_t min, int64_t max
     size_t size;
     int status;
 
+    if (min == 0 && *s->p == '-')
+        return scan_refuse(s, REFUSAL_TYPE, "%s takes no sign", column_type_text(c));
     if (is_number(*s->p)) {
         status = number_time(c, s, &days);
         if (status != SPOOL_OK)
@@ -266,7 +268,7 @@ static int days_value(struct column *c, struct scan *s, int64_t min, int64_t max
     } else {
         if (*s->p != '"')
             return scan_refuse(s, REFUSAL_TYPE, "%s takes a date", column_type_text(c));
-        status = json_string(s, &text, &size);
+        status = json_plain_string(s, &text, &size);
         if (status != SPOOL_OK)
             return status;
         why = date_parse(text, size, &days);

@@ -206,6 +206,17 @@ int json_string(struct scan *s, const uint8_t **data, size_t *size)
     return status;
 }
 
+int json_plain_string(struct scan *s, const uint8_t **data, size_t *size)
+{
+    const uint8_t *at = s->p;
+    int status = json_string(s, data, size);
+
+    /* what an escape stands for is always shorter than the escape */
+    if (status == SPOOL_OK && *size != (size_t)(s->p - at) - 2)
+        return scan_refuse_at(s, at, REFUSAL_TEXT, "escapes are not read in a value of this type");
+    return status;
+}
+
 int json_skip_string(struct scan *s)
 {
     const uint8_t *p = s->p + 1;

@@ -84,7 +84,13 @@ int json_skip(struct scan *s);
 int json_string(struct scan *s, const uint8_t **data, size_t *size);
 
 /*
- * The same, appending the content to out (which must not be s->scratch). *size is its length.
+ * The same, refusing escapes (as text, REFUSAL_TEXT): for values that JSONEachRow reads byte by byte, such
+ * as dates and addresses. *data is then always in the record.
+ */
+int json_plain_string(struct scan *s, const uint8_t **data, size_t *size);
+
+/*
+ * The same as json_string, appending the content to out (which must not be s->scratch). *size is its length.
  */
 int json_string_append(struct scan *s, struct buf *out, size_t *size);
 

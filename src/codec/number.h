@@ -69,7 +69,7 @@ struct decimal_text {
     const uint8_t *first; /* the first significant digit (not 0), or NULL: the value is zero */
     const uint8_t *last;  /* behind the last digit of the mantissa */
     size_t digits;        /* from first on, the point not counted */
-    int64_t point;        /* value = 0.ddd * 10^point */
+    int64_t point;        /* value = 0.ddd * 10^point; of zero the exponent as it stands there */
 };
 
 /* NULL if there is no number at p or its exponent is broken. */
