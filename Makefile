@@ -245,6 +245,30 @@ else
 		-E LD_LIBRARY_PATH=$(abspath $(ARM64_ROOT))/usr/lib/aarch64-linux-gnu"
 endif
 
+# Fuzzing: tests/fuzz/fuzz_NAME.c, each with what it reaches of the sources, by clang. Seeds stand in
+# tests/data/fuzz/NAME; what a run finds beyond them is kept in build/fuzz/NAME, a failing input too.
+FUZZ      := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+SECONDS   ?= 60
+FZ        := build/fuzz
+FUZZFLAGS := -std=gnu17 -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
+	-fno-sanitize-recover=all
+$(FZ)/obj/%.o: %.c | deps-unit
+	@mkdir -p $(@D)
+	clang $(CPPFLAGS) $(FUZZFLAGS) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
+$(FZ)/lib.a: $(patsubst %.c,$(FZ)/obj/%.o,$(filter-out %/main.c,$(SPOOL_SRC) $(DAEMON_SRC)))
+	@rm -f $@
+	$(AR) rcs $@ $^
+$(FZ)/bin/%: $(FZ)/obj/tests/fuzz/%.o $(FZ)/lib.a
+	@mkdir -p $(@D)
+	clang $(FUZZFLAGS) -fsanitize=fuzzer -Wl,--as-needed -o $@ $^ $(LIBS_DAEMON) $(LIBS_SPOOL)
+.PRECIOUS: $(FZ)/obj/%.o
+
+.PHONY: fuzz fuzz-build
+fuzz-build: $(addprefix $(FZ)/bin/,$(FUZZ))
+fuzz:  ## every fuzz target for SECONDS=n seconds each, under ASan and UBSan
+	@$(MAKE) --no-print-directory -s -j2 fuzz-build
+	@tests/fuzz/run $(FZ) $(SECONDS) $(FUZZ)
+
 .PHONY: support
 support: $(SUPPORT)
 
@@ -278,6 +302,7 @@ test: deps-test  ## check and every lane, the short form
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory SANITIZE=1 -j2 -s unit-build
 	@$(MAKE) --no-print-directory SANITIZE=1 unit
+	@$(MAKE) --no-print-directory fuzz SECONDS=3
 	@$(MAKE) --no-print-directory unit-arm64
 	@$(MAKE) --no-print-directory integration
 	@$(MAKE) --no-print-directory fault
@@ -318,4 +343,4 @@ uninstall:  ## what install put there, but not /etc/spoold
 clean:  ## everything built, but not what deps fetched
 	find build -mindepth 1 -maxdepth 1 ! -name deps -exec rm -rf {} + 2>/dev/null || true
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) $(FZ)/obj -name '*.d' 2>/dev/null)
