@@ -369,7 +369,7 @@ static int clock_value(struct column *c, struct scan *s)
     } else {
         if (*s->p != '"')
             return scan_refuse(s, REFUSAL_TYPE, "%s takes a time", column_type_text(c));
-        status = json_string(s, &text, &size);
+        status = json_plain_string(s, &text, &size);
         if (status != SPOOL_OK)
             return status;
         why = clock_parse(text, text + size, scale, c->kind == TYPE_TIME64, &ticks);

@@ -105,17 +105,29 @@ static bool value_ends(const struct scan *s)
     return s->p == s->end || json_is_blank(*s->p) || *s->p == ',' || *s->p == ']' || *s->p == '}';
 }
 
+/* nan, -inf and the like, which a Float64 takes and a Dynamic does not. */
+static bool is_word(const uint8_t *p, const uint8_t *end)
+{
+    p += *p == '-' || *p == '+';
+    return p < end && (*p | 0x20) >= 'a' && (*p | 0x20) <= 'z';
+}
+
 static int variant_value(struct column *c, struct scan *s)
 {
     const uint8_t *start = s->p;
     unsigned depth = s->depth;
     bool text = *start == '"' || *start == '[' || *start == '{';
+    bool is_number = *start != 't' && *start != 'f';
 
+    if (c->kind == TYPE_DYNAMIC && !text && is_number && is_word(start, s->end))
+        return scan_refuse(s, REFUSAL_TYPE, "%s takes JSON values", column_type_text(c));
     for (size_t i = 0; i < c->child_count; i++) {
         struct column *member = c->children[c->order[i]];
         int status;
         if (c->kind == TYPE_DYNAMIC && text != (member->kind == TYPE_STRING))
             continue;
+        if (c->kind == TYPE_DYNAMIC && member->kind == TYPE_BOOL && is_number)
+            continue; /* a Bool would take 0 and 1 */
         save(member, c->saved);
         status = column_append(member, s);
         if (status == SPOOL_OK && value_ends(s))

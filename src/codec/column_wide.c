@@ -96,7 +96,7 @@ static int decimal_units(struct column *c, struct scan *s, const uint8_t *at,
     bool lost = false;
 
     if (!d->first)
-        return SPOOL_OK;
+        return keep > c->precision ? refuse_range(c, s, at) : SPOOL_OK;
     if (keep > c->precision)
         return refuse_range(c, s, at);
     for (const uint8_t *p = d->first; p < d->last && !lost; p++) {

@@ -16,13 +16,13 @@ PATH = os.path.join(os.path.dirname(__file__), "..", "data", "json-difference-ru
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 SCALAR = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\s,\[\]{}:"]+')
 LEAF = re.compile(r"U?Int\d+|B?Float\d+|Decimal\(\d+, \d+\)|DateTime64\([^)]*\)|DateTime(?:\([^)]*\))?|Date32|Date|"
-                  r"Enum\d+\(.*?\)|Time64\(\d\)|Time|Bool|UUID|IPv[46]|Point|Ring|Polygon")
+                  r"Enum\d+\(.*?\)|Time64\(\d\)|Time|Bool|UUID|IPv[46]")
 
 
 def leaf_of(type_):
     """The scalar inside, as far as one matters; String loses against the others."""
     found = LEAF.findall(type_)
-    return found[-1] if found else "Float64" if type_ in ("Point", "Ring", "Polygon") else "String"
+    return found[-1] if found else "Float64" if type_ in ("Point", "Ring", "Polygon", "Dynamic") else "String"
 
 
 def _int_bounds(leaf):
@@ -145,6 +145,11 @@ def ticks_unit(leaf, text, quoted):
     scale = int(re.search(r"\d+", leaf[10:]).group())
     return not quoted and bool(re.fullmatch(r"-?\d+", text)) and int(text) != 0 and not (
         10 ** 8 <= int(text) // 10 ** scale < 10413792000 and int(text) < 1 << 63)
+
+
+def time_of_day_range(leaf, text, quoted):
+    scale = int((re.findall(r"\((\d)\)", leaf) or ["0"])[0])
+    return not quoted and bool(re.fullmatch(r"-?\d+", text)) and abs(int(text)) > 3599999 * 10 ** scale
 
 
 def enum_wraps(leaf, text, _quoted):
