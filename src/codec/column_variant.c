@@ -105,11 +105,10 @@ static bool value_ends(const struct scan *s)
     return s->p == s->end || json_is_blank(*s->p) || *s->p == ',' || *s->p == ']' || *s->p == '}';
 }
 
-/* nan, -inf and the like, which a Float64 takes and a Dynamic does not. */
-static bool is_word(const uint8_t *p, const uint8_t *end)
+/* nan, inf and the like, which a Float64 takes, and a Dynamic only with a sign. */
+static bool is_word(const uint8_t *p)
 {
-    p += *p == '-' || *p == '+';
-    return p < end && (*p | 0x20) >= 'a' && (*p | 0x20) <= 'z';
+    return (*p | 0x20) >= 'a' && (*p | 0x20) <= 'z';
 }
 
 static int variant_value(struct column *c, struct scan *s)
@@ -119,7 +118,7 @@ static int variant_value(struct column *c, struct scan *s)
     bool text = *start == '"' || *start == '[' || *start == '{';
     bool is_number = *start != 't' && *start != 'f';
 
-    if (c->kind == TYPE_DYNAMIC && !text && is_number && is_word(start, s->end))
+    if (c->kind == TYPE_DYNAMIC && !text && is_number && is_word(start))
         return scan_refuse(s, REFUSAL_TYPE, "%s takes JSON values", column_type_text(c));
     for (size_t i = 0; i < c->child_count; i++) {
         struct column *member = c->children[c->order[i]];

@@ -172,7 +172,7 @@ class Rule:
         self.line = line
         (self.server, self.type, self.outcome, self.value, self.why, self.example_type,
          self.example) = line.split("\t")
-        self.used = False
+        self.used = self.example_type == "-"
 
     def holds(self, type_, value):
         if self.value[0] == "/":
