@@ -13,6 +13,7 @@ pytest.register_assert_rewrite("support.spoold", "support.kafka", "support.proce
 
 from support import kafka as kafka_module
 from support.clickhouse import Engine, OldServer
+from support.disk import Disk
 from support.kafka import Kafka
 from support.spoold import Spoold
 
@@ -130,6 +131,18 @@ def small_disk(run_directory):
     need(f"no file system can be mounted: {done.stderr.strip()}" if done.returncode else None)
     yield path
     subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.fixture
+def disk(run_directory):
+    """A disk whose power can be cut, mounted. Ask for it before spoold, so that it outlives the
+    daemon."""
+    made = Disk(tempfile.mkdtemp(prefix="power-", dir=run_directory))
+    failed = made.create()
+    need(f"no disk can be mounted: {failed}" if failed else None)
+    yield made
+    made.unmount()
+    os.unlink(made.image)
 
 
 @pytest.hookimpl(hookwrapper=True)
