@@ -208,11 +208,11 @@ def test_hold_on_bad_record_waits_for_the_operator(kafka, server, spoold):
     assert daemon.stream_status("s")["dead_letters"] == 1
 
 
-def test_tables_with_other_types_work_by_json(kafka, engine, spoold):
+def test_blocks_of_json_lines_where_asked(kafka, engine, spoold):
     topic = kafka.create_topic(1)
     table = engine.create_table("id UInt64, m Map(String, UInt32), t Tuple(a Int8, b String)")
     kafka.send(topic, ['{"id":1,"m":{"x":5},"t":{"a":1,"b":"q"}}', '{"id":-1}'])
-    daemon = spoold(kafka, engine, [stream("s", topic, table)]).start()
+    daemon = spoold(kafka, engine, [stream("s", topic, table, format="json")]).start()
     daemon.wait_rows(engine, table, 1)
     assert engine.rows(f"SELECT id, m, t FROM {table}") == [["1", "{'x':5}", "(1,'q')"]]
     assert daemon.stream_status("s")["format"] == "json"
