@@ -86,7 +86,8 @@ struct cursor {
 
 static inline struct cursor cursor_over(const void *data, size_t n)
 {
-    struct cursor c = {(const uint8_t *)data, (const uint8_t *)data + n};
+    const uint8_t *p = data; /* NULL where n is 0, to which nothing may be added */
+    struct cursor c = {p, n ? p + n : p};
     return c;
 }
 

@@ -610,5 +610,5 @@ TYPES = [
     Row("Time64(3)", Either(Time(1970, 2105, scale=3), Int(32, True)), old=False),
     Row("Variant(Int64, String)", Either(Int(64, True), String()), old=False, never_refuses=True),
     Row("JSON", JsonObject(), old=False),
-    Row("Dynamic", Either(Int(64, True), String(), Float(64)), old=False),
+    Row("Dynamic", Either(Int(64, True), String(), Float(64)), old=False, never_refuses=True),
 ]
