@@ -462,7 +462,7 @@ static void dead_done(struct job *job)
         if (s->options->dead_letters_max_bytes && dj->bytes >= s->options->dead_letters_max_bytes)
             stream_hold(s, HOLD_DEAD_FULL,
                         "the dead letters hold %llu bytes, dead_letters.max_bytes is %llu: look at "
-                        "them with spoolctl dead ls, then raise the bound or remove some",
+                        "them with spoolctl dead ls, then raise the bound and restart",
                         (unsigned long long)dj->bytes,
                         (unsigned long long)s->options->dead_letters_max_bytes);
         pending_dead_free(d->dead_first);
@@ -529,10 +529,6 @@ static void decode_done(struct job *job)
         return;
     }
     if (node->run) { /* held back: on_bad_record is hold */
-        stream_hold(s, HOLD_BAD_RECORD,
-                    "origin %s, %s: on_bad_record is \"hold\"; "
-                    "spoolctl resume puts it to the dead letters and goes on",
-                    o->name, d->refused_text);
         while (d->first) {
             struct pending_block *next = d->first->next;
             pending_block_free(d->first);
@@ -545,7 +541,12 @@ static void decode_done(struct job *job)
             o->runs_last = node;
         s->queued_runs++;
         o->decoding = false;
-        origin_ready(o);
+        o->held_to = node->run->last_offset;
+        /* gives the stream's runs back, this one too: they would count against all streams */
+        stream_hold(s, HOLD_BAD_RECORD,
+                    "origin %s, %s: on_bad_record is \"hold\"; "
+                    "spoolctl resume puts it to the dead letters and goes on",
+                    o->name, d->refused_text);
         decode_job_park(d);
         return;
     }
@@ -631,6 +632,7 @@ static bool decode_start_one(struct stream *s)
     if (!o->runs_first)
         o->runs_last = NULL;
     node->next = NULL;
+    node->accept_bad = node->run->first_offset <= o->accept_to;
     o->decoding = true;
     d->origin = o;
     d->node = node;
@@ -899,16 +901,30 @@ bool intake_idle(const struct stream *s)
     return !s->queued_runs && !s->decoding && !s->append_first && !s->appending && !s->dead_waiting;
 }
 
-void intake_release_runs(struct stream *s)
+void intake_release_runs(struct stream *s, bool again)
 {
-    for (struct origin *o = s->origins; o; o = o->next)
+    for (struct origin *o = s->origins; o; o = o->next) {
+        int64_t first = o->runs_first ? o->runs_first->run->first_offset : -1;
+        if (first < 0)
+            continue;
         while (o->runs_first) {
             struct record_run_node *node = o->runs_first;
             o->runs_first = node->next;
             node->run->ops->release(node->run);
             kafka_in_released(s->p, node);
             free(node);
+            s->queued_runs--;
+            o->runs_unreleased--;
         }
+        o->runs_last = NULL;
+        o->ready = false;
+        if (again) {
+            o->taken = first - 1;
+            if (o->partition && !o->revoking)
+                kafka_partition_start(o->partition, first);
+        }
+    }
+    s->ready_first = s->ready_last = NULL;
 }
 
 void intake_free(struct stream *s)

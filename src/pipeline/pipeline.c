@@ -54,8 +54,8 @@ static int check_unknown_streams(struct pipeline *p, struct spool_error *error)
         if (status == SPOOL_OK && rows)
             status = spool_error_set(error, SPOOL_E_INVALID,
                                      "the spool holds %llu rows of stream \"%s\", which the config "
-                                     "does not name: configure it again, or use spoolctl "
-                                     "retarget, drain or discard",
+                                     "does not name: configure it again until it has "
+                                     "drained",
                                      (unsigned long long)rows, names[i]);
     }
     for (size_t i = 0; i < count; i++)
@@ -259,7 +259,7 @@ void pipeline_close(struct pipeline *p, void (*closed)(void *arg), void *arg)
     if (p->kafka) {
         p->close_waits++;
         for (size_t i = 0; i < p->stream_count; i++)
-            intake_release_runs(&p->streams[i]);
+            intake_release_runs(&p->streams[i], false);
         kafka_source_close(p->kafka, false, kafka_closed, p);
     }
     if (p->clickhouse)

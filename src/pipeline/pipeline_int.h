@@ -143,7 +143,9 @@ struct origin {
     int32_t partition_number;          /* -1: no Kafka */
     int64_t high;                      /* highest offset made durable; -1: none */
     int64_t taken;                     /* highest offset handed over in this process; -1: none */
-    int64_t committed;                 /* next offset last committed to Kafka; -1: none */
+    int64_t held_to;       /* on_bad_record hold: the bad record is at or below; -1: none */
+    int64_t accept_to;     /* bad records up to here may go to the dead letters */
+    int64_t committed;     /* next offset last committed to Kafka; -1: none */
     int64_t front;         /* next offset to commit: all below is acknowledged; -1: none */
     bool commit_in_flight; /* `committed` was handed over and not answered */
     bool discard_all;      /* rows at or below discard_to are not to be sent */
@@ -423,7 +425,8 @@ void intake_advance(struct stream *s);
 uint64_t intake_deadline_ms(const struct stream *s); /* 0: none */
 bool intake_idle(const struct stream *s);
 void intake_free(struct stream *s);
-void intake_release_runs(struct stream *s);  /* gives back what waits for decode */
+/* Gives back what waits for decode; again: it will be read again from the source. */
+void intake_release_runs(struct stream *s, bool again);
 void intake_drop_decoders(struct stream *s); /* the schema changed */
 
 /* --- segment.c ------------------------------------------------------------------------------ */

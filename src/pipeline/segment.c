@@ -60,6 +60,7 @@ struct origin *origin_get(struct stream *s, uint32_t id)
     o->stream = s;
     o->id = id;
     o->high = o->taken = o->committed = o->front = o->discard_to = -1;
+    o->held_to = o->accept_to = -1;
     o->partition_number = -1;
     o->next = s->origins;
     s->origins = o;

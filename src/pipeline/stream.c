@@ -141,6 +141,8 @@ void stream_update(struct stream *s)
     bool intake_held =
         s->holds[HOLD_SCHEMA] || s->holds[HOLD_BAD_RECORD] || s->holds[HOLD_DEAD_FULL];
 
+    if (intake_held)
+        intake_release_runs(s, true);
     stream_pause_sources(s, KAFKA_PAUSE_HELD, intake_held);
     stream_pause_sources(s, KAFKA_PAUSE_PRESSURE, s->full);
 }
@@ -302,8 +304,10 @@ int pipeline_stream_resume(struct pipeline *p, const char *name)
     s->paused = false;
     if (s->holds[HOLD_BAD_RECORD])
         for (struct origin *o = s->origins; o; o = o->next)
-            if (o->runs_first)
-                o->runs_first->accept_bad = true;
+            if (o->held_to >= 0) {
+                o->accept_to = o->held_to;
+                o->held_to = -1;
+            }
     stream_unhold(s, HOLD_BAD_RECORD);
     stream_unhold(s, HOLD_DEAD_FULL);
     for (struct batch *b = s->batches; b; b = b->next)

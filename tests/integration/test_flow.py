@@ -262,3 +262,27 @@ def test_empty_topic_is_idle(kafka, server, spoold):
     daemon.wait_state("s", "running")
     assert daemon.stream_status("s")["batches"]["acknowledged"] == 0
     assert daemon.sigterm() == 0
+
+
+def test_a_stream_held_by_a_bad_record_does_not_starve_the_others(kafka, server, spoold):
+    bad, good = kafka.create_topic(12), kafka.create_topic(1)
+    bad_table = server.create_bench_table(window=1000)
+    table = server.create_bench_table(window=1000)
+    for partition in range(12):
+        kafka.send(bad, ["bad"], partition)
+    kafka.produce(bad, 150000)  # more than all streams together may hold in memory
+    daemon = spoold(kafka, server, [stream("bad", bad, bad_table, on_bad_record="hold"),
+                                    stream("good", good, table)]).start()
+    daemon.wait(lambda: "on_bad_record" in daemon.stream_status("bad")["reason"], 20, "held")
+    kafka.produce(good, 150000)
+    daemon.wait_rows(server, table, 150000, 60)
+    assert daemon.stream_status("bad")["state"] == "held"
+    assert server.count(bad_table) < 150000
+
+    def resumed():
+        if daemon.stream_status("bad")["state"] == "held":
+            daemon.control("POST", "/streams/bad/resume")
+        return server.count(bad_table) == 150000
+    daemon.wait(resumed, 60, "all rows of the held stream")
+    assert server.unique(bad_table) == 150000
+    assert daemon.stream_status("bad")["dead_letters"] == 12
