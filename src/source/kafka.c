@@ -375,6 +375,7 @@ int kafka_source_start(struct kafka_source *s, struct spool_error *error)
     if (err)
         return spool_error_set(error, SPOOL_E_INVALID, "cannot subscribe: %s",
                                rd_kafka_err2str(err));
+    s->started = true;
     snprintf(s->reason, sizeof(s->reason), "no broker has answered yet");
     kafka_health_probe(s);
     kafka_source_wake(s); /* what was queued before the eventfd was there */
@@ -453,6 +454,11 @@ static void close_work(uv_work_t *work)
     rd_kafka_queue_io_event_enable(s->commit_queue, -1, NULL, 0);
     rd_kafka_queue_destroy(s->consumer_queue);
     rd_kafka_queue_destroy(s->commit_queue);
+    /* 2.0.2 asserts (rd_kafka_sticky_assignor_state_destroy) or waits for ever when it is destroyed
+       between joining a group and its first assignment. The process is about to end, and nothing
+       is polled any more: the client is left to that end. */
+    if (s->started && !s->assigned_once)
+        return;
     rd_kafka_destroy_flags(s->client, flags);
 }
 

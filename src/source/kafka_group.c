@@ -38,6 +38,8 @@ void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
         s->close_served = true;
         return;
     }
+    if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
+        s->assigned_once = true;
     note = calloc(1, sizeof(*note));
     assert(note); /* an unanswered rebalance would hang the group */
     note->kind = err;

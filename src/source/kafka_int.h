@@ -209,6 +209,8 @@ struct kafka_source {
     bool fatal_told, fatal_seen;
     struct log_gate log_gate, error_gate, broker_gate, lookup_gate, commit_gate;
 
+    bool started;       /* subscribed */
+    bool assigned_once; /* the group has given an assignment, if an empty one */
     bool closing, close_leave, close_started, close_commits_over;
     volatile bool close_served; /* pool thread only: the closing rebalance was answered */
     uv_work_t close_work;

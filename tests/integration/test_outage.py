@@ -134,6 +134,21 @@ def test_sigterm_with_clickhouse_down_does_not_wait(kafka, server, spoold):
     daemon.wait_rows(server, table, 2000)
 
 
+def test_sigterm_while_joining_the_group(kafka, server, spoold):
+    topic = kafka.create_topic(4)
+    table = server.create_bench_table(window=1000)
+    daemon = spoold(kafka, server, [stream("s", topic, table)]).start()
+    daemon.wait_log(r"partition\.assigned")
+    assert daemon.sigterm() == 0
+    for _ in range(12):  # the group knows the member: joining takes milliseconds
+        daemon.start()
+        daemon.wait_log(r"kafka\.connected")
+        assert daemon.sigterm() == 0
+    kafka.produce(topic, 1000)
+    daemon.start()
+    daemon.wait_rows(server, table, 1000)
+
+
 def test_second_signal_ends_at_once(kafka, server, spoold):
     topic = kafka.create_topic(1)
     table = server.create_bench_table(window=1000)
