@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "pipeline/pipeline_int.h"
+#include "sink/sql_text.h"
 
 #define ASK_RETRY_MS    500
 #define ASK_ORIGINS_MAX 2000 /* so that the statement stays under max_query_size (256 KiB) */
@@ -303,32 +304,6 @@ static void ask_rows_answered(void *arg, const struct clickhouse_outcome *outcom
 
 /* --- the questions -------------------------------------------------------------------------- */
 
-static int put_name(struct buf *out, const char *name)
-{
-    int status = buf_put_u8(out, '`');
-
-    for (const char *c = name; *c && status == SPOOL_OK; c++) {
-        if (*c == '`' || *c == '\\')
-            status = buf_put_u8(out, '\\');
-        if (status == SPOOL_OK)
-            status = buf_put_u8(out, (uint8_t)*c);
-    }
-    return status == SPOOL_OK ? buf_put_u8(out, '`') : status;
-}
-
-static int put_text(struct buf *out, const char *text)
-{
-    int status = buf_put_u8(out, '\'');
-
-    for (const char *c = text; *c && status == SPOOL_OK; c++) {
-        if (*c == '\'' || *c == '\\')
-            status = buf_put_u8(out, '\\');
-        if (status == SPOOL_OK)
-            status = buf_put_u8(out, (uint8_t)*c);
-    }
-    return status == SPOOL_OK ? buf_put_u8(out, '\'') : status;
-}
-
 /* From the origin's name, kafka/<topic>/<partition>; a topic's name holds no slash. */
 static int put_topic_partition(struct buf *sql, const char *topic, const char *partition,
                                const char *name)
@@ -340,15 +315,15 @@ static int put_topic_partition(struct buf *sql, const char *topic, const char *p
     if (strncmp(name, "kafka/", 6) != 0 || slash < name + 6)
         return SPOOL_E_INVALID;
     snprintf(text, sizeof(text), "%.*s", (int)(slash - name - 6), name + 6);
-    status = put_name(sql, topic);
+    status = sql_identifier(sql, topic);
     if (status == SPOOL_OK)
         status = buf_append_str(sql, " = ");
     if (status == SPOOL_OK)
-        status = put_text(sql, text);
+        status = sql_string(sql, text);
     if (status == SPOOL_OK)
         status = buf_append_str(sql, " AND ");
     if (status == SPOOL_OK)
-        status = put_name(sql, partition);
+        status = sql_identifier(sql, partition);
     return status == SPOOL_OK ? buf_printf(sql, " = %ld", strtol(slash + 1, NULL, 10)) : status;
 }
 
@@ -364,16 +339,16 @@ static int ask_statement(const struct ask *a, struct buf *sql)
 
 #define PUT(call) status = status == SPOOL_OK ? (call) : status
     if (origin) {
-        PUT(put_name(sql, origin));
+        PUT(sql_identifier(sql, origin));
     } else {
         PUT(buf_append_str(sql, "concat('kafka/', toString("));
-        PUT(put_name(sql, topic));
+        PUT(sql_identifier(sql, topic));
         PUT(buf_append_str(sql, "), '/', toString("));
-        PUT(put_name(sql, partition));
+        PUT(sql_identifier(sql, partition));
         PUT(buf_append_str(sql, "))"));
     }
     PUT(buf_append_str(sql, ", "));
-    PUT(put_name(sql, offset));
+    PUT(sql_identifier(sql, offset));
     PUT(buf_append_str(sql, " FROM "));
     PUT(buf_append_str(sql, ss->target->destination));
     PUT(buf_append_str(sql, " WHERE "));
@@ -381,16 +356,16 @@ static int ask_statement(const struct ask *a, struct buf *sql)
         const struct ask_origin *o = &a->origins[i];
         PUT(buf_append_str(sql, i ? " OR (" : "("));
         if (origin) {
-            PUT(put_name(sql, origin));
+            PUT(sql_identifier(sql, origin));
             PUT(buf_append_str(sql, " = "));
-            PUT(put_text(sql, o->origin->name));
+            PUT(sql_string(sql, o->origin->name));
         } else {
             PUT(put_topic_partition(sql, topic, partition, o->origin->name));
         }
         PUT(buf_append_str(sql, " AND "));
-        PUT(put_name(sql, offset));
+        PUT(sql_identifier(sql, offset));
         PUT(buf_printf(sql, " >= %lld AND ", (long long)o->low));
-        PUT(put_name(sql, offset));
+        PUT(sql_identifier(sql, offset));
         PUT(buf_printf(sql, " <= %lld)", (long long)o->high));
     }
     PUT(buf_append_str(sql, " FORMAT TabSeparated"));

@@ -118,7 +118,6 @@ struct target {
     char *table;
     char *destination; /* as stored in segments */
     enum target_state state;
-    bool missing;
     bool asked_again; /* ask once more when the answer is in: the world changed meanwhile */
     size_t endpoint;
     struct table_description *description; /* the last good one; may be stale while not OK */
@@ -230,7 +229,6 @@ struct batch {
     uint64_t retry_at_ms;
     uint32_t attempts;
     uint32_t schema_failures, upload_failures;
-    uint32_t splits;    /* how often an ancestor of it was split */
     bool maybe_stored;  /* an attempt ended without a definite answer */
     bool commit_failed; /* ... or failed while the server stored it */
     bool busy;          /* ask.c, hunt.c or replace.c has it: not sent meanwhile */
@@ -350,7 +348,7 @@ struct pipeline {
     struct spool_usage usage;
     uint64_t grown_bytes; /* appended since usage was taken */
 
-    bool started, ready, draining, closing, closed_sources;
+    bool started, ready, draining, closing;
     bool fatal;
     unsigned revoking; /* a revocation waits for batches */
     uint64_t revoke_deadline_ms;

@@ -105,7 +105,6 @@ static struct batch *replace_make(struct replace *r, const struct span_group *gr
     b->segment = old->segment;
     b->backoff = old->backoff;
     b->schema_failures = old->schema_failures;
-    b->splits = old->splits + 1;
     b->retry_at_ms = old->retry_at_ms;
     for (size_t i = 0; i < count; i++) {
         const struct spool_block_ref *ref = &parts[i].block->ref;

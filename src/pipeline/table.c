@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "pipeline/pipeline_int.h"
+#include "sink/sql_text.h"
 
 #define ASK_PERIOD_MS     60000
 #define ASK_RETRY_BASE_MS 500
@@ -70,19 +71,6 @@ int stream_schema_create(struct schema *schema, struct target *target, struct st
 
 /* --- targets -------------------------------------------------------------------------------- */
 
-static int put_identifier(struct buf *out, const char *name)
-{
-    int status = buf_put_u8(out, '`');
-
-    for (const char *c = name; *c && status == SPOOL_OK; c++) {
-        if (*c == '`' || *c == '\\')
-            status = buf_put_u8(out, '\\');
-        if (status == SPOOL_OK)
-            status = buf_put_u8(out, (uint8_t)*c);
-    }
-    return status == SPOOL_OK ? buf_put_u8(out, '`') : status;
-}
-
 /* `a\`b` -> a`b; returns what follows, NULL where it is none. */
 static const char *get_identifier(const char *text, char *out, size_t size)
 {
@@ -117,11 +105,11 @@ struct target *target_get(struct stream *s, const char *database, const char *ta
     if (!t)
         return NULL;
     buf_init(&text, 4096);
-    status = put_identifier(&text, database);
+    status = sql_identifier(&text, database);
     if (status == SPOOL_OK)
         status = buf_put_u8(&text, '.');
     if (status == SPOOL_OK)
-        status = put_identifier(&text, table);
+        status = sql_identifier(&text, table);
     t->stream = s;
     t->database = strdup(database);
     t->table = strdup(table);
@@ -533,7 +521,6 @@ static void describe_done(void *arg, const struct clickhouse_outcome *outcome,
         else
             target_bad(t, outcome->text);
     } else if (!d->exists) {
-        t->missing = true;
         table_description_free(d);
         if (target_is_configured(t) && s->options->create_table)
             target_create(t);
@@ -543,7 +530,6 @@ static void describe_done(void *arg, const struct clickhouse_outcome *outcome,
         table_description_free(t->description);
         t->description = d;
         t->generation++;
-        t->missing = false;
         if (!d->insertable)
             target_bad(t, d->reason[0] ? d->reason : "is not a table rows can be inserted into");
         else if (target_is_configured(t))

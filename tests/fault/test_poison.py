@@ -3,17 +3,6 @@
 from support.spoold import stream
 
 
-def constrained(engine, extra=""):
-    return engine.create_table(
-        f"{engine.bench_columns}, CONSTRAINT positive CHECK id != 777 AND id % 1000 != 999{extra}",
-        order_by="id", window=1000)
-
-
-def lines(ids):
-    return ['{"id":%d,"name":"n","kind":"k","value":1,"ts":"2026-11-23 10:11:12","state":"s","ok":true}'
-            % i for i in ids]
-
-
 def test_one_poison_row_among_many(kafka, engine, spoold):
     topic = kafka.create_topic(2)
     table = engine.create_table(f"{engine.bench_columns}, CONSTRAINT c CHECK id != 77777",
