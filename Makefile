@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# `make help` lists the targets. Variants: SANITIZE=1 (ASan+UBSan), FAILPOINTS=1 (test builds),
+# `make help` lists the targets. Variants: SANITIZE=1 (ASan+UBSan) or thread (TSan), FAILPOINTS=1 (test builds),
 # ARCH=arm64 (base and codec only, cross-built).
 
 PREFIX     ?= /usr/local
@@ -16,6 +16,8 @@ VERSION    := $(shell cat VERSION)
 VARIANT := release
 ifeq ($(SANITIZE),1)
 VARIANT := sanitize
+else ifeq ($(SANITIZE),thread)
+VARIANT := sanitize-thread
 endif
 ifeq ($(FAILPOINTS),1)
 VARIANT := $(VARIANT)-failpoints
@@ -38,6 +40,9 @@ LDFLAGS += -Wl,-z,relro,-z,now -Wl,--as-needed
 ifeq ($(SANITIZE),1)
 CFLAGS += -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 LDFLAGS += -fsanitize=address,undefined
+else ifeq ($(SANITIZE),thread)
+CFLAGS += -O1 -fno-omit-frame-pointer -fsanitize=thread
+LDFLAGS += -fsanitize=thread
 else
 CFLAGS += -O2 -D_FORTIFY_SOURCE=2 -fPIE
 LDFLAGS += -pie
@@ -136,6 +141,10 @@ $(B)/libdaemon.a: $(filter-out %/main.o,$(call obj_of,$(DAEMON_SRC)))
 	@mkdir -p $(@D) && rm -f $@
 	$(AR) rcs $@ $^
 
+ifeq ($(SANITIZE),thread)
+$(SPOOLD): $(B)/tests/race/threads.o
+$(SPOOLD): LDFLAGS += -rdynamic
+endif
 $(SPOOLD): $(B)/src/daemon/main.o $(B)/libdaemon.a $(LIBSPOOL)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS_DAEMON) $(LIBS_SPOOL)
 
@@ -156,10 +165,6 @@ $(patsubst tests/support/%.c,$(B)/support/%,$(SUPPORT_SRC)): $(B)/support/%: $(B
 $(B)/support/%.so: tests/support/%.c | deps
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(filter-out -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $< -ldl
-
-$(B)/bench/%: $(B)/tests/bench/%.o $(B)/libdaemon.a $(LIBSPOOL)
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS_SPOOL)
 
 # The public library by itself: built, and run twice on one spool, with the unit tests.
 $(B)/spool_example: $(B)/tools/example/spool_example.o $(LIBSPOOL)
@@ -265,9 +270,9 @@ $(FZ)/bin/%: $(FZ)/obj/tests/fuzz/%.o $(FZ)/lib.a
 
 .PHONY: fuzz fuzz-build
 fuzz-build: $(addprefix $(FZ)/bin/,$(FUZZ))
-fuzz:  ## every fuzz target for SECONDS=n seconds each, under ASan and UBSan
+fuzz:  ## every fuzz target for SECONDS=n seconds each, or RUNS=n inputs, under ASan and UBSan
 	@$(MAKE) --no-print-directory -s -j2 fuzz-build
-	@tests/fuzz/run $(FZ) $(SECONDS) $(FUZZ)
+	@RUNS=$(RUNS) tests/fuzz/run $(FZ) $(SECONDS) $(FUZZ)
 
 .PHONY: support
 support: $(SUPPORT)
@@ -297,21 +302,48 @@ fault: lane-build  ## cut connections, failing writes, full disks
 crash: lane-build  ## kill -9 and power cuts
 	$(call lane,crash,not long)
 
+# A daemon that ThreadSanitizer watches ends with 66 at the first race; it needs a fixed address space.
+.PHONY: race
+RACE_TESTS ?= $(addprefix tests/integration/test_,$(addsuffix .py,daemon dead_letters endpoints flow full \
+	https kafka_source one_block outage ownership schema_life spoolctl_socket)) tests/fault tests/crash/test_kill.py
+race: lane-build  ## the daemon under ThreadSanitizer, in the lanes' tests
+	@$(MAKE) --no-print-directory -s -j2 SANITIZE=thread FAILPOINTS=1 build/sanitize-thread-failpoints/spoold
+	$(subst /release-failpoints/,/sanitize-thread-failpoints/,$(TEST_ENV)) \
+	TSAN_OPTIONS="suppressions=$(abspath tests/race/suppressions) ignore_noninstrumented_modules=1 halt_on_error=1" \
+	setarch -R $(PYTHON) -m pytest -p no:cacheprovider -ra -q $(PYTEST_FLAGS) -m 'not long' $(RACE_TESTS)
+
+.PHONY: soak
+MINUTES ?= 20
+soak: lane-build  ## load for MINUTES=n with everything going wrong at random; counts, memory, descriptors
+	@$(TEST_ENV) $(PYTHON) tests/soak/soak.py --minutes $(MINUTES) $(SOAK_FLAGS)
+
+.PHONY: mutants mutants-unit
+mutants: lane-build  ## promises broken on purpose, each of which a test must find; MUTANTS="tests/mutants/x.patch"
+	@$(TEST_ENV) $(PYTHON) tests/support/run_mutants.py $(MUTANTS)
+mutants-unit: lane-build
+	@$(PYTHON) tests/support/run_mutants.py --unit
+
 .PHONY: test test-long
 test: deps-test  ## check and every lane, the short form
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory SANITIZE=1 -j2 -s unit-build
 	@$(MAKE) --no-print-directory SANITIZE=1 unit
-	@$(MAKE) --no-print-directory fuzz SECONDS=3
+	@$(MAKE) --no-print-directory fuzz RUNS=3000
 	@$(MAKE) --no-print-directory unit-arm64
 	@$(MAKE) --no-print-directory integration
 	@$(MAKE) --no-print-directory fault
 	@$(MAKE) --no-print-directory crash
+	@$(MAKE) --no-print-directory mutants-unit
 	@echo "test: ok"
 
-test-long: test  ## and the tests marked long, and valgrind
+test-long: test  ## and the tests marked long, valgrind, races, all mutants; N=n kills on each server, and cuts
+	@$(MAKE) --no-print-directory fuzz
 	@$(MAKE) --no-print-directory unit-valgrind
+	@$(MAKE) --no-print-directory race
+	@$(MAKE) --no-print-directory mutants
+	@$(if $(N),$(MAKE) --no-print-directory crash KILLS=$(N) CUTS=$(N),:)
 	$(PYTEST) -m long tests/integration $(wildcard tests/fault tests/crash)
+	SEED=random $(PYTEST) tests/integration/test_differential.py
 
 .PHONY: bench demo
 bench: deps-test  ## the figures, as ratios within one run; BENCH_FLAGS="cpu size" picks, BENCH_SHORT=1

@@ -76,6 +76,7 @@ struct spool_segment_info {
     int64_t oldest_ms; /* arrival of its first row, wall clock; 0 while empty */
     bool newest;
     bool damaged;     /* failed its checks when opened: kept, never read further */
+    bool missing;     /* damaged, and not there at all */
     char detail[160]; /* why, where damaged */
 };
 
@@ -102,6 +103,10 @@ int spool_stream_names(struct spool *spool, char ***names, size_t *count,
 uint32_t spool_stream_id(const struct spool_stream *stream);      /* [any] never reused */
 const char *spool_stream_name(const struct spool_stream *stream); /* [any] */
 
+/* [any] Blocks up to this sequence were in the spool when its meta.mdb was rebuilt (spool_repair):
+   whether their rows were delivered before is not known. 0: it never was. */
+uint64_t spool_stream_rebuilt_to(const struct spool_stream *stream);
+
 /* [stream] The segments, oldest first; the array is malloc'd, free it. */
 int spool_stream_segments(struct spool_stream *stream, struct spool_segment_info **out,
                           size_t *count, struct spool_error *error);
@@ -119,8 +124,23 @@ int spool_stream_configure(struct spool_stream *stream, const struct spool_segme
 
 /* --- blocks --------------------------------------------------------------------------------- */
 
-#define SPOOL_BLOCK_NATIVE 0x0001u /* frames hold one Native block */
+#define SPOOL_BLOCK_NATIVE 0x0001u /* frames hold Native blocks */
 #define SPOOL_BLOCK_JSON   0x0002u /* frames hold JSON lines */
+/* Takes the place of a block of the same origin that became unreadable: its offsets lie at or below
+   the highest held, which it leaves as it is. */
+#define SPOOL_BLOCK_REFILL 0x0004u
+/* A refill whose rows may have reached their destination before. The caller's; not looked at. */
+#define SPOOL_BLOCK_SUSPECT 0x0008u
+
+/*
+ * Tells the record at an origin's highest offset from another one at the same offset, so that a log
+ * that was made anew under its old name is noticed. The caller's: not looked at here.
+ */
+struct spool_mark {
+    bool known;
+    int64_t timestamp_ms; /* the record's own */
+    uint64_t hash;        /* of its key and value */
+};
 
 /* A block to append. rows may be 0: a range of offsets that left no row (frames then empty). */
 struct spool_block {
@@ -136,6 +156,7 @@ struct spool_block {
     uint64_t raw_bytes; /* before compression */
     const void *frames;
     size_t frames_size;
+    struct spool_mark mark; /* of the record at last_offset; kept while that is the highest held */
 };
 
 /* Where a block is. Plain data: copy it freely. */
@@ -158,13 +179,16 @@ struct spool_block_ref {
  * [stream] [durable] Appends all blocks in one commit, rolling to a new segment first where they
  * would not fit (blocks of one call may end in two segments: two commits, oldest first). refs gets
  * count entries. FULL: nothing, or only the first *appended blocks, were stored. A block over
- * LIMIT_BLOCK_BYTES is LIMIT. The offsets of an origin must grow: INVALID otherwise.
+ * LIMIT_BLOCK_BYTES is LIMIT. The offsets of an origin must grow, but for a refill's: INVALID
+ * otherwise.
  */
 int spool_stream_append(struct spool_stream *stream, const struct spool_block *blocks, size_t count,
                         struct spool_block_ref *refs, size_t *appended, struct spool_error *error);
 
 /* [stream] Highest offset the stream holds or ever held of an origin; NOT_FOUND: none. */
 int spool_stream_high(struct spool_stream *stream, uint32_t origin, int64_t *offset);
+/* [stream] The mark of the record at that offset; not known where there is none. */
+void spool_stream_mark(struct spool_stream *stream, uint32_t origin, struct spool_mark *mark);
 
 /* [stream] All blocks of a segment in order of sequence; *refs malloc'd. */
 int spool_segment_blocks(struct spool_stream *stream, uint64_t number,
@@ -172,9 +196,37 @@ int spool_segment_blocks(struct spool_stream *stream, uint64_t number,
 
 /*
  * [stream] [durable] Unlinks a wholly acknowledged segment that is not the newest; INVALID for any
- * other. Also forgets its acknowledgements with the next spool_commit.
+ * other. Also forgets its acknowledgements with the next spool_commit. It is to be unlisted before
+ * (SPOOL_CHANGE_UNLIST): a listed segment without a file is taken for a lost one at opening.
  */
 int spool_segment_remove(struct spool_stream *stream, uint64_t number, struct spool_error *error);
+
+/* Offsets of an origin; first is INT64_MIN where what came before is not known. */
+struct spool_lost {
+    uint32_t origin;
+    int64_t first, last;
+};
+
+/* What a damaged segment still shows, and what it may have held beside that. */
+struct spool_salvage {
+    struct spool_block_ref *refs; /* ascending; each is checked when it is read, as any */
+    size_t count;
+    void *schema; /* NULL: unreadable, and then there are no refs either */
+    size_t schema_size;
+    char *destination;
+    struct spool_lost *lost; /* also for the damaged segments right behind it */
+    size_t lost_count;
+    uint64_t first_sequence, last_sequence; /* of what those held; 0: not known */
+};
+
+/* [stream] NOT_FOUND where the segment is not one that was found damaged. */
+int spool_segment_salvage(struct spool_stream *stream, uint64_t number, struct spool_salvage *out,
+                          struct spool_error *error);
+void spool_salvage_free(struct spool_salvage *salvage);
+
+/* [stream] [durable] Unlinks a damaged segment, whatever it held: INVALID where it is not damaged,
+   or where no intact segment stands behind it. */
+int spool_segment_forsake(struct spool_stream *stream, uint64_t number, struct spool_error *error);
 
 /* [any] A descriptor on one segment file; outlives the segment's removal. */
 int spool_reader_open(const struct spool_stream *stream, uint64_t number, struct spool_reader **out,
@@ -223,6 +275,8 @@ enum spool_change_kind {
     SPOOL_CHANGE_DISCARD, /* stream, segment, ranges: acknowledged without a seal */
     SPOOL_CHANGE_PUT,     /* key, value: a note of the caller's (schemas, ...) */
     SPOOL_CHANGE_DELETE,  /* key */
+    SPOOL_CHANGE_LIST,    /* stream, segment: it exists; put before anything of it is sealed */
+    SPOOL_CHANGE_UNLIST,  /* stream, segment: it is about to be removed */
 };
 
 struct spool_change {
@@ -260,6 +314,12 @@ int spool_acked(struct spool *spool, uint32_t stream, uint64_t segment, struct s
 int spool_note_get(struct spool *spool, const char *key, void **value, size_t *size,
                    struct spool_error *error);
 
+/* [meta] Calls each for every note whose key begins with prefix, in order; memory is valid in the
+   call only. A non-zero return of each ends the walk and is returned. */
+int spool_notes(struct spool *spool, const char *prefix,
+                int (*each)(void *arg, const char *key, const void *value, size_t size), void *arg,
+                struct spool_error *error);
+
 /* --- origins -------------------------------------------------------------------------------- */
 
 /*
@@ -276,7 +336,10 @@ int spool_origin_name(struct spool *spool, uint32_t id, char **name, uint32_t *e
 /* --- dead letters --------------------------------------------------------------------------- */
 
 #define SPOOL_DEAD_RECORD_CUT 0x01u /* too large: record holds its first bytes only */
-#define SPOOL_DEAD_REBUILT    0x02u /* record was rebuilt from columns */
+#define SPOOL_DEAD_REBUILT    0x02u /* record was rebuilt from columns, keyed by their names */
+#define SPOOL_DEAD_RETRIED    0x04u /* refused again by a replay: last_ms is kept (set by change) */
+#define SPOOL_DEAD_IN_TABLE   0x08u /* arrived in the stream's dead_letters.table */
+#define SPOOL_DEAD_IN_TOPIC   0x10u /* arrived in the stream's dead_letters.topic */
 
 /* All that a replay needs to give the same row. Memory borrowed. */
 struct spool_dead {
@@ -291,7 +354,8 @@ struct spool_dead {
     uint64_t position;       /* byte in the record */
     uint32_t flags;
     uint32_t attempts;
-    int64_t dead_ms; /* wall clock */
+    int64_t dead_ms; /* wall clock, when it was first refused */
+    int64_t last_ms; /* out only: when it was last refused */
     int64_t received_ms;
     int64_t timestamp_ms; /* the record's own; -1: none */
     const void *record;
@@ -313,12 +377,52 @@ int spool_dead_each(struct spool *spool, const char *stream,
                     int (*each)(void *arg, const struct spool_dead *letter), void *arg,
                     struct spool_error *error);
 
+/* Which letter of a stream. */
+struct spool_dead_place {
+    uint32_t origin;
+    int64_t offset;
+};
+
+/* [dead] The same for one stream, from a place on (inclusive, whether it exists or not). */
+int spool_dead_each_from(struct spool *spool, const char *stream, struct spool_dead_place from,
+                         int (*each)(void *arg, const struct spool_dead *letter), void *arg,
+                         struct spool_error *error);
+
+/* [dead] The letters at these places, in their order; those that do not exist are passed over. */
+int spool_dead_get(struct spool *spool, const char *stream, const struct spool_dead_place *places,
+                   size_t count, int (*each)(void *arg, const struct spool_dead *letter), void *arg,
+                   struct spool_error *error);
+
 /* [dead] Letters and their bytes of a stream. */
 int spool_dead_count(struct spool *spool, const char *stream, uint64_t *letters, uint64_t *bytes,
                      struct spool_error *error);
 
-/* [dead] [durable] */
-int spool_dead_remove(struct spool *spool, const char *stream, uint32_t origin, int64_t offset,
+/* [dead] How much more can be put before dead.mdb takes more of the disk than it does. */
+int spool_dead_room(struct spool *spool, uint64_t *bytes, struct spool_error *error);
+
+enum spool_dead_change_kind {
+    SPOOL_DEAD_REMOVE,
+    SPOOL_DEAD_MARK,   /* flags are added to its flags */
+    SPOOL_DEAD_REFUSE, /* tried again in vain: one attempt more, the new reason, last_ms is now_ms */
+};
+
+struct spool_dead_change {
+    enum spool_dead_change_kind kind;
+    struct spool_dead_place place;
+    uint32_t flags;
+    int64_t now_ms;
+    int code; /* these as in struct spool_dead, borrowed */
+    const char *reason_name;
+    const char *reason;
+    const char *column;
+    uint64_t position;
+};
+
+/* [dead] [durable] A letter that does not exist (any more) is passed over; *changed counts the
+   others. In their order, in commits that write letters of about 64 KiB anew: pages that one gives
+   up serve a later one, so that the file hardly grows. */
+int spool_dead_change(struct spool *spool, const char *stream,
+                      const struct spool_dead_change *changes, size_t count, size_t *changed,
                       struct spool_error *error);
 
 /* --- bounds and checks ---------------------------------------------------------------------- */
@@ -350,6 +454,17 @@ struct spool_problem {
  */
 int spool_verify(struct spool *spool, void (*each)(void *arg, const struct spool_problem *problem),
                  void *arg, uint64_t *problems, struct spool_error *error);
+
+/*
+ * Makes a new meta.mdb of what the segments say, where the old one is gone or damaged; under LOCK,
+ * with nothing of the spool open. The old file is renamed, never overwritten. What can't be had
+ * again: acknowledgements, seals, and the caller's notes; spool_stream_rebuilt_to tells which blocks
+ * that concerns. Then a new dead.mdb of the letters that can be read, where one of them or the file is
+ * damaged. Calls say for every line of what was found and is done; dry: only says it.
+ * *wrong: meta.mdb is damaged or gone, or dead.mdb damaged. NEWER, LOCKED, IO, FULL; NOT_FOUND: no segment says anything.
+ */
+int spool_repair(const char *path, bool dry, void (*say)(void *arg, const char *line), void *arg,
+                 bool *wrong, struct spool_error *error);
 
 #ifdef __cplusplus
 }

@@ -3,18 +3,22 @@
 siblings, which build what is needed and set SPOOLD_BIN, SPOOLCTL_BIN, SUPPORT_DIR, KAFKA_DIR and
 CHDB_LIB."""
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 
 import pytest
 
-pytest.register_assert_rewrite("support.spoold", "support.kafka", "support.process")
+pytest.register_assert_rewrite("support.spoold", "support.kafka", "support.process", "support.load")
 
+from support import campaign
 from support import kafka as kafka_module
 from support.clickhouse import Engine, OldServer
-from support.disk import Disk
+from support.clock import Clock
+from support.disk import Disk, unmount_surely
 from support.kafka import Kafka
+from support.proxy import Proxy
 from support.spoold import Spoold
 
 def pytest_configure(config):
@@ -30,10 +34,22 @@ def need(reason):
     pytest.skip(reason)
 
 
+def unmount_leftovers():
+    """What a run that was killed has mounted in its directory."""
+    with open("/proc/mounts", encoding="utf-8") as f:
+        paths = [line.split()[1] for line in f]
+    for path in paths:
+        left = re.match(re.escape(tempfile.gettempdir()) + r"/spoold-run-(\d+)-", path)
+        if left and not os.path.exists(f"/proc/{left.group(1)}"):
+            unmount_surely(path)
+
+
 @pytest.fixture(scope="session")
 def run_directory():
-    """On disk (not in memory), short, and gone afterwards unless KEEP is set."""
-    path = tempfile.mkdtemp(prefix="spoold-run-")
+    """On disk (not in memory), short, and gone afterwards unless KEEP is set. The name carries our
+    pid, by which the next run knows what a killed one left."""
+    unmount_leftovers()
+    path = tempfile.mkdtemp(prefix=f"spoold-run-{os.getpid()}-")
     yield path
     if not os.environ.get("KEEP"):
         shutil.rmtree(path, ignore_errors=True)
@@ -44,8 +60,7 @@ def _server(kind, run_directory):
     server = kind(os.path.join(run_directory, kind.name)).start()
     yield server
     if server.alive():
-        server.thaw()
-        server.stop()
+        server.kill()  # as the broker below: a clean stop of a busy one has taken 30 s
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +114,45 @@ def server(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.fixture(scope="session")
+def _second_clickhouse(run_directory):
+    yield from _server(OldServer, os.path.join(run_directory, "second"))
+
+
+@pytest.fixture(scope="session")
+def _second_engine(run_directory):
+    yield from _server(Engine, os.path.join(run_directory, "second"))
+
+
+@pytest.fixture(params=["clickhouse", "engine"])
+def pair(request):
+    """Two servers of a kind that know nothing of each other; both kinds in turn."""
+    first = request.getfixturevalue(request.param)
+    second = request.getfixturevalue(f"_second_{request.param}")
+    second.ensure_started()
+    return first, second
+
+
+@pytest.fixture
+def proxy():
+    """Makes proxies: proxy(server)."""
+    made = []
+
+    def make(server):
+        made.append(Proxy(server))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def clock(tmp_path):
+    """Clocks for daemons: daemon.start(env=clock.env), clock.run(speed=5)."""
+    return Clock(str(tmp_path))
+
+
 @pytest.fixture
 def spoold(request):
     """Makes daemons: spoold(kafka, server, [stream(...)], spool={...}).start(). They end with the
@@ -141,8 +195,7 @@ def disk(run_directory):
     failed = made.create()
     need(f"no disk can be mounted: {failed}" if failed else None)
     yield made
-    made.unmount()
-    os.unlink(made.image)
+    made.remove()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -150,3 +203,8 @@ def pytest_runtest_makereport(item):
     outcome = yield
     if outcome.get_result().failed:
         item.failed = True
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in campaign.REPORTS:
+        terminalreporter.write_line(line)

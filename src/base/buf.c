@@ -198,6 +198,27 @@ int buf_put_json_string(struct buf *b, const void *data, size_t n)
     return status == SPOOL_OK ? buf_put_u8(b, '"') : status;
 }
 
+int buf_put_json_bytes(struct buf *b, const void *data, size_t n)
+{
+    const uint8_t *s = data;
+    size_t start = 0;
+    int status = buf_put_u8(b, '"');
+
+    for (size_t i = 0; i < n && status == SPOOL_OK; i++) {
+        if (s[i] >= 0x20 && s[i] != '"' && s[i] != '\\')
+            continue;
+        status = buf_append(b, s + start, i - start);
+        if (status == SPOOL_OK && s[i] < 0x20)
+            status = buf_printf(b, "\\u%04x", s[i]);
+        else if (status == SPOOL_OK)
+            status = buf_printf(b, "\\%c", s[i]);
+        start = i + 1;
+    }
+    if (status == SPOOL_OK && n > start)
+        status = buf_append(b, s + start, n - start);
+    return status == SPOOL_OK ? buf_put_u8(b, '"') : status;
+}
+
 int cursor_bytes(struct cursor *c, size_t n, const uint8_t **data)
 {
     if (cursor_left(c) < n)

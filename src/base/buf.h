@@ -75,6 +75,9 @@ int buf_put_string(struct buf *b, const void *data, size_t n); /* varuint length
    bytes are replaced by U+FFFD. */
 int buf_put_json_string(struct buf *b, const void *data, size_t n);
 
+/* The same with every byte kept, UTF-8 or not: what ClickHouse and our decoder read back alike. */
+int buf_put_json_bytes(struct buf *b, const void *data, size_t n);
+
 /*
  * A bounds-checked reader over somebody else's bytes: every get returns SPOOL_E_CORRUPT and moves
  * nothing when too little is left, so hostile input cannot make it read past the end.

@@ -10,8 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum action { ACTION_KILL, ACTION_STOP, ACTION_ERROR };
+enum action { ACTION_KILL, ACTION_STOP, ACTION_ERROR, ACTION_HANG };
 
 struct point {
     char name[64];
@@ -52,6 +53,8 @@ static void parse_one(char *item)
         p->action = ACTION_STOP;
     else if (!strcmp(action, "error"))
         p->action = ACTION_ERROR;
+    else if (!strcmp(action, "hang"))
+        p->action = ACTION_HANG;
     else
         refuse(action);
     p->at = at ? strtoul(at, NULL, 10) : 1;
@@ -96,6 +99,10 @@ int failpoint_hit(const char *name)
         case ACTION_ERROR:
             failed = 1;
             break;
+        case ACTION_HANG:
+            fprintf(stderr, "failpoint %s hangs\n", name);
+            for (;;)
+                pause();
         }
     }
     return failed;

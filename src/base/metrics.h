@@ -35,10 +35,22 @@ enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
     X(ERRORS, "spoold_errors_total", COUNTER, "Failed insert attempts.", "stream,class,code")      \
     X(DEAD_LETTERS, "spoold_dead_letters_total", COUNTER, "Records put to the dead letters.",      \
       "stream,reason")                                                                             \
+    X(DEAD_SENT, "spoold_dead_letters_sent_total", COUNTER,                                        \
+      "Dead letters that arrived in their table or topic.", "stream,source")                       \
+    X(DEAD_REFUSED, "spoold_dead_letters_refused_total", COUNTER,                                  \
+      "Dead letters that their table or topic does not take.", "stream,source")                    \
+    X(REPLAYED, "spoold_dead_letters_replayed_total", COUNTER,                                     \
+      "Dead letters whose rows were put into the spool.", "stream")                                \
     X(POSSIBLE_DUPLICATES, "spoold_possible_duplicates_total", COUNTER,                            \
       "Rows sent again although the first outcome was unknown.", "stream")                         \
+    X(VIEWS_UNSURE, "spoold_views_unsure_rows_total", COUNTER,                                     \
+      "Rows acknowledged that materialized views of the table may lack.", "stream")                \
+    X(ROWS_REENCODED, "spoold_rows_reencoded_total", COUNTER,                                      \
+      "Rows encoded anew because the table changed.", "stream")                                    \
     X(DROPPED_ROWS, "spoold_dropped_rows_total", COUNTER, "Rows dropped by on_full: drop_oldest.", \
       "stream")                                                                                    \
+    X(ALREADY_DELIVERED, "spoold_already_delivered_rows_total", COUNTER,                           \
+      "Rows of a spool put back to an earlier state that the group had committed.", "stream")      \
     X(DAMAGED_BLOCKS, "spoold_damaged_blocks_total", COUNTER, "Blocks set aside as damaged.",      \
       "stream")                                                                                    \
     X(STATE_CHANGES, "spoold_state_changes_total", COUNTER, "Entries of a stream into a state.",   \
@@ -52,9 +64,17 @@ enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
     X(SPOOL_OLDEST, "spoold_spool_oldest_age_seconds", GAUGE,                                      \
       "Age of the oldest row not yet acknowledged.", "stream")                                     \
     X(BATCHES_STATE, "spoold_batches", GAUGE, "Batches by state.", "stream,state")                 \
+    X(DEAD_WAITING, "spoold_dead_letters_waiting", GAUGE,                                          \
+      "Dead letters not yet in their table or topic.", "stream,source")                            \
     X(KAFKA_LAG, "spoold_kafka_lag_records", GAUGE, "Records behind the end of the topic.",        \
       "stream")                                                                                    \
     X(ENDPOINT_UP, "spoold_endpoint_up", GAUGE, "1 if the endpoint answers.", "endpoint")          \
+    X(ENDPOINT_INSERTS, "spoold_endpoint_inserts_total", COUNTER,                                  \
+      "Batches the endpoint acknowledged.", "endpoint")                                            \
+    X(ENDPOINT_ERRORS, "spoold_endpoint_errors_total", COUNTER,                                    \
+      "Insert attempts that failed at the endpoint.", "endpoint")                                  \
+    X(ENDPOINT_WAITING, "spoold_endpoint_waiting_batches", GAUGE,                                  \
+      "Batches that wait for the endpoint alone.", "endpoint")                                     \
     X(SPOOL_USED, "spoold_spool_used_bytes", GAUGE, "Bytes of the whole spool directory.", "")     \
     X(SPOOL_LIMIT, "spoold_spool_limit_bytes", GAUGE, "spool.max_bytes.", "")                      \
     X(DISK_FREE, "spoold_disk_free_bytes", GAUGE, "Free bytes of the spool's file system.", "")    \

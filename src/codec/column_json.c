@@ -24,26 +24,6 @@ void column_json_begin(struct column *c)
         column_json_begin(c->children[i]);
 }
 
-/* Unlike buf_put_json_string it leaves bytes that are no UTF-8 alone. */
-static int put_string(struct buf *out, const uint8_t *data, size_t n)
-{
-    size_t from = 0;
-    int status = buf_put_u8(out, '"');
-
-    for (size_t i = 0; i < n && status == SPOOL_OK; i++) {
-        uint8_t c = data[i];
-        if (c >= 0x20 && c != '"' && c != '\\')
-            continue;
-        status = buf_append(out, data + from, i - from);
-        from = i + 1;
-        if (status == SPOOL_OK)
-            status = c < 0x20 ? buf_printf(out, "\\u%04x", c) : buf_printf(out, "\\%c", c);
-    }
-    if (status == SPOOL_OK)
-        status = buf_append(out, data + from, n - from);
-    return status == SPOOL_OK ? buf_put_u8(out, '"') : status;
-}
-
 static uint64_t value_at(const uint8_t *p, unsigned width)
 {
     uint64_t v = 0;
@@ -160,8 +140,7 @@ static int put_enum(struct column *c, int64_t v, struct buf *out)
 {
     for (size_t i = 0; i < c->type->member_count; i++)
         if (c->type->members[i].value == v)
-            return put_string(out, (const uint8_t *)c->type->members[i].name,
-                              c->type->members[i].name_size);
+            return buf_put_json_bytes(out, c->type->members[i].name, c->type->members[i].name_size);
     return buf_printf(out, "%lld", (long long)v);
 }
 
@@ -192,7 +171,7 @@ static int put_fixed(struct column *c, const uint8_t *p, struct buf *out)
     case TYPE_FIXED_STRING:
         while (n && !p[n - 1])
             n--;
-        return put_string(out, p, n);
+        return buf_put_json_bytes(out, p, n);
     case TYPE_UUID:
         return buf_printf(out, "\"%08x-%04x-%04x-%04x-%012llx\"", (unsigned)(v >> 32),
                           (unsigned)(v >> 16) & 0xffff, (unsigned)v & 0xffff,
@@ -255,7 +234,7 @@ static int put_text(struct column *c, struct buf *out)
 
     assert(status == SPOOL_OK);
     c->shown = (size_t)(at.at - c->data.data);
-    return c->kind == TYPE_JSON ? put_object_text(out, text, n) : put_string(out, text, n);
+    return c->kind == TYPE_JSON ? put_object_text(out, text, n) : buf_put_json_bytes(out, text, n);
 }
 
 /* A key of a Map: JSON has only strings there. */
@@ -305,7 +284,7 @@ static int put_elements(struct column *c, struct buf *out)
         if (i)
             status = buf_put_u8(out, ',');
         if (status == SPOOL_OK && named)
-            status = put_string(out, (const uint8_t *)c->type->child_names[i], c->name_sizes[i]);
+            status = buf_put_json_bytes(out, c->type->child_names[i], c->name_sizes[i]);
         if (status == SPOOL_OK && named)
             status = buf_put_u8(out, ':');
         if (status == SPOOL_OK)

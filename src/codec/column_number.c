@@ -31,6 +31,20 @@ static int refuse_whole(struct column *c, struct scan *s)
                        column_type_text(c));
 }
 
+/* The bytes of the true or false at p; 0: it is neither, or the record's last but for a brace. */
+static inline unsigned bool_word(const uint8_t *p, const uint8_t *end)
+{
+    uint32_t word;
+    unsigned yes, no;
+
+    if (unlikely(end - p < 5))
+        return 0;
+    memcpy(&word, p, sizeof(word));
+    yes = memcmp(&word, "true", 4) == 0;
+    no = (unsigned)(memcmp(&word, "fals", 4) == 0) & (p[4] == 'e');
+    return yes * 4 + no * 5;
+}
+
 /* What a plain run of digits is not: signs, quotes, words. "" is 0, as JSONEachRow has it. */
 static int integer_other(struct column *c, struct scan *s, uint64_t *magnitude, bool *negative)
 {
@@ -120,9 +134,17 @@ static const uint8_t *append_int64(struct column *c, struct scan *s, const uint8
     return append_integer(c, s, p, 8, true);
 }
 
+/* true and false where the server has no Bool: the one of them decides no jump, nothing could
+   foresee it. */
 static const uint8_t *append_uint8(struct column *c, struct scan *s, const uint8_t *p)
 {
-    return append_integer(c, s, p, 1, false);
+    unsigned size = bool_word(p, s->end);
+    int status;
+
+    if (!size)
+        return append_integer(c, s, p, 1, false);
+    status = column_put(c, size == 4, 1);
+    return likely(status == SPOOL_OK) ? p + size : scan_fail(s, status);
 }
 
 static const uint8_t *append_uint16(struct column *c, struct scan *s, const uint8_t *p)
@@ -285,17 +307,12 @@ static const uint8_t *refuse_bool(struct scan *s, const uint8_t *at)
 /* Which of the words it is decides no jump: nothing could foresee it. */
 static const uint8_t *append_bool(struct column *c, struct scan *s, const uint8_t *p)
 {
-    uint32_t word, yes, no;
+    unsigned size = bool_word(p, s->end);
     int status;
 
-    if (likely(s->end - p >= 5)) {
-        memcpy(&word, p, sizeof(word));
-        yes = memcmp(&word, "true", 4) == 0;
-        no = (uint32_t)(memcmp(&word, "fals", 4) == 0) & (p[4] == 'e');
-        if (likely(yes | no)) {
-            status = column_put(c, yes, 1);
-            return likely(status == SPOOL_OK) ? p + 4 + no : scan_fail(s, status);
-        }
+    if (likely(size)) {
+        status = column_put(c, size == 4, 1);
+        return likely(status == SPOOL_OK) ? p + size : scan_fail(s, status);
     }
     s->p = p;
     if (*p == '0' || *p == '1') {

@@ -111,6 +111,46 @@ static bool is_word(const uint8_t *p)
     return (*p | 0x20) >= 'a' && (*p | 0x20) <= 'z';
 }
 
+static bool is_word_byte(uint8_t c)
+{
+    return ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || c == '_';
+}
+
+/*
+ * ClickHouse looks at the value as a field of JSON before any member may have it: what is a number to
+ * a Float64 alone (inf, nan without a sign) and a comma before the end are none there.
+ */
+static bool is_field(const uint8_t *p, const uint8_t *end)
+{
+    uint8_t before = 0; /* the last byte that was no blank */
+
+    for (; p < end; p++) {
+        if (*p == '"') {
+            for (p++; p < end && *p != '"'; p++)
+                p += *p == '\\';
+            before = '"';
+            continue;
+        }
+        if ((*p == ']' || *p == '}') && before == ',')
+            return false;
+        if (is_word_byte(*p)) {
+            const uint8_t *word = p;
+            while (p < end && (is_word_byte(*p) || (*p >= '0' && *p <= '9')))
+                p++;
+            size_t n = (size_t)(p-- - word);
+            bool number =
+                before == '-' || before == '+' || before == '.' || (before >= '0' && before <= '9');
+            if (!number &&
+                !(n == 4 && (memcmp(word, "null", 4) == 0 || memcmp(word, "true", 4) == 0)) &&
+                !(n == 5 && memcmp(word, "false", 5) == 0))
+                return false;
+        }
+        if (!json_is_blank(*p))
+            before = *p;
+    }
+    return true;
+}
+
 static int variant_value(struct column *c, struct scan *s)
 {
     const uint8_t *start = s->p;
@@ -129,6 +169,8 @@ static int variant_value(struct column *c, struct scan *s)
             continue; /* a Bool would take 0 and 1 */
         save(member, c->saved);
         status = column_append(member, s);
+        if (status == SPOOL_OK && value_ends(s) && !is_field(start, s->p))
+            break;
         if (status == SPOOL_OK && value_ends(s))
             return column_put(c, c->order[i], 1);
         if (status != SPOOL_OK && status != SPOOL_E_REFUSED)
@@ -137,6 +179,7 @@ static int variant_value(struct column *c, struct scan *s)
         s->p = start;
         s->depth = depth;
     }
+    s->p = start;
     return scan_refuse(s, REFUSAL_TYPE, "no member of %s takes the value", column_type_text(c));
 }
 

@@ -12,6 +12,7 @@
 
 #define FRAMING_BYTES     5 /* Confluent's: 0, then the schema's id, big endian */
 #define KEEP_BUFFER_BYTES (4 * MIB)
+#define PARTS_MAX         256 /* of a block, each with other columns left out */
 
 const char *refusal_name(int code)
 {
@@ -350,6 +351,8 @@ static int check_groups(struct decoder *d, struct scan *s)
         const struct column *first = group->slots[0]->node;
         for (size_t j = 1; j < group->count; j++) {
             const struct column *node = group->slots[j]->node;
+            if (group->slots[0]->left_at == d->stamp || group->slots[j]->left_at == d->stamp)
+                continue; /* the server makes it */
             if (node->count - node->count_mark == first->count - first->count_mark)
                 continue;
             scan_refuse(s, REFUSAL_TYPE, "the array is not as long as that of column %.100s",
@@ -414,14 +417,14 @@ static bool block_has_room(struct decoder *d, size_t record_size)
             return true;
         }
     }
-    used = raw_bytes(d, d->rows + 1);
+    used = d->done.len + raw_bytes(d, d->rows + 1);
     if (used > d->max_raw_bytes)
         return false;
     d->room = d->max_raw_bytes - used;
     return true;
 }
 
-int decoder_row(struct decoder *d, const struct record *record, struct refusal *why)
+static int row_begin(struct decoder *d, const struct record *record, struct refusal *why)
 {
     struct scan s = {.p = record->data,
                      .begin = record->data,
@@ -429,17 +432,61 @@ int decoder_row(struct decoder *d, const struct record *record, struct refusal *
                      .strict = d->schema->strict,
                      .why = why,
                      .scratch = &d->scratch};
-    int status;
 
     d->stamp++;
     d->hits = 0;
     d->rest.len = 0;
-    status = row_read(d, record, &s);
+    return row_read(d, record, &s);
+}
+
+static int part_finish(struct decoder *d);
+
+/*
+ * Columns that the server is to fill in are left out of the whole Native block. A row that lacks
+ * others than the rows before it did begins a part, which is a Native block of its own.
+ */
+static int row_fit_part(struct decoder *d, const struct record *record, struct refusal *why)
+{
+    bool same = true;
+    size_t left = 0;
+    int status;
+
+    for (size_t i = 0; i < d->leaving_count; i++) {
+        bool leaves = d->leaving[i]->left_at == d->stamp;
+        left += leaves;
+        same = same && leaves == d->leaving[i]->leaves;
+    }
+    if (left == d->slot_count) {
+        *why = (struct refusal){.code = REFUSAL_REQUIRED};
+        snprintf(why->reason, sizeof(why->reason),
+                 "no column has a value: the server can't be left to fill in all of them");
+        return SPOOL_E_REFUSED;
+    }
+    if (!same && d->rows > 0) {
+        row_undo(d);
+        d->stamp++; /* nothing more to undo */
+        status = d->parts + 1 < PARTS_MAX ? part_finish(d) : SPOOL_E_LIMIT;
+        if (status == SPOOL_OK)
+            status = row_begin(d, record, why);
+        if (status != SPOOL_OK)
+            return status;
+    }
+    for (size_t i = 0; i < d->leaving_count && d->rows == 0; i++)
+        d->leaving[i]->leaves = d->leaving[i]->left_at == d->stamp;
+    return SPOOL_OK;
+}
+
+int decoder_row(struct decoder *d, const struct record *record, struct refusal *why)
+{
+    int status = row_begin(d, record, why);
+
     if (d->schema->format == FORMAT_JSON) {
         if (status == SPOOL_OK)
             status = decoder_line(d);
         row_undo(d); /* the line is what stays */
     } else {
+        if (status == SPOOL_OK && d->leaving_count)
+            status = row_fit_part(d, record, why);
         if (status == SPOOL_OK && !block_has_room(d, record->size))
             status = SPOOL_E_LIMIT;
         if (unlikely(status != SPOOL_OK))
@@ -454,29 +501,31 @@ int decoder_row(struct decoder *d, const struct record *record, struct refusal *
 
 uint32_t decoder_rows(const struct decoder *d)
 {
-    return d->rows;
+    return d->done_rows + d->rows;
 }
 
 size_t decoder_raw_bytes(const struct decoder *d)
 {
-    if (d->rows == 0)
-        return 0;
-    if (d->schema->format == FORMAT_JSON)
-        return d->lines.len;
-    return raw_bytes(d, d->rows);
+    if (d->schema->format == FORMAT_JSON || d->rows == 0)
+        return d->done.len;
+    return d->done.len + raw_bytes(d, d->rows);
 }
 
 static int finish_native(struct decoder *d, struct buf *raw)
 {
-    size_t start = raw->len;
+    size_t start = raw->len, columns = d->slot_count;
     int status = buf_reserve(raw, raw_bytes(d, d->rows) + 20);
 
+    for (size_t i = 0; i < d->leaving_count; i++)
+        columns -= d->leaving[i]->leaves;
     if (status == SPOOL_OK)
-        status = buf_put_varuint(raw, d->slot_count);
+        status = buf_put_varuint(raw, columns);
     if (status == SPOOL_OK)
         status = buf_put_varuint(raw, d->rows);
     for (size_t i = 0; i < d->slot_count && status == SPOOL_OK; i++) {
         size_t head = i ? d->head_end[i - 1] : 0;
+        if (d->slots[i].leaves)
+            continue;
         if (d->slots[i].may_index) {
             bool written;
             status = dictionary_write(&d->slots[i], d->rows, raw, &written);
@@ -499,28 +548,51 @@ static void give_back(struct buf *b)
         buf_free(b);
 }
 
-int decoder_finish(struct decoder *d, struct buf *raw)
+/* The rows at hand leave the columns. */
+static void part_forget(struct decoder *d)
 {
-    int status = SPOOL_OK;
-
-    if (d->rows == 0)
-        return SPOOL_OK;
-    if (d->schema->format == FORMAT_JSON)
-        status = buf_append(raw, d->lines.data, d->lines.len);
-    else
-        status = finish_native(d, raw);
-    if (status != SPOOL_OK)
-        return status;
     for (size_t i = 0; i < d->slot_count; i++)
         if (d->slots[i].node)
             column_reset(d->slots[i].node);
-    buf_reset(&d->lines);
-    give_back(&d->lines);
+    d->rows = 0;
+    d->room = 0;
+}
+
+/* What is in the columns goes behind the parts that are done. */
+static int part_finish(struct decoder *d)
+{
+    int status = finish_native(d, &d->done);
+
+    if (status != SPOOL_OK)
+        return status;
+    d->done_rows += d->rows;
+    d->parts++;
+    part_forget(d);
+    return SPOOL_OK;
+}
+
+int decoder_finish(struct decoder *d, struct buf *raw)
+{
+    size_t start = raw->len;
+    int status;
+
+    if (decoder_rows(d) == 0)
+        return SPOOL_OK;
+    status = buf_append(raw, d->done.data, d->done.len);
+    if (status == SPOOL_OK && d->rows > 0 && d->schema->format == FORMAT_NATIVE)
+        status = finish_native(d, raw);
+    if (status != SPOOL_OK) {
+        raw->len = start;
+        return status;
+    }
+    part_forget(d);
+    d->done_rows = 0;
+    d->parts = 0;
+    buf_reset(&d->done);
+    give_back(&d->done);
     give_back(&d->scratch);
     give_back(&d->rest);
     give_back(&d->fact);
-    d->rows = 0;
-    d->room = 0;
     return SPOOL_OK;
 }
 

@@ -160,7 +160,9 @@ static int append_default(struct decoder *d, struct slot *slot, struct scan *s)
         return append_literal(d, slot, s);
     if (!slot->node)
         return SPOOL_OK;
-    if (slot->column->default_by_server && slot->node->wire_nullable)
+    if (slot->may_leave)
+        slot->left_at = d->stamp; /* the zero stands for it until the part is written without */
+    else if (slot->column->default_by_server && slot->node->wire_nullable)
         return column_append_null(slot->node);
     return column_append_zero(slot->node);
 }

@@ -34,6 +34,9 @@ struct slot {
     bool literal_is_null;
     bool may_index;      /* Native format: a block may have it as LowCardinality */
     bool left_out;       /* JSON format: the line has no such key, the server fills it in */
+    bool may_leave;      /* Native format: a block may be without it, and the server fills it in */
+    bool leaves;         /* ... and the block at hand is */
+    uint64_t left_at;    /* the row that has no value for such a column */
     const uint8_t *text; /* JSON format: the value of an unchecked column, as it stands */
     size_t text_size;
 };
@@ -78,6 +81,8 @@ struct decoder {
     size_t key_slots;     /* from keys */
     struct slot **others; /* from anything else, and */
     size_t other_count;
+    struct slot **leaving; /* those that a block may be without */
+    size_t leaving_count;
     struct slot **variable; /* those whose bytes don't follow from the number of rows */
     size_t variable_count;
     size_t row_bytes; /* of all other columns together */
@@ -103,8 +108,10 @@ struct decoder {
     const uint8_t *object, *object_end;
     struct record_place place;
     /* the block */
-    uint32_t rows;
-    struct buf lines; /* JSON format */
+    uint32_t rows;      /* of the part at hand */
+    uint32_t done_rows; /* of the parts in done */
+    unsigned parts;     /* in done */
+    struct buf done;    /* JSON format: lines; Native: parts that have other columns left out */
 };
 
 /* decode_plan.c */

@@ -40,7 +40,7 @@ static int put_member(struct slot *slot, bool first, struct buf *out)
 
 int decoder_line(struct decoder *d)
 {
-    struct buf *out = &d->lines;
+    struct buf *out = &d->done;
     size_t start = out->len;
     bool first = true;
     int status = SPOOL_OK;

@@ -30,6 +30,8 @@ static int make_slot(struct decoder *d, size_t i, struct spool_error *error)
     if (status != SPOOL_OK)
         return spool_error_set(error, status, "column %s: %s", column->name,
                                why.text[0] ? why.text : spool_strerror(status));
+    slot->may_leave = d->schema->format == FORMAT_NATIVE && column->default_by_server &&
+                      !schema_null_is_default(column);
     slot->may_index = d->schema->format == FORMAT_NATIVE && dictionary_fits(slot, d->schema);
     return SPOOL_OK;
 }
@@ -49,7 +51,8 @@ static int make_lists(struct decoder *d)
 
     d->others = calloc(n, sizeof(*d->others));
     d->variable = calloc(n, sizeof(*d->variable));
-    if (!d->others || !d->variable)
+    d->leaving = calloc(n, sizeof(*d->leaving));
+    if (!d->others || !d->variable || !d->leaving)
         return SPOOL_E_NOMEM;
     d->is_bounded = true;
     for (size_t i = 0; i < d->slot_count; i++) {
@@ -64,6 +67,8 @@ static int make_lists(struct decoder *d)
         if (source == SOURCE_TIMESTAMP)
             d->wants |= RECORD_WANTS_TIMESTAMP;
         d->has_rest |= source == SOURCE_REST;
+        if (slot->may_leave)
+            d->leaving[d->leaving_count++] = slot;
         if (!slot->node)
             continue;
         if (slot->node->composite || slot->node->width == 0) {
@@ -167,7 +172,7 @@ int decoder_create(const struct schema *schema, size_t max_raw_bytes, struct dec
     buf_init(&d->scratch, max_raw_bytes);
     buf_init(&d->rest, max_raw_bytes);
     buf_init(&d->fact, max_raw_bytes);
-    buf_init(&d->lines, max_raw_bytes);
+    buf_init(&d->done, max_raw_bytes);
     d->c_locale = newlocale(LC_ALL_MASK, "C", NULL);
     d->slots = calloc(schema->count ? schema->count : 1, sizeof(*d->slots));
     if (!d->c_locale || !d->slots)
@@ -209,6 +214,7 @@ void decoder_free(struct decoder *d)
     free(d->slots);
     free(d->others);
     free(d->variable);
+    free(d->leaving);
     free(d->head_end);
     plan_free(d->root);
     zone_list_free(&d->zones);
@@ -218,6 +224,6 @@ void decoder_free(struct decoder *d)
     buf_free(&d->scratch);
     buf_free(&d->rest);
     buf_free(&d->fact);
-    buf_free(&d->lines);
+    buf_free(&d->done);
     free(d);
 }

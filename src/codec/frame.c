@@ -95,30 +95,28 @@ static int compress(struct frame_writer *w, const uint8_t *raw, size_t size, uin
 static int write_one(struct frame_writer *w, const uint8_t *raw, size_t size, struct buf *out)
 {
     size_t room = size, written = 0;
-    enum frame_method method = w->method;
     uint64_t hash[2];
     uint8_t *head;
     int status;
 
-    if (method == FRAME_LZ4)
+    if (w->method == FRAME_LZ4)
         room = (size_t)LZ4_compressBound((int)size);
-    else if (method == FRAME_ZSTD)
+    else if (w->method == FRAME_ZSTD)
         room = ZSTD_compressBound(size);
     status = buf_reserve(out, FRAME_HEADER_BYTES + room);
     if (status != SPOOL_OK)
         return status;
     head = out->data + out->len;
-    if (method != FRAME_STORED) {
+    if (w->method != FRAME_STORED) {
         status = compress(w, raw, size, head + FRAME_HEADER_BYTES, room, &written);
         if (status != SPOOL_OK)
             return status;
     }
-    if (method == FRAME_STORED || written >= size) {
-        method = FRAME_STORED;
+    if (w->method == FRAME_STORED) {
         written = size;
         memcpy(head + FRAME_HEADER_BYTES, raw, size);
     }
-    head[HASH_BYTES] = (uint8_t)method;
+    head[HASH_BYTES] = (uint8_t)w->method;
     put_le(head + HASH_BYTES + 1, HEAD_BYTES + written, 4);
     put_le(head + HASH_BYTES + 5, size, 4);
     cityhash128(head + HASH_BYTES, HEAD_BYTES + written, hash);
@@ -144,6 +142,12 @@ int frame_write(struct frame_writer *w, const void *raw, size_t size, struct buf
         size -= n;
     }
     return SPOOL_OK;
+}
+
+void frame_head(const uint8_t *head, uint8_t *method, uint64_t *bytes)
+{
+    *method = head[HASH_BYTES];
+    *bytes = HASH_BYTES + (uint64_t)get_u32le(head + HASH_BYTES + 1);
 }
 
 /* One frame, its checksum verified. */

@@ -30,8 +30,16 @@ struct frame_writer;
 int frame_writer_create(enum frame_method method, int level, struct frame_writer **out);
 void frame_writer_free(struct frame_writer *w);
 
-/* Appends raw as frames of at most LIMIT_FRAME_RAW_BYTES raw bytes each. size 0 appends nothing. */
+/*
+ * Appends raw as frames, all of the writer's method, also where that makes them larger: a server
+ * from 20.x on refuses a request whose frames differ in method (code 271). Frames hold at most
+ * LIMIT_FRAME_RAW_BYTES raw bytes each. size 0 appends nothing.
+ */
 int frame_write(struct frame_writer *w, const void *raw, size_t size, struct buf *out);
+
+/* Of the frame that begins with these FRAME_HEADER_BYTES: its method as it stands there, unchecked,
+   and its whole size on the wire. */
+void frame_head(const uint8_t *head, uint8_t *method, uint64_t *bytes);
 
 /*
  * Checks and opens all frames in data, appending their raw bytes to out. Hostile input: a bad

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Opening a Native block of revision 0 (what HTTP carries):
+ * Opening Native blocks of revision 0 (what HTTP carries), each behind the other:
  *
  *     varuint columns   varuint rows   then for each column
  *         string name   string type   data, absent when there are no rows
@@ -336,15 +336,16 @@ int native_block_set_timezone(struct native_block *b, const char *timezone,
                               struct spool_error *error)
 {
     const struct native_zone *z = NULL;
-    int status = block_zone(b, timezone, &z, error);
+    int status = block_zone(b, timezone, &z, error); /* the first one's serves them all */
 
     if (status != SPOOL_OK)
         return status;
     if (!z->zone)
         return spool_error_set(error, SPOOL_E_NOT_FOUND, "time zone %.64s: this system has none",
                                timezone);
-    for (size_t i = 0; i < b->column_count; i++)
-        set_zone(&b->columns[i].node, z->zone);
+    for (struct native_block *part = b; part; part = part->next)
+        for (size_t i = 0; i < part->column_count; i++)
+            set_zone(&part->columns[i].node, z->zone);
     return SPOOL_OK;
 }
 
@@ -393,10 +394,10 @@ static int fail_at(struct spool_error *error, int status, size_t position, const
     return spool_error_set(error, status, "Native block, byte %zu: %s", position, what);
 }
 
-int native_block_open(const void *raw, size_t size, struct native_block **out,
+/* One Native block from the cursor on, which ends at the end of all of them. */
+static int read_block(struct cursor *in, size_t size, struct native_block **out,
                       struct spool_error *error)
 {
-    struct cursor in = cursor_over(raw, size);
     uint64_t columns = 0, rows = 0;
     struct native_block *b = NULL;
     const char *name = NULL;
@@ -404,13 +405,13 @@ int native_block_open(const void *raw, size_t size, struct native_block **out,
     int status;
 
     *out = NULL;
-    status = cursor_varuint(&in, &columns);
+    status = cursor_varuint(in, &columns);
     if (status == SPOOL_OK)
-        status = cursor_varuint(&in, &rows);
+        status = cursor_varuint(in, &rows);
     if (status == SPOOL_OK && (columns == 0 || columns > LIMIT_COLUMNS || rows > size))
         status = SPOOL_E_CORRUPT;
     if (status != SPOOL_OK)
-        return fail_at(error, status, 0, NULL);
+        return fail_at(error, status, size - cursor_left(in), NULL);
     b = calloc(1, sizeof(*b));
     if (b)
         b->columns = calloc((size_t)columns, sizeof(*b->columns));
@@ -421,15 +422,11 @@ int native_block_open(const void *raw, size_t size, struct native_block **out,
     b->rows = rows;
     while (status == SPOOL_OK && b->column_count < columns) {
         struct native_column *c = &b->columns[b->column_count++];
-        status = read_column(&in, b, &type_bytes, c);
+        status = read_column(in, b, &type_bytes, c);
         name = c->name;
     }
-    if (status == SPOOL_OK && cursor_left(&in) > 0) {
-        status = SPOOL_E_CORRUPT;
-        name = NULL;
-    }
     if (status != SPOOL_OK) {
-        fail_at(error, status, size - cursor_left(&in), name);
+        fail_at(error, status, size - cursor_left(in), name);
         native_block_free(b);
         return status;
     }
@@ -437,10 +434,30 @@ int native_block_open(const void *raw, size_t size, struct native_block **out,
     return SPOOL_OK;
 }
 
-void native_block_free(struct native_block *b)
+int native_block_open(const void *raw, size_t size, struct native_block **out,
+                      struct spool_error *error)
 {
-    if (!b)
-        return;
+    struct cursor in = cursor_over(raw, size);
+    struct native_block *first = NULL, **at = &first;
+    int status = SPOOL_OK;
+
+    *out = NULL;
+    do {
+        status = read_block(&in, size, at, error);
+        if (status == SPOOL_OK && (*at)->rows == 0 && (first->next || cursor_left(&in) > 0))
+            status = fail_at(error, SPOOL_E_CORRUPT, size - cursor_left(&in), NULL);
+        if (status == SPOOL_OK)
+            at = &(*at)->next;
+    } while (status == SPOOL_OK && cursor_left(&in) > 0);
+    if (status != SPOOL_OK)
+        native_block_free(first);
+    else
+        *out = first;
+    return status;
+}
+
+static void part_free(struct native_block *b)
+{
     for (size_t i = 0; i < b->column_count; i++) {
         free(b->columns[i].name);
         type_free(b->columns[i].type);
@@ -455,9 +472,22 @@ void native_block_free(struct native_block *b)
     free(b);
 }
 
+void native_block_free(struct native_block *b)
+{
+    while (b) {
+        struct native_block *next = b->next;
+        part_free(b);
+        b = next;
+    }
+}
+
 uint64_t native_block_rows(const struct native_block *b)
 {
-    return b->rows;
+    uint64_t rows = 0;
+
+    for (; b; b = b->next)
+        rows += b->rows;
+    return rows;
 }
 
 size_t native_block_columns(const struct native_block *b)

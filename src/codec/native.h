@@ -15,7 +15,10 @@
 
 struct native_block;
 
-/* Takes the raw (opened) bytes of exactly one block; raw is borrowed and must outlive the block. */
+/*
+ * Takes the raw (opened) bytes of one or more Native blocks, read as one: their rows follow each
+ * other, and each row has the columns of its own Native block. raw is borrowed and must outlive it.
+ */
 int native_block_open(const void *raw, size_t size, struct native_block **out,
                       struct spool_error *error);
 void native_block_free(struct native_block *b);
@@ -27,7 +30,18 @@ void native_block_free(struct native_block *b);
 int native_block_set_timezone(struct native_block *b, const char *timezone,
                               struct spool_error *error);
 
+/*
+ * From now on every value is shown so that a decoder makes the same of it again: bytes that are no
+ * UTF-8 stay as they are, a float in a Variant is told from a whole number, and what stands in the
+ * block as a String because the column is JSON is shown as that JSON. schema: the block's own.
+ */
+void native_block_set_exact(struct native_block *b, const struct schema *schema);
+
+/* Dates with a time of that column are shown in UTC with a Z: no clock change makes two of one. */
+void native_block_set_utc(struct native_block *b, const char *column);
+
 uint64_t native_block_rows(const struct native_block *b);
+/* Of the first Native block. */
 size_t native_block_columns(const struct native_block *b);
 const char *native_block_column_name(const struct native_block *b, size_t column);
 const struct type *native_block_column_type(const struct native_block *b, size_t column);

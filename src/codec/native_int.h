@@ -28,7 +28,9 @@ struct native_node {
     size_t head_size;
     bool nullable_keys;           /* LowCardinality: key 0 is NULL */
     const struct tz_zone *zone;   /* DateTime and DateTime64; NULL: UTC */
-    bool zone_unknown;            /* the type's zone is none this system has */
+    bool zone_unknown;            /* shown as UTC: the type's zone is none this system has */
+    bool exact;                   /* shown so that a decoder makes the same value of it again */
+    bool object;                  /* a String that holds a JSON column's objects */
     struct native_node *children; /* owned */
     size_t child_count;
 };
@@ -47,6 +49,7 @@ struct native_zone {
 };
 
 struct native_block {
+    struct native_block *next; /* the Native block behind this one; owned */
     uint64_t rows;
     struct native_zone *zones;
     size_t zone_count;

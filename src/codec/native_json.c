@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "codec/datetime.h"
+#include "codec/json.h"
 #include "codec/native_int.h"
 
 #define SECONDS_A_DAY     86400
@@ -241,6 +242,15 @@ static int put_ipv6(struct buf *out, const uint8_t *raw)
     return buf_printf(out, "\"%s\"", text);
 }
 
+/* Whether the text is one value by RFC 8259. */
+static bool is_json(const uint8_t *text, size_t size)
+{
+    struct refusal why;
+    struct scan s = {.p = text, .begin = text, .end = text + size, .why = &why};
+
+    return size > 0 && json_skip(&s) == SPOOL_OK && s.p == s.end;
+}
+
 /* A number that is no member is shown as it is: it tells what is wrong. */
 static int put_enum(struct buf *out, const struct native_node *node, uint64_t row)
 {
@@ -260,6 +270,14 @@ static int put_enum(struct buf *out, const struct native_node *node, uint64_t ro
     return buf_printf(out, "%lld", (long long)value);
 }
 
+static int put_text(struct buf *out, const struct native_node *node, const uint8_t *text,
+                    size_t size)
+{
+    if (node->object && is_json(text, size))
+        return buf_append(out, text, size);
+    return node->exact ? buf_put_json_bytes(out, text, size) : buf_put_json_string(out, text, size);
+}
+
 static int put_string(struct buf *out, const struct native_node *node, uint64_t row)
 {
     size_t from = node->positions[row];
@@ -269,7 +287,7 @@ static int put_string(struct buf *out, const struct native_node *node, uint64_t 
     int status = cursor_string(&in, &text, &size);
 
     assert(status == SPOOL_OK);
-    return status == SPOOL_OK ? buf_put_json_string(out, text, size) : status;
+    return status == SPOOL_OK ? put_text(out, node, text, size) : status;
 }
 
 static int put_fixed_string(struct buf *out, const struct native_node *node, uint64_t row)
@@ -279,7 +297,7 @@ static int put_fixed_string(struct buf *out, const struct native_node *node, uin
 
     while (size > 0 && text[size - 1] == 0)
         size--;
-    return buf_put_json_string(out, text, size);
+    return put_text(out, node, text, size);
 }
 
 /* ---- composites ------------------------------------------------------------------------------ */
@@ -361,10 +379,22 @@ static int put_low_cardinality(struct buf *out, const struct native_node *node, 
 static int put_variant(struct buf *out, const struct native_node *node, uint64_t row)
 {
     uint8_t member = node->data[row];
+    const struct native_node *child = &node->children[member];
+    enum type_kind kind;
+    size_t start = out->len;
+    int status;
 
     if (member == NATIVE_VARIANT_NULL)
         return buf_append_str(out, "null");
-    return native_json_value(&node->children[member], node->positions[row], out);
+    status = native_json_value(child, node->positions[row], out);
+    kind = child->type->kind;
+    if (status != SPOOL_OK || !node->exact ||
+        (kind != TYPE_FLOAT32 && kind != TYPE_FLOAT64 && kind != TYPE_BFLOAT16))
+        return status;
+    for (size_t i = start; i < out->len; i++)
+        if (!memchr("-0123456789", out->data[i], 11))
+            return SPOOL_OK;
+    return buf_append_str(out, ".0");
 }
 
 int native_json_value(const struct native_node *node, uint64_t row, struct buf *out)
@@ -436,15 +466,62 @@ int native_json_value(const struct native_node *node, uint64_t row, struct buf *
     }
 }
 
+/* ---- how values are shown -------------------------------------------------------------------- */
+
+static void show_exact(struct native_node *node, const struct type *type)
+{
+    while (type &&
+           (type->kind == TYPE_SIMPLE_AGGREGATE || type->kind == TYPE_NULLABLE ||
+            type->kind == TYPE_LOW_CARDINALITY) &&
+           type->kind != node->type->kind)
+        type = type->children[0];
+    node->exact = true;
+    node->object = type && type->kind == TYPE_JSON && node->type->kind == TYPE_STRING;
+    for (size_t i = 0; i < node->child_count; i++)
+        show_exact(&node->children[i], type && i < type->child_count ? type->children[i] : NULL);
+}
+
+void native_block_set_exact(struct native_block *b, const struct schema *schema)
+{
+    for (; b; b = b->next)
+        for (size_t i = 0; i < b->column_count; i++) {
+            const struct type *type = NULL;
+            for (size_t k = 0; k < schema->count && !type; k++)
+                if (strcmp(schema->columns[k].name, b->columns[i].name) == 0)
+                    type = schema->columns[k].type;
+            show_exact(&b->columns[i].node, type);
+        }
+}
+
+static void show_utc(struct native_node *node)
+{
+    if (node->type->kind == TYPE_DATETIME || node->type->kind == TYPE_DATETIME64) {
+        node->zone = NULL;
+        node->zone_unknown = true;
+    }
+    for (size_t i = 0; i < node->child_count; i++)
+        show_utc(&node->children[i]);
+}
+
+void native_block_set_utc(struct native_block *b, const char *column)
+{
+    for (; b; b = b->next)
+        for (size_t i = 0; i < b->column_count; i++)
+            if (strcmp(b->columns[i].name, column) == 0)
+                show_utc(&b->columns[i].node);
+}
+
 int native_block_row_json(const struct native_block *b, uint64_t row, struct buf *out,
                           struct spool_error *error)
 {
     size_t start = out->len;
     int status;
 
-    if (row >= b->rows)
+    if (row >= native_block_rows(b))
         return spool_error_set(error, SPOOL_E_INVALID, "row %llu is not in a block of %llu",
-                               (unsigned long long)row, (unsigned long long)b->rows);
+                               (unsigned long long)row, (unsigned long long)native_block_rows(b));
+    for (; row >= b->rows; b = b->next)
+        row -= b->rows;
     status = buf_put_u8(out, '{');
     for (size_t i = 0; i < b->column_count && status == SPOOL_OK; i++) {
         const struct native_column *c = &b->columns[i];

@@ -93,17 +93,11 @@ static int slice_data(const struct native_node *node, uint64_t first, uint64_t c
     return status;
 }
 
-int native_block_slice(const struct native_block *b, uint64_t first, uint64_t count,
-                       struct buf *out, struct spool_error *error)
+static int slice_block(const struct native_block *b, uint64_t first, uint64_t count,
+                       struct buf *out)
 {
-    size_t start = out->len;
-    int status;
+    int status = buf_put_varuint(out, b->column_count);
 
-    if (first > b->rows || count > b->rows - first)
-        return spool_error_set(
-            error, SPOOL_E_INVALID, "rows %llu and %llu more are not all in a block of %llu",
-            (unsigned long long)first, (unsigned long long)count, (unsigned long long)b->rows);
-    status = buf_put_varuint(out, b->column_count);
     if (status == SPOOL_OK)
         status = buf_put_varuint(out, count);
     for (size_t i = 0; i < b->column_count && status == SPOOL_OK; i++) {
@@ -113,6 +107,29 @@ int native_block_slice(const struct native_block *b, uint64_t first, uint64_t co
             status = slice_prefix(&c->node, out);
         if (status == SPOOL_OK)
             status = slice_data(&c->node, first, count, out);
+    }
+    return status;
+}
+
+int native_block_slice(const struct native_block *b, uint64_t first, uint64_t count,
+                       struct buf *out, struct spool_error *error)
+{
+    size_t start = out->len;
+    uint64_t rows = native_block_rows(b);
+    int status = SPOOL_OK;
+
+    if (first > rows || count > rows - first)
+        return spool_error_set(
+            error, SPOOL_E_INVALID, "rows %llu and %llu more are not all in a block of %llu",
+            (unsigned long long)first, (unsigned long long)count, (unsigned long long)rows);
+    /* A block of no rows is cut of the first, for its columns; of the others only what has some. */
+    for (const struct native_block *part = b; part && status == SPOOL_OK; part = part->next) {
+        uint64_t skip = first < part->rows ? first : part->rows;
+        uint64_t take = count < part->rows - skip ? count : part->rows - skip;
+        if (take > 0 || (part == b && rows == 0) || (!part->next && out->len == start))
+            status = slice_block(part, skip, take, out);
+        first -= skip;
+        count -= take;
     }
     if (status != SPOOL_OK) {
         out->len = start;

@@ -75,6 +75,11 @@ bool schema_type_nullable(const struct type *type)
     return type->kind == TYPE_NULLABLE;
 }
 
+bool schema_null_is_default(const struct schema_column *column)
+{
+    return column->wire->kind == TYPE_NULLABLE && !schema_type_nullable(column->type);
+}
+
 /* Kinds that a block never holds: they go as another. */
 static bool is_stored(const struct type *type)
 {
@@ -150,6 +155,50 @@ void schema_free(struct schema *schema)
     free(schema->columns);
     free(schema->server_timezone);
     free(schema);
+}
+
+static int column_by_name(struct schema_column *c)
+{
+    struct buf path;
+    const char *text;
+    int status;
+
+    buf_init(&path, LIMIT_SCHEMA_BYTES);
+    status = schema_path_escape(c->name, &path);
+    text = status == SPOOL_OK ? buf_cstr(&path) : NULL;
+    free(c->path);
+    free(c->literal);
+    c->literal = NULL;
+    c->path = text ? strdup(text) : NULL;
+    c->source = SOURCE_KEY;
+    c->required = false;
+    buf_free(&path);
+    return c->path ? SPOOL_OK : SPOOL_E_NOMEM;
+}
+
+int schema_by_name(const struct schema *schema, struct schema **out)
+{
+    struct buf copy;
+    int status;
+
+    *out = NULL;
+    buf_init(&copy, LIMIT_SCHEMA_BYTES);
+    status = schema_serialize(schema, &copy);
+    if (status == SPOOL_OK)
+        status = schema_deserialize(copy.data, copy.len, out, NULL);
+    buf_free(&copy);
+    if (status != SPOOL_OK)
+        return status;
+    (*out)->strict = false;
+    (*out)->unknown_keys = UNKNOWN_REFUSE; /* a column that is no more: its value is not dropped */
+    (*out)->schema_registry_framing = false;
+    for (size_t i = 0; i < (*out)->count && status == SPOOL_OK; i++)
+        status = column_by_name(&(*out)->columns[i]);
+    if (status != SPOOL_OK) {
+        schema_free(*out);
+        *out = NULL;
+    }
+    return status;
 }
 
 int schema_column_list(const struct schema *schema, struct buf *out)

@@ -19,11 +19,12 @@
  *   DEFAULT is a literal that fits       default_json, put in by spoold, on every server
  *   DEFAULT is another expression,
  *     a scalar column, converting server, native    NULL in a Nullable wire column
- *     otherwise, converting server                  format auto takes JSON, which leaves the key out
- *     otherwise                                     a problem: the config has to decide
+ *     otherwise, native                             a Native block without the column
+ *     JSON, converting server                       a line without the key
+ *     JSON, an older server                         a problem: the config has to decide
  *   no DEFAULT                           NULL in a Nullable column, else the type's zero
- * The last but one loses nothing: left in the block the column would silently hold a zero in place of
- * its DEFAULT, and left out of it the records' own values would be dropped.
+ * A block may hold several Native blocks for that, one behind the other, each without the columns that
+ * its rows lack (decode.c bounds their number).
  */
 #ifndef CODEC_SCHEMA_H
 #define CODEC_SCHEMA_H
@@ -96,7 +97,8 @@ struct schema_column {
     char *default_json; /* value for a missing key or null, JSON text; NULL: the type's zero */
     char *default_expression; /* the table's own DEFAULT when it is no literal; NULL otherwise */
     bool default_by_server; /* the server fills in what is missing. FORMAT_NATIVE: wire is Nullable,
-                               type is not, missing -> NULL; FORMAT_JSON: missing -> no key */
+                               type is not, missing -> NULL, else a block without the column;
+                               FORMAT_JSON: missing -> no key */
     bool required;
     bool truncate;
     bool unchecked; /* JSON format only: a type this version does not know */
@@ -134,6 +136,13 @@ int schema_from_wishes(const struct schema_options *options, struct server_versi
 int schema_serialize(const struct schema *schema, struct buf *out);
 int schema_deserialize(const void *data, size_t size, struct schema **out,
                        struct spool_error *error);
+
+/*
+ * The same columns, each read from the key of its own name and nothing else: for records that were
+ * rebuilt from columns (native_block_row_json). Their blocks have the same columns and wire types.
+ * A record with another key is refused: it was a column once, and would be dropped.
+ */
+int schema_by_name(const struct schema *schema, struct schema **out);
 
 bool schema_equal(const struct schema *a, const struct schema *b);
 void schema_free(struct schema *schema);

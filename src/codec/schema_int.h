@@ -26,6 +26,9 @@ const struct type *schema_core_type(const struct type *type);
 /* Whether NULL is a value of type: Nullable under any other wrappers, Dynamic and Variant. */
 bool schema_type_nullable(const struct type *type);
 
+/* default_by_server in Native blocks: NULL stands for the DEFAULT; else the column is left out. */
+bool schema_null_is_default(const struct schema_column *column);
+
 /* Whether a block or a checked JSON value can be of this type: native, and a form that is written. */
 bool schema_wire_sound(const struct type *wire);
 

@@ -300,8 +300,6 @@ static enum schema_format choose_format(const struct resolver *r)
             continue;
         if (!goes_native(c))
             return FORMAT_JSON;
-        if (r->needs_default[i] && r->converting && !null_is_default(r, c))
-            return FORMAT_JSON;
     }
     return FORMAT_NATIVE;
 }
@@ -310,13 +308,11 @@ static void problem_default(struct resolver *r, const struct schema_column *c)
 {
     const struct server_version *v = &r->schema->server;
 
-    resolver_problem(
-        r, c->name,
-        "its DEFAULT %s is not applied to single records %s %u.%u: say what a record without "
-        "the key gets (\"default\", or \"required\": true), or leave the column out of "
-        "\"columns\"",
-        c->default_expression, r->converting ? "of Native blocks by ClickHouse" : "by ClickHouse",
-        v->major, v->minor);
+    resolver_problem(r, c->name,
+                     "ClickHouse %u.%u does not apply its DEFAULT %s to lines of JSON: use format "
+                     "auto or native, say what a record without the key gets (\"default\", or "
+                     "\"required\": true), or leave the column out of \"columns\"",
+                     v->major, v->minor, c->default_expression);
 }
 
 static void finish_native(struct resolver *r, struct schema_column *c, bool needs_default)
@@ -341,10 +337,9 @@ static void finish_native(struct resolver *r, struct schema_column *c, bool need
     }
     if (!needs_default)
         return;
-    if (!null_is_default(r, c)) {
-        problem_default(r, c);
+    c->default_by_server = true;
+    if (!null_is_default(r, c))
         return;
-    }
     status = make_plain(c->wire, true, &wire);
     if (status != SPOOL_OK) {
         resolver_note(r, status);
@@ -352,7 +347,6 @@ static void finish_native(struct resolver *r, struct schema_column *c, bool need
     }
     type_free(c->wire);
     c->wire = wire;
-    c->default_by_server = true;
 }
 
 static void finish_json(struct resolver *r, struct schema_column *c, bool needs_default)

@@ -140,11 +140,8 @@ static bool wire_fits(const struct schema *schema, const struct schema_column *c
 
     if (schema->server.major < CONVERTING_MAJOR && type_equal(wire, c->type))
         return true;
-    if (schema->format == FORMAT_NATIVE && c->default_by_server) {
-        if (wire->kind != TYPE_NULLABLE)
-            return false;
+    if (schema->format == FORMAT_NATIVE && c->default_by_server && schema_null_is_default(c))
         wire = wire->children[0];
-    }
     buf_init(&plain, 2 * LIMIT_TYPE_TEXT_BYTES);
     buf_init(&text, 2 * LIMIT_TYPE_TEXT_BYTES);
     if (type_format_plain(c->type, &plain) == SPOOL_OK && type_format(wire, &text) == SPOOL_OK)
@@ -164,8 +161,6 @@ static bool column_sound(const struct schema *schema, const struct schema_column
         return false;
     if (schema->format == FORMAT_JSON)
         return c->unchecked || (schema_wire_sound(c->wire) && wire_fits(schema, c));
-    if (c->default_by_server && (c->wire->kind != TYPE_NULLABLE || schema_type_nullable(c->type)))
-        return false;
     return !c->unchecked && schema_wire_sound(c->wire) && wire_fits(schema, c);
 }
 

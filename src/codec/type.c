@@ -60,6 +60,8 @@ const struct type_name type_names[] = {
     {"MultiLineString", TYPE_MULTI_LINE_STRING, SHAPE_GEO, 0, "Array(LineString)"},
     {"Polygon", TYPE_POLYGON, SHAPE_GEO, 0, "Array(Ring)"},
     {"MultiPolygon", TYPE_MULTI_POLYGON, SHAPE_GEO, 0, "Array(Polygon)"},
+    {"Geometry", TYPE_VARIANT, SHAPE_GEO, 0,
+     "Variant(LineString, MultiLineString, MultiPolygon, Point, Polygon, Ring)"},
     {"IntervalNanosecond", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
     {"IntervalMicrosecond", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},
     {"IntervalMillisecond", TYPE_INTERVAL, SHAPE_INTERVAL, 8, NULL},

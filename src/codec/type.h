@@ -49,7 +49,7 @@ enum type_kind {
     TYPE_TUPLE,
     TYPE_NESTED,  /* children, names where given */
     TYPE_MAP,     /* children[0] key, children[1] value */
-    TYPE_VARIANT, /* children, in the order of their discriminators */
+    TYPE_VARIANT, /* children, in the order of their discriminators; Geometry is one too */
     TYPE_DYNAMIC,
     TYPE_JSON,             /* arguments kept as text */
     TYPE_SIMPLE_AGGREGATE, /* children[0] = the value type */
@@ -84,7 +84,7 @@ struct type {
     char *text; /* owned: the spelling it was parsed from, trimmed; holds no NUL */
     char
         *spelling; /* owned: canonical spelling of what is not parsed further: all of DYNAMIC, JSON,
-                       AGGREGATE, INTERVAL and OTHER, the function of SIMPLE_AGGREGATE; else NULL */
+                       AGGREGATE, INTERVAL, OTHER and Geometry, the function of SIMPLE_AGGREGATE; else NULL */
 };
 
 /* Parses a whole type name. On failure *out is NULL and error names the position. */

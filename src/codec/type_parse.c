@@ -399,7 +399,8 @@ static int finish_type(struct parser *p, unsigned depth, struct type *type,
         return parser_fail(p, "Nullable inside Nullable");
     if (name && name->shape == SHAPE_GEO)
         status = add_stored_form(p, depth, type, name->alias);
-    if (!name || name->shape == SHAPE_OPAQUE || name->shape == SHAPE_INTERVAL)
+    if (!name || name->shape == SHAPE_OPAQUE || name->shape == SHAPE_INTERVAL ||
+        (name->shape == SHAPE_GEO && name->kind == TYPE_VARIANT))
         status = set_spelling(p, type, begin, end);
     if (status != SPOOL_OK)
         return status;

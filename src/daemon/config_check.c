@@ -87,6 +87,7 @@ static int check_segments(struct reader *r, const struct json_node *spool)
         if (c->spool.segment_bytes < MIB)
             c->spool.segment_bytes = MIB;
     }
+    c->pipeline.segment_bytes = c->spool.segment_bytes;
     if (c->spool.segment_bytes * streams <= usable)
         return SPOOL_OK;
     max = ((c->spool.segment_bytes * streams + RESERVE_BYTES) / 3 * 4 / MIB + 1) * MIB;
@@ -316,7 +317,8 @@ static int check_kafka(struct reader *r)
     char path[OPTION_PATH_BYTES];
 
     for (size_t i = 0; i < c->pipeline.stream_count; i++)
-        c->has_kafka |= c->pipeline.streams[i].topic_count > 0;
+        c->has_kafka |=
+            c->pipeline.streams[i].topic_count > 0 || c->pipeline.streams[i].dead_letters_topic;
     if (!c->has_kafka)
         return SPOOL_OK;
     c->pipeline.kafka = &c->kafka;

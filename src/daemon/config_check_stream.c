@@ -253,6 +253,39 @@ static int check_stream(struct reader *r, struct stream_options *s, const struct
     return status == SPOOL_OK && s->origin_columns ? add_origin_columns(r, s, node, where) : status;
 }
 
+/* Letters must not come back as records, nor go into the rows' own table. */
+static int check_dead_letters(struct reader *r, const struct json_node *streams)
+{
+    const struct pipeline_options *p = &r->config->pipeline;
+    const struct json_node *node = streams->child;
+    char path[OPTION_PATH_BYTES];
+    int status = SPOOL_OK;
+
+    for (size_t i = 0; node && status == SPOOL_OK; node = node->next, i++) {
+        const struct stream_options *s = &p->streams[i];
+        const struct json_node *letters = json_member(node, "dead_letters");
+        const char *topic = s->dead_letters_topic, *table = s->dead_letters_table;
+
+        path_set(path, "streams[%zu].dead_letters.table", i);
+        if (table && strcmp(table, s->table) == 0 && !s->database)
+            return reader_fail(r, SPOOL_E_INVALID, member_at(letters, "table"), path,
+                               "is the table of the stream's own rows");
+        path_set(path, "streams[%zu].dead_letters.topic", i);
+        if (!topic)
+            continue;
+        status = check_topic(r, topic, member_at(letters, "topic"), path);
+        for (size_t k = 0; k < p->stream_count && status == SPOOL_OK; k++)
+            for (size_t t = 0; t < p->streams[k].topic_count; t++)
+                if (strcmp(p->streams[k].topics[t], topic) == 0)
+                    return reader_fail(
+                        r, SPOOL_E_INVALID, member_at(letters, "topic"), path,
+                        "is a topic that stream \"%s\" reads: its letters would come "
+                        "back as records",
+                        p->streams[k].name);
+    }
+    return status;
+}
+
 /* Stream names and topics are each unique over the whole file. */
 static int check_names(struct reader *r, const struct json_node *streams)
 {
@@ -294,11 +327,13 @@ int config_check_streams(struct reader *r)
     /* The list is ours until the configuration is handed out. */
     struct stream_options *list = (struct stream_options *)(uintptr_t)r->config->pipeline.streams;
     size_t i = 0;
+    int status = SPOOL_OK;
 
     for (const struct json_node *node = streams->child; node; node = node->next, i++) {
-        int status = check_stream(r, &list[i], node, i);
+        status = check_stream(r, &list[i], node, i);
         if (status != SPOOL_OK)
             return status;
     }
-    return check_names(r, streams);
+    status = check_names(r, streams);
+    return status == SPOOL_OK ? check_dead_letters(r, streams) : status;
 }

@@ -181,6 +181,8 @@ static const struct route {
     {"GET", "/streams/*/blocks", true, control_blocks},
     {"GET", "/streams/*/records", true, control_records},
     {"GET", "/dead", true, control_dead},
+    {"POST", "/streams/*/dead/replay", true, control_dead_replay},
+    {"POST", "/streams/*/dead/discard", true, control_dead_discard},
     {"GET", "/verify", true, control_verify},
 };
 

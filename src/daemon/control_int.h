@@ -6,6 +6,7 @@
 #include "daemon/control.h"
 #include "daemon/http_server.h"
 #include "daemon/status.h"
+#include "spool/look.h"
 
 struct front { /* one of the two ways in */
     struct control *control;
@@ -39,6 +40,16 @@ void control_blocks(struct control *c, struct http_exchange *x, const char *stre
 void control_records(struct control *c, struct http_exchange *x, const char *stream);
 void control_dead(struct control *c, struct http_exchange *x, const char *stream);
 void control_verify(struct control *c, struct http_exchange *x, const char *stream);
+
+/* Dead letters replayed and discarded (control_dead.c). */
+void control_dead_replay(struct control *c, struct http_exchange *x, const char *stream);
+void control_dead_discard(struct control *c, struct http_exchange *x, const char *stream);
+
+/* An argument as a number; false, with the reason replied, where it is none. */
+bool control_number(struct http_exchange *x, const char *name, bool *given, int64_t *v);
+/* Which letters a request means, by origin, reason, code, from, to and offset; its strings are the
+   request's. False, with the reason replied. */
+bool control_filter(struct http_exchange *x, struct dead_filter *filter);
 
 /* Frees when all is closed and no look is under way. */
 void control_check_closed(struct control *c);

@@ -27,8 +27,9 @@ struct look {
         LOOK_AT_DEAD,
         LOOK_AT_ALL
     } kind;
-    char *stream; /* the next two are owned, and what the queries point at */
+    char *stream; /* the next three are owned, and what the queries point at */
     char *origin;
+    char *reason;
     uint64_t segment;
     struct look_records_query records;
     struct look_dead_query dead;
@@ -42,6 +43,7 @@ static void look_free(struct look *l)
     buf_free(&l->out);
     free(l->stream);
     free(l->origin);
+    free(l->reason);
     free(l);
 }
 
@@ -158,8 +160,7 @@ static void look_start(struct look *l, enum look_lane lane)
     look_free(l);
 }
 
-/* An argument as a number; false, with the reason replied, where it is none. */
-static bool number_argument(struct http_exchange *x, const char *name, bool *given, int64_t *v)
+bool control_number(struct http_exchange *x, const char *name, bool *given, int64_t *v)
 {
     const char *text = http_exchange_argument(x, name);
     char *end = NULL;
@@ -182,7 +183,7 @@ static bool count_argument(struct http_exchange *x, const char *name, uint64_t *
     int64_t number;
     bool given;
 
-    if (!number_argument(x, name, &given, &number))
+    if (!control_number(x, name, &given, &number))
         return false;
     *v = (uint64_t)number;
     if (number >= 0)
@@ -191,17 +192,16 @@ static bool count_argument(struct http_exchange *x, const char *name, uint64_t *
     return false;
 }
 
-static bool take_origin(struct look *l, const char **origin)
+/* *text, where there is one, becomes a copy that outlives the request. */
+static bool take_text(struct http_exchange *x, const char **text, char **copy)
 {
-    const char *text = http_exchange_argument(l->exchange, "origin");
-
-    if (!text)
+    if (!*text)
         return true;
-    l->origin = strdup(text);
-    *origin = l->origin;
-    if (!l->origin)
-        control_error(l->exchange, 503, "out of memory");
-    return l->origin != NULL;
+    *copy = strdup(*text);
+    *text = *copy;
+    if (!*copy)
+        control_error(x, 503, "out of memory");
+    return *copy != NULL;
 }
 
 void control_segments(struct control *c, struct http_exchange *x, const char *stream)
@@ -226,9 +226,11 @@ void control_records(struct control *c, struct http_exchange *x, const char *str
 {
     struct look *l = look_new(c, x, LOOK_AT_RECORDS, stream);
 
-    if (l && take_origin(l, &l->records.origin) &&
-        number_argument(x, "from", &l->records.has_from, &l->records.from) &&
-        number_argument(x, "to", &l->records.has_to, &l->records.to) &&
+    if (l)
+        l->records.origin = http_exchange_argument(x, "origin");
+    if (l && take_text(x, &l->records.origin, &l->origin) &&
+        control_number(x, "from", &l->records.has_from, &l->records.from) &&
+        control_number(x, "to", &l->records.has_to, &l->records.to) &&
         count_argument(x, "limit", &l->records.limit))
         look_start(l, LOOK_STREAM);
     else if (l)
@@ -241,9 +243,9 @@ void control_dead(struct control *c, struct http_exchange *x, const char *stream
     struct look *l = look_new(c, x, LOOK_AT_DEAD, wanted);
 
     (void)stream;
-    if (l && take_origin(l, &l->dead.origin) &&
-        number_argument(x, "offset", &l->dead.has_offset, &l->dead.offset) &&
-        count_argument(x, "limit", &l->dead.limit)) {
+    if (l && control_filter(x, &l->dead.filter) && count_argument(x, "limit", &l->dead.limit) &&
+        take_text(x, &l->dead.filter.origin, &l->origin) &&
+        take_text(x, &l->dead.filter.reason, &l->reason)) {
         l->dead.stream = l->stream;
         look_start(l, LOOK_DEAD);
     } else if (l) {

@@ -58,7 +58,9 @@ const struct option OPTIONS[] = {
      .doc = "The consumer group. Several spoolds in one group share the partitions."},
     {"kafka.group_instance_id", OPTION_STRING, .example = "\"spoold-1\"",
      CONFIG(kafka.group_instance_id),
-     .doc = "Static membership, unique in the group. Default: made from the spool's uuid."},
+     .doc = "Static membership, unique in the group. Default: made from the spool's uuid and the "
+            "topics. Give another name where topics come or go: brokers leave a member that comes "
+            "back the partitions it had."},
     {"kafka.properties", OPTION_PAIRS, .example = "{\"security.protocol\": \"SASL_SSL\"}",
      RANGE(0, 1000), CONFIG(kafka.properties), COUNT(struct config, kafka.property_count),
      .doc = "Any properties of librdkafka: TLS, SASL, sizes. Those that would break a promise are "
@@ -87,6 +89,10 @@ const struct option OPTIONS[] = {
     {"clickhouse.stall_timeout", OPTION_TIME, .fallback = "\"30s\"", RANGE(SECOND, HOUR),
      CONFIG(pipeline.clickhouse.stall_timeout_ms),
      .doc = "An insert fails when no byte moved for so long."},
+    {"clickhouse.table_check_interval", OPTION_TIME, .fallback = "\"1m\"", RANGE(SECOND, 24 * HOUR),
+     CONFIG(pipeline.table_check_ms),
+     .doc = "How often a table is looked at again while all is well, so that new columns are seen. "
+            "It also is after an error that speaks of columns, and when a server comes back."},
     {"clickhouse.settings", OPTION_PAIRS, .example = "{\"insert_quorum\": \"2\"}", RANGE(0, 1000),
      CONFIG(pipeline.clickhouse.settings), COUNT(struct config, pipeline.clickhouse.setting_count),
      .doc = "Settings sent with every insert. Those that would break a promise are refused."},
@@ -226,10 +232,10 @@ const struct option OPTIONS[] = {
     {"streams[].flush.max_in_flight", OPTION_INTEGER, .fallback = "2", RANGE(1, 64),
      STREAM(max_in_flight), .doc = "Batches under way at a time."},
     {"streams[].dead_letters", OPTION_OBJECT, .doc = "Records that can't be inserted."},
-    {"streams[].dead_letters.table", OPTION_STRING, OPTION_UNBUILT, .example = "\"events_dead\"",
-     .doc = "A table that gets them too."},
-    {"streams[].dead_letters.topic", OPTION_STRING, OPTION_UNBUILT, .example = "\"events-dead\"",
-     .doc = "A topic that gets them too."},
+    {"streams[].dead_letters.table", OPTION_STRING, .example = "\"events_dead\"",
+     STREAM(dead_letters_table), .doc = "A table that gets them too."},
+    {"streams[].dead_letters.topic", OPTION_STRING, .example = "\"events-dead\"",
+     STREAM(dead_letters_topic), .doc = "A topic that gets them too."},
     {"streams[].dead_letters.max_bytes", OPTION_SIZE, .fallback = "\"256MiB\"",
      RANGE(MIB, 1024 * GIB), STREAM(dead_letters_max_bytes),
      .doc = "At this bound the stream is held, and drops nothing. In a small spool the default is "

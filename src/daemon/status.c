@@ -88,6 +88,8 @@ static void put_endpoints(struct json_writer *w, struct pipeline *pipeline)
         json_writer_text(w, "state", STATES[e.state]);
         json_writer_text(w, "version", version);
         json_writer_text(w, "reason", e.reason);
+        json_writer_bool(w, "current", e.current);
+        json_writer_u64(w, "waiting_batches", pipeline_endpoint_waiting(pipeline, i));
         json_writer_close(w, '}');
     }
     json_writer_close(w, ']');
@@ -110,8 +112,14 @@ static void put_stream(struct json_writer *w, const struct stream_status *s)
     put_seconds(w, "oldest_age_seconds", s->oldest_age_seconds);
     json_writer_i64(w, "lag", s->lag);
     json_writer_u64(w, "dead_letters", s->dead_letters);
+    json_writer_u64(w, "dead_letters_waiting", s->dead_letters_waiting);
     json_writer_u64(w, "rows_inserted", s->rows_inserted);
     json_writer_u64(w, "retries", s->retries);
+    json_writer_u64(w, "views_unsure_rows", s->views_unsure);
+    json_writer_u64(w, "possible_duplicates", s->possible_duplicates);
+    json_writer_u64(w, "damaged_segments", s->damaged_segments);
+    json_writer_u64(w, "missing_segments", s->missing_segments);
+    json_writer_u64(w, "damaged_blocks", s->damaged_blocks);
     json_writer_open(w, "batches", '{');
     json_writer_u64(w, "sealed", s->batches_sealed);
     json_writer_u64(w, "in_flight", s->batches_in_flight);

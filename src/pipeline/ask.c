@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "pipeline/pipeline_int.h"
 #include "sink/sql_text.h"
@@ -28,6 +29,7 @@ struct ask_row {
     uint64_t row; /* of the batch */
     bool stored;
 };
+#define ASK_NO_ORIGIN UINT32_MAX /* of a row whose offset can't be read: it matches no answer */
 
 struct ask_origin {
     const struct origin *origin;
@@ -42,6 +44,8 @@ struct ask {
     /* for the job */
     struct part *parts;
     size_t part_count;
+    bool *damaged; /* per part: it can't be read */
+    bool any_damaged;
     uint64_t segment;
     int status;
     struct spool_error error;
@@ -60,7 +64,11 @@ static const char *column_of(const struct schema *schema, enum column_source sou
     return NULL;
 }
 
-/* Offsets of one name repeat from epoch to epoch: only the first can be told by them. */
+bool origin_tells_apart(const struct origin *o)
+{
+    return o->epoch <= 1 && !replay_is_origin(o);
+}
+
 static bool ask_tells_apart(const struct batch *b)
 {
     size_t origins = 0;
@@ -68,7 +76,7 @@ static bool ask_tells_apart(const struct batch *b)
 
     for (size_t i = 0; i < b->part_count; i++) {
         const struct origin *o = b->parts[i].block->origin;
-        if (!o->name || o->epoch > 1)
+        if (!o->name || !origin_tells_apart(o))
             return false;
         origins += o != last;
         last = o;
@@ -76,26 +84,33 @@ static bool ask_tells_apart(const struct batch *b)
     return origins <= ASK_ORIGINS_MAX;
 }
 
-bool ask_by_origin(const struct stream_schema *ss)
+/* The rows have such a column, and the table (still) has it too. */
+static bool ask_has(const struct stream_schema *ss, enum column_source source,
+                    const struct table_description *t)
 {
-    const struct table_description *t = ss->target->description;
-    bool by_topic = column_of(ss->schema, SOURCE_TOPIC) && column_of(ss->schema, SOURCE_PARTITION);
+    const char *name = column_of(ss->schema, source);
+    return name && description_has_column(t, name);
+}
 
+bool ask_by_origin(const struct stream_schema *ss, const struct table_description *t)
+{
     if (!t || !t->engine ||
         (strcmp(t->engine, "MergeTree") != 0 && strcmp(t->engine, "ReplicatedMergeTree") != 0))
         return false;
-    return column_of(ss->schema, SOURCE_OFFSET) &&
-           (by_topic || column_of(ss->schema, SOURCE_ORIGIN));
+    return ask_has(ss, SOURCE_OFFSET, t) &&
+           (ask_has(ss, SOURCE_ORIGIN, t) ||
+            (ask_has(ss, SOURCE_TOPIC, t) && ask_has(ss, SOURCE_PARTITION, t)));
 }
 
 bool ask_possible(const struct batch *b)
 {
-    return ask_by_origin(b->segment->schema) && ask_tells_apart(b);
+    return ask_by_origin(batch_schema(b), batch_table(b)) && ask_tells_apart(b);
 }
 
 static void ask_free(struct ask *a)
 {
     free(a->parts);
+    free(a->damaged);
     free(a->origins);
     free(a->rows);
     free(a);
@@ -108,7 +123,37 @@ static void ask_again(struct ask *a)
     struct stream *s = a->stream;
 
     b->busy = false;
+    b->refused_alone = false; /* by now the table may be another: a trial tells */
     batch_retry_later(b, ASK_RETRY_MS + backoff_next_ms(&b->backoff));
+    ask_free(a);
+    stream_advance(s);
+}
+
+/*
+ * The server would not say. Its rows may be in, so nothing else can be done with them: what does not
+ * pass by itself holds the stream until somebody mends it, and the batch is asked about again and
+ * again meanwhile.
+ */
+static void ask_refused(struct ask *a, const struct clickhouse_outcome *outcome)
+{
+    struct batch *b = a->batch;
+    struct stream *s = a->stream;
+    uint64_t suppressed = 0;
+
+    if (s->p->closing || outcome->class_ == CLASS_TRANSIENT) {
+        ask_again(a);
+        return;
+    }
+    if (log_gate_open(&s->ask_gate, 5000, &suppressed))
+        log_event(LOG_WARN, "batch.ask_failed", "stream", s->options->name, "batch", log_u64(b->id),
+                  "error", outcome->text, "lines_suppressed", log_u64(suppressed), NULL);
+    b->busy = false;
+    b->refused_alone = false;
+    batch_hold_for(b,
+                   "rows of it may be in the table already, and it can't be asked (%s, code %d): "
+                   "%s: spoold's user needs SELECT on %s and system.processes",
+                   error_class_name(outcome->class_), outcome->code, outcome->text,
+                   batch_schema(b)->target->destination);
     ask_free(a);
     stream_advance(s);
 }
@@ -133,21 +178,30 @@ static int ask_origin_of(struct ask *a, const struct origin *o, uint32_t *index)
     return SPOOL_OK;
 }
 
-static int ask_part(struct ask *a, struct spool_reader *reader, const struct part *part)
+static int ask_part(struct ask *a, struct spool_reader *reader, size_t index)
 {
+    const struct part *part = &a->parts[index];
     const struct spool_block_ref *ref = &part->block->ref;
     void *payload = NULL;
     int64_t *offsets = NULL;
     size_t size = 0;
     uint32_t origin = 0;
-    int status = spool_reader_block(reader, ref, &payload, &size, &offsets, &a->error);
+    int status = reader ? spool_reader_block(reader, ref, &payload, &size, &offsets, &a->error)
+                        : SPOOL_E_CORRUPT;
 
-    if (status == SPOOL_OK)
+    a->damaged[index] = damage_is(status, &a->error);
+    a->any_damaged = a->any_damaged || a->damaged[index];
+    if (status == SPOOL_OK || a->damaged[index])
         status = ask_origin_of(a, part->block->origin, &origin);
     for (uint32_t i = 0; i < part->rows && status == SPOOL_OK; i++) {
         int64_t offset =
             offsets ? offsets[part->row + i] : ref->first_offset + (int64_t)part->row + i;
         struct ask_origin *o = &a->origins[origin];
+        if (a->damaged[index] && !block_is_dense(ref)) {
+            a->rows[a->row_count] = (struct ask_row){ASK_NO_ORIGIN, 0, a->row_count, false};
+            a->row_count++;
+            continue;
+        }
         o->low = offset < o->low ? offset : o->low;
         o->high = offset > o->high ? offset : o->high;
         a->rows[a->row_count] = (struct ask_row){origin, offset, a->row_count, false};
@@ -173,9 +227,11 @@ static void ask_work(struct job *job)
     struct spool_reader *reader = NULL;
 
     a->status = spool_reader_open(a->stream->spool, a->segment, &reader, &a->error);
+    if (damage_is(a->status, &a->error))
+        a->status = SPOOL_OK; /* then no part of it can be read */
     for (size_t i = 0; i < a->part_count && a->status == SPOOL_OK; i++)
         if (a->parts[i].rows)
-            a->status = ask_part(a, reader, &a->parts[i]);
+            a->status = ask_part(a, reader, i);
     spool_reader_close(reader);
     if (a->status == SPOOL_OK)
         qsort(a->rows, a->row_count, sizeof(*a->rows), row_order);
@@ -199,6 +255,7 @@ static void ask_settle(struct ask *a)
     struct span_group group;
     size_t stored_count = 0, missing_count = 0;
     uint64_t stored = 0;
+    bool elsewhere = a->endpoint != b->endpoint; /* not the server that may have them was asked */
 
     if (!spans) {
         ask_again(a);
@@ -213,6 +270,7 @@ static void ask_settle(struct ask *a)
     log_event(LOG_INFO, "batch.asked", "stream", s->options->name, "batch", log_u64(b->id), "rows",
               log_u64(a->row_count), "stored", log_u64(stored), NULL);
     b->busy = false;
+    batch_asked_stored(b, stored);
     if (stored == a->row_count) {
         if (s->probe == b) {
             s->probe = NULL;
@@ -230,8 +288,14 @@ static void ask_settle(struct ask *a)
             else
                 list[(*count)++] = (struct row_span){i, 1};
         }
-        group = (struct span_group){missing, missing_count};
-        if (batch_replace(b, spans, stored_count, &group, 1, NULL) != SPOOL_OK)
+        group = (struct span_group){.spans = missing, .count = missing_count};
+        if (elsewhere)
+            batch_possible_duplicates(b, a->row_count - stored,
+                                      "a replica was asked, which may lag behind the one that may "
+                                      "have them");
+        if (a->any_damaged ? batch_set_aside(b, a->damaged, spans, stored_count, elsewhere)
+            : b->splits    ? batch_split(b, spans, stored_count, missing, missing_count)
+                           : batch_replace(b, spans, stored_count, &group, 1, NULL))
             batch_retry_later(b, ASK_RETRY_MS);
     }
     free(spans);
@@ -280,11 +344,9 @@ static void ask_rows_answered(void *arg, const struct clickhouse_outcome *outcom
     const char *at = text, *end = text + size;
     size_t hint = 0;
 
+    FAILPOINT(FP_ASK_ANSWERED);
     if (a->stream->p->closing || outcome->class_ != CLASS_NONE) {
-        if (outcome->class_ != CLASS_NONE && outcome->class_ != CLASS_TRANSIENT)
-            log_event(LOG_WARN, "batch.ask_failed", "stream", a->stream->options->name, "batch",
-                      log_u64(a->batch->id), "error", outcome->text, NULL);
-        ask_again(a);
+        ask_refused(a, outcome);
         return;
     }
     while (at < end) {
@@ -293,9 +355,9 @@ static void ask_rows_answered(void *arg, const struct clickhouse_outcome *outcom
         const char *offset = name ? next_field(&at, end, '\n', &offset_size) : NULL;
         if (!offset || offset_size == 0 || offset_size > 20 ||
             !ask_mark(a, name, name_size, strtoll(offset, NULL, 10), &hint)) {
-            log_event(LOG_ERROR, "batch.ask_failed", "stream", a->stream->options->name, "batch",
-                      log_u64(a->batch->id), "error", "the table's answer is not readable", NULL);
-            ask_again(a);
+            struct clickhouse_outcome unreadable = {.class_ = CLASS_UNKNOWN,
+                                                    .text = "the table's answer is not readable"};
+            ask_refused(a, &unreadable);
             return;
         }
     }
@@ -330,7 +392,7 @@ static int put_topic_partition(struct buf *sql, const char *topic, const char *p
 /* SELECT <origin name>, <offset> FROM <table> WHERE (<origin 1> AND offset BETWEEN) OR ... */
 static int ask_statement(const struct ask *a, struct buf *sql)
 {
-    const struct stream_schema *ss = a->batch->segment->schema;
+    const struct stream_schema *ss = batch_schema(a->batch);
     const char *origin = column_of(ss->schema, SOURCE_ORIGIN);
     const char *topic = column_of(ss->schema, SOURCE_TOPIC);
     const char *partition = column_of(ss->schema, SOURCE_PARTITION);
@@ -393,8 +455,10 @@ static void ask_running_answered(void *arg, const struct clickhouse_outcome *out
 {
     struct ask *a = arg;
 
-    if (a->stream->p->closing || outcome->class_ != CLASS_NONE || size == 0 || text[0] != '0')
-        ask_again(a); /* it still runs, or nobody knows */
+    if (outcome->class_ != CLASS_NONE)
+        ask_refused(a, outcome);
+    else if (a->stream->p->closing || size == 0 || text[0] != '0')
+        ask_again(a); /* it still runs */
     else
         ask_rows(a);
 }
@@ -408,10 +472,8 @@ static void ask_read(struct job *job)
 
     if (a->status != SPOOL_OK || a->stream->p->closing) {
         if (a->status != SPOOL_OK)
-            stream_hold(a->stream, HOLD_DAMAGE,
-                        "segment %llu, batch %llu: %s: stop spoold and run spoolctl verify",
-                        (unsigned long long)a->segment, (unsigned long long)a->batch->id,
-                        a->error.text);
+            log_event(LOG_WARN, "batch.ask_failed", "stream", a->stream->options->name, "batch",
+                      log_u64(a->batch->id), "error", a->error.text, NULL);
         ask_again(a);
         return;
     }
@@ -430,9 +492,10 @@ void ask_start(struct batch *b, int endpoint)
 
     if (a) {
         a->parts = calloc(b->part_count ? b->part_count : 1, sizeof(*a->parts));
+        a->damaged = calloc(b->part_count ? b->part_count : 1, sizeof(*a->damaged));
         a->rows = calloc(b->rows ? b->rows : 1, sizeof(*a->rows));
     }
-    if (!a || !a->parts || !a->rows) {
+    if (!a || !a->parts || !a->damaged || !a->rows) {
         if (a)
             ask_free(a);
         pipeline_fatal(b->stream->p, "out of memory while asking what a table holds");
@@ -444,7 +507,6 @@ void ask_start(struct batch *b, int endpoint)
     a->batch = b;
     a->stream = b->stream;
     a->endpoint = endpoint;
-    b->endpoint = endpoint;
     b->busy = true;
     a->job.work = ask_work;
     a->job.done = ask_read;

@@ -1,64 +1,75 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ClickHouse refused a batch for its data: which rows are bad? They are found by trial inserts into
- * a clone of the table with the engine Null, which checks everything a row can be refused for and
- * stores nothing: no parts, no seals. Block by block; where the server names the row ("at row 17")
- * that row is tried alone and the search goes on behind it, else the block is halved.
+ * a clone of the table with the engine Null, which checks nearly everything a row can be refused for
+ * and stores nothing: no parts, no seals. What is tried is up to search.c; some trials fly at once.
  *
  * Then, in this order: the bad rows are committed to the dead letters; in one commit the old seal
  * goes, the bad rows are acknowledged and the good ones are sealed anew, and go in as one batch.
  * A crash anywhere leaves the old seal, or the new ones: the dead letters are idempotent.
  *
- * Where the clone can't be made, or takes what the table refuses, the batch is halved and each half
- * inserted for real, at most HALVINGS_MAX times before the stream is held. More bad rows than
- * bad_ratio means that the table changed, not the data: then nothing is put to the dead letters.
+ * Where the clone can't be made, or takes what the table refuses, halves are inserted for real
+ * (halve.c). More bad rows than bad_ratio means that the table changed, not the data: then nothing
+ * is put to the dead letters, the batch alone is tried again, and hunted through again ever less
+ * often. So it is where the answer need not be about a row (its class is not data) and the trials
+ * don't refuse some rows and take others: no row is buried on suspicion.
  */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "codec/native.h"
 #include "pipeline/pipeline_int.h"
 
-#define HALVINGS_MAX  200
-#define BAD_ROWS_FREE 5      /* bad_ratio says nothing about so few */
-#define WINDOW_ROWS   200000 /* over which bad_ratio is taken, about */
-#define REASON_BYTES  400
+#define BAD_ROWS_FREE       5      /* bad_ratio says nothing about so few */
+#define WINDOW_ROWS         200000 /* over which bad_ratio is taken, about */
+#define HUNT_AGAIN_FIRST_MS 10000  /* a batch held for bad_ratio is hunted through no sooner ... */
+#define HUNT_AGAIN_MAX_MS   600000 /* ... and each time after twice as long */
+
+/* Rows being tried; one for each slot of the search. */
+struct trial {
+    struct hunt *hunt;
+    unsigned slot;
+    bool running;
+    struct part *parts;
+    size_t part_count;
+    struct feed *feed;
+    struct insert *insert;
+};
+
+enum hunt_end { HUNT_GOES_ON, HUNT_GIVES_UP, HUNT_HOLDS };
 
 struct hunt {
     struct batch *batch;
     struct stream *stream;
     int endpoint;
     int code;
-    char reason[REASON_BYTES];
+    enum error_class class_;
+    bool doubtful; /* perhaps it is no row: only what is refused beside rows that pass is bad */
+    char reason[SEARCH_REASON_SIZE];
     char table[300]; /* of the trials */
     bool has_table;
-    struct row_span *todo; /* a stack, the next on top */
-    size_t todo_count, todo_cap;
-    struct row_span span; /* on trial */
-    bool single;          /* the row the server named is on trial; back_to follows */
-    struct row_span back_to;
-    uint64_t *bad; /* rows of the batch, ascending when all are found */
-    size_t bad_count, bad_cap;
-    uint64_t trials;
+    struct search *search; /* NULL: its only row was refused alone already */
+    struct trial trials[SEARCH_SLOTS];
+    unsigned trial_count;
+    enum hunt_end end; /* once no trial runs */
+    uint64_t retry_ms; /* of HUNT_GIVES_UP */
     uint64_t started_ms;
-    struct part *parts; /* of the trial */
-    size_t part_count;
-    uint64_t frames_bytes;
-    struct feed *feed;
-    struct insert *insert;
+    struct bad_row only;       /* the batch's only row */
+    const struct bad_row *bad; /* ascending; once all are found */
+    size_t bad_count;
 };
-
-static void hunt_next(struct hunt *h);
 
 static void hunt_free(struct hunt *h)
 {
-    feed_close(h->feed);
-    free(h->todo);
-    free(h->bad);
-    free(h->parts);
+    for (unsigned i = 0; i < SEARCH_SLOTS; i++) {
+        feed_close(h->trials[i].feed);
+        free(h->trials[i].parts);
+    }
+    search_free(h->search);
     free(h);
 }
 
@@ -97,27 +108,42 @@ static void hunt_give_up(struct hunt *h, uint64_t delay_ms)
 
 /* --- bad_ratio ------------------------------------------------------------------------------ */
 
-static bool hunt_too_many(const struct hunt *h)
+static bool hunt_too_many(const struct hunt *h, size_t found)
 {
     const struct stream *s = h->stream;
-    double bad = s->window_bad + (double)h->bad_count;
+    double bad = s->window_bad + (double)found;
     double rows = s->window_rows + (double)h->batch->rows;
 
-    return !s->accept_bad && bad > BAD_ROWS_FREE && bad > s->options->bad_ratio * rows;
+    if (s->accept_bad)
+        return false;
+    if (h->search && search_hopeless(h->search, s->options->bad_ratio))
+        return true;
+    return bad > BAD_ROWS_FREE && bad > s->options->bad_ratio * rows;
 }
 
-static void hunt_hold(struct hunt *h)
+static void hunt_hold(struct hunt *h, bool too_many)
 {
     struct batch *b = h->batch;
 
     hunt_drop_table(h);
     b->busy = false;
-    batch_hold_for(
-        b,
-        "more than bad_ratio (%.3g) of its rows are refused (code %d: %s); the table may "
-        "have changed: nothing was put to the dead letters; mend it, or let them go "
-        "with spoolctl resume --accept-bad",
-        h->stream->options->bad_ratio, h->code, h->reason);
+    b->hunt_wait_ms = b->hunt_wait_ms ? 2 * b->hunt_wait_ms : HUNT_AGAIN_FIRST_MS;
+    if (b->hunt_wait_ms > HUNT_AGAIN_MAX_MS)
+        b->hunt_wait_ms = HUNT_AGAIN_MAX_MS;
+    b->hunt_after_ms = clock_monotonic_ms() + b->hunt_wait_ms;
+    target_ask(batch_schema(b)->target);
+    if (too_many)
+        batch_hold_for(
+            b,
+            "more than bad_ratio (%.3g) of its rows are refused (code %d: %s); the table may "
+            "have changed: nothing was put to the dead letters; mend it, or let them go "
+            "with spoolctl resume --accept-bad",
+            h->stream->options->bad_ratio, h->code, h->reason);
+    else
+        batch_hold_for(b,
+                       "ClickHouse refused it (%s, code %d): %s: no single row was found to be the "
+                       "cause; mend it, or say in error_classes what the code means",
+                       error_class_name(h->class_), h->code, h->reason);
     hunt_free(h);
     stream_advance(b->stream);
 }
@@ -134,8 +160,7 @@ struct bury {
     struct buf *records;
     int status;
     struct spool_error error;
-    size_t added;
-    uint64_t total, bytes;
+    struct dead_stored stored;
 };
 
 static void bury_free(struct bury *y)
@@ -155,6 +180,7 @@ static int bury_row(struct bury *y, size_t i, const struct buf *raw, const int64
     const struct spool_block_ref *ref = &part->block->ref;
     const struct origin *o = part->block->origin;
     struct hunt *h = y->hunt;
+    const struct schema *schema = h->batch->segment->schema->schema;
     struct native_block *block = NULL;
     size_t start = 0, length = 0;
     int status;
@@ -166,6 +192,10 @@ static int bury_row(struct bury *y, size_t i, const struct buf *raw, const int64
     } else {
         status = native_block_open(raw->data, raw->len, &block, &y->error);
         if (status == SPOOL_OK)
+            native_block_set_exact(block, schema);
+        if (status == SPOOL_OK && schema->server_timezone)
+            status = native_block_set_timezone(block, schema->server_timezone, &y->error);
+        if (status == SPOOL_OK)
             status = native_block_row_json(block, part->row, &y->records[i], &y->error);
         native_block_free(block);
     }
@@ -174,12 +204,12 @@ static int bury_row(struct bury *y, size_t i, const struct buf *raw, const int64
         .origin = o->id,
         .origin_name = o->name,
         .offset = offsets ? offsets[part->row] : ref->first_offset + (int64_t)part->row,
-        .code = h->code,
+        .code = h->bad[i].code,
         .reason_name = refusal_name(REFUSAL_SERVER),
-        .reason = h->reason,
+        .reason = h->bad[i].reason,
         .column = "",
         .flags = SPOOL_DEAD_REBUILT,
-        .attempts = h->batch->attempts,
+        .attempts = h->batch->attempts ? h->batch->attempts : 1,
         .dead_ms = clock_wall_ms(),
         .received_ms = ref->first_arrival_ms,
         .timestamp_ms = -1,
@@ -226,13 +256,11 @@ static int bury_build(struct bury *y)
 static void bury_work(struct job *job)
 {
     struct bury *y = (struct bury *)job;
-    struct spool *spool = job->pipeline->spool;
 
     y->status = bury_build(y);
     if (y->status == SPOOL_OK)
-        y->status = spool_dead_put(spool, y->letters, y->count, &y->added, &y->error);
-    if (y->status == SPOOL_OK)
-        (void)spool_dead_count(spool, y->hunt->stream->options->name, &y->total, &y->bytes, NULL);
+        y->status =
+            dead_put(y->hunt->stream, y->letters, y->count, UINT64_MAX, &y->stored, &y->error);
 }
 
 /* Rows that are not bad, as spans; the bad ones too. */
@@ -247,10 +275,11 @@ static int hunt_spans(const struct hunt *h, struct row_span **bad, struct row_sp
     if (!*bad || !*good)
         return SPOOL_E_NOMEM;
     for (size_t i = 0; i < h->bad_count; i++) {
-        (*bad)[i] = (struct row_span){h->bad[i], 1};
-        if (h->bad[i] > at)
-            (*good)[n++] = (struct row_span){at, h->bad[i] - at};
-        at = h->bad[i] + 1;
+        uint64_t row = h->bad[i].row;
+        (*bad)[i] = (struct row_span){row, 1};
+        if (row > at)
+            (*good)[n++] = (struct row_span){at, row - at};
+        at = row + 1;
     }
     if (at < h->batch->rows)
         (*good)[n++] = (struct row_span){at, h->batch->rows - at};
@@ -271,20 +300,25 @@ static void bury_done(struct job *job)
     if (y->status != SPOOL_OK) {
         if (y->status == SPOOL_E_FATAL)
             pipeline_fatal(s->p, "dead.mdb: %s", y->error.text);
-        else
+        else if (!damage_is(y->status,
+                            &y->error)) { /* of a block: the next attempt sets it aside */
+            b->unburied = true;
             stream_hold(s, HOLD_DEAD_FULL, "dead letters can't be stored: %s", y->error.text);
+        }
         bury_free(y);
         hunt_give_up(h, 5000);
         return;
     }
-    s->dead_letters = y->total;
-    s->dead_bytes = y->bytes;
+    dead_counted(s, y->stored.letters, y->stored.bytes);
+    if (!s->dead_waiting)
+        stream_unhold(s, HOLD_DEAD_FULL);
     metrics_add(s->p->metrics, METRIC_DEAD_LETTERS, (double)h->bad_count, s->options->name,
                 refusal_name(REFUSAL_SERVER));
     log_event(LOG_WARN, "rows.refused", "stream", s->options->name, "batch", log_u64(b->id), "rows",
-              log_u64(h->bad_count), "of", log_u64(b->rows), "trials", log_u64(h->trials),
-              "milliseconds", log_u64(clock_monotonic_ms() - h->started_ms), "code",
-              log_i64(h->code), "reason", h->reason, "action", "see spoolctl dead ls", NULL);
+              log_u64(h->bad_count), "of", log_u64(b->rows), "trials",
+              log_u64(h->search ? search_trials(h->search) : 0), "milliseconds",
+              log_u64(clock_monotonic_ms() - h->started_ms), "code", log_i64(h->code), "reason",
+              h->reason, "action", "see spoolctl dead ls", NULL);
     s->window_bad += (double)h->bad_count;
     if (s->window_rows > WINDOW_ROWS) {
         s->window_rows /= 2;
@@ -292,10 +326,12 @@ static void bury_done(struct job *job)
     }
     bury_free(y);
     b->busy = false;
-    if (s->probe == b)
+    if (s->probe == b) {
+        s->probe = NULL;
         stream_unhold(s, HOLD_ANSWER);
+    }
     if (hunt_spans(h, &bad, &good, &good_count) == SPOOL_OK) {
-        group = (struct span_group){good, good_count};
+        group = (struct span_group){.spans = good, .count = good_count};
         b->retry_at_ms = 0;
         if (batch_replace(b, bad, h->bad_count, &group, good_count ? 1 : 0, NULL) != SPOOL_OK)
             batch_retry_later(b, 5000);
@@ -307,21 +343,14 @@ static void bury_done(struct job *job)
     stream_advance(s);
 }
 
-static int row_order(const void *left, const void *right)
-{
-    const uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
-    return a < b ? -1 : a > b;
-}
-
 static void hunt_bury(struct hunt *h)
 {
     struct bury *y = calloc(1, sizeof(*y));
-    struct row_span *spans = calloc(h->bad_count, sizeof(*spans));
+    struct row_span *spans = calloc(h->bad_count ? h->bad_count : 1, sizeof(*spans));
     struct lane *lane = &h->stream->p->dead_lane;
 
-    qsort(h->bad, h->bad_count, sizeof(*h->bad), row_order);
     for (size_t i = 0; spans && i < h->bad_count; i++)
-        spans[i] = (struct row_span){h->bad[i], 1};
+        spans[i] = (struct row_span){h->bad[i].row, 1};
     if (!y || !spans ||
         batch_parts(h->batch, spans, h->bad_count, &y->parts, &y->count) != SPOOL_OK)
         goto nomem;
@@ -347,83 +376,78 @@ nomem:
     pipeline_fatal(h->stream->p, "out of memory while storing dead letters");
 }
 
-/* --- halving for real ----------------------------------------------------------------------- */
+/* --- what was found --------------------------------------------------------------------------- */
 
-void hunt_halve(struct batch *b, const char *why)
-{
-    struct stream *s = b->stream;
-    struct row_span spans[2] = {{0, b->rows / 2}, {b->rows / 2, b->rows - b->rows / 2}};
-    struct span_group groups[2] = {{&spans[0], 1}, {&spans[1], 1}};
-
-    assert(b->rows > 1);
-    if (++s->halvings > HALVINGS_MAX) {
-        batch_hold_for(b, "it was halved %d times and rows are still refused: %s", HALVINGS_MAX,
-                       why);
-        s->halvings = 0;
-        return;
-    }
-    b->retry_at_ms = 0;
-    if (batch_replace(b, NULL, 0, groups, 2, NULL) != SPOOL_OK)
-        batch_hold_for(b, "it could not be halved: out of memory");
-}
-
-/* The trials can't tell: the table itself must. */
+/* The trials can't tell: the table itself must. A row that was refused among others goes alone then,
+   and what comes is the answer to it. */
 static void hunt_for_real(struct hunt *h)
 {
     struct batch *b = h->batch;
     struct stream *s = h->stream;
-    char reason[REASON_BYTES];
+    char reason[SEARCH_REASON_SIZE];
 
-    snprintf(reason, sizeof(reason), "%s", h->reason);
     if (b->rows == 1) {
-        free(h->bad);
-        h->bad = calloc(1, sizeof(*h->bad));
-        h->bad_count = h->bad ? 1 : 0;
-        if (!h->bad)
-            pipeline_fatal(s->p, "out of memory while storing dead letters");
-        else if (hunt_too_many(h))
-            hunt_hold(h);
-        else
-            hunt_bury(h);
+        hunt_give_up(h, 0);
         return;
     }
+    if (h->doubtful && !s->accept_bad) {
+        hunt_hold(h, false);
+        return;
+    }
+    snprintf(reason, sizeof(reason), "%s", h->reason);
     hunt_drop_table(h);
     b->busy = false;
     hunt_free(h);
-    hunt_halve(b, reason);
+    halve_for_real(b, reason);
     stream_advance(s);
+}
+
+/* Everything was tried, or the only row was. */
+static void hunt_found(struct hunt *h)
+{
+    if (h->search) {
+        h->bad = search_bad(h->search, &h->bad_count);
+    } else {
+        h->only = (struct bad_row){0, h->code, h->reason};
+        h->bad = &h->only;
+        h->bad_count = 1;
+    }
+    FAILPOINT(FP_HUNT_FOUND);
+    if (!h->bad_count)
+        hunt_for_real(h); /* the clone takes it all */
+    else if (hunt_too_many(h, h->bad_count))
+        hunt_hold(h, true);
+    else if (h->doubtful && h->bad_count == h->batch->rows && !h->stream->accept_bad)
+        hunt_hold(h, false);
+    else
+        hunt_bury(h);
 }
 
 /* --- trials --------------------------------------------------------------------------------- */
 
-static bool hunt_push(struct hunt *h, uint64_t first, uint64_t count)
+static void hunt_advance(struct hunt *h);
+
+static void trial_end(struct trial *t)
 {
-    if (!count)
-        return true;
-    if (h->todo_count == h->todo_cap) {
-        size_t cap = h->todo_cap ? h->todo_cap * 2 : 64;
-        struct row_span *grown = realloc(h->todo, cap * sizeof(*grown));
-        if (!grown)
-            return false;
-        h->todo = grown;
-        h->todo_cap = cap;
-    }
-    h->todo[h->todo_count++] = (struct row_span){first, count};
-    return true;
+    feed_close(t->feed);
+    t->feed = NULL;
+    free(t->parts);
+    t->parts = NULL;
+    t->running = false;
 }
 
-static bool hunt_bad(struct hunt *h, uint64_t row)
+/* The trial told nothing: all of it later. */
+static void trial_failed(struct trial *t, uint64_t retry_ms)
 {
-    if (h->bad_count == h->bad_cap) {
-        size_t cap = h->bad_cap ? h->bad_cap * 2 : 64;
-        uint64_t *grown = realloc(h->bad, cap * sizeof(*grown));
-        if (!grown)
-            return false;
-        h->bad = grown;
-        h->bad_cap = cap;
+    struct hunt *h = t->hunt;
+
+    search_unanswered(h->search, t->slot);
+    trial_end(t);
+    if (h->end == HUNT_GOES_ON) {
+        h->end = HUNT_GIVES_UP;
+        h->retry_ms = retry_ms;
     }
-    h->bad[h->bad_count++] = row;
-    return true;
+    hunt_advance(h);
 }
 
 /* "... violated at row 17." counts the rows of the insert from 1; 0 where none is named. */
@@ -433,132 +457,119 @@ static uint64_t named_row(const char *text)
     return at ? strtoull(at + 8, NULL, 10) : 0;
 }
 
-/* What a refused trial says about its span. */
-static bool hunt_refused(struct hunt *h, const char *text)
-{
-    struct row_span span = h->span;
-    uint64_t row = named_row(text);
-
-    if (h->single) { /* the named row is bad indeed: go on behind it */
-        uint64_t end = h->back_to.first + h->back_to.count;
-        h->single = false;
-        return hunt_bad(h, span.first) && hunt_push(h, span.first + 1, end - span.first - 1);
-    }
-    if (span.count == 1)
-        return hunt_bad(h, span.first);
-    if (row >= 1 && row <= span.count) {
-        h->single = true;
-        h->back_to = span;
-        return hunt_push(h, span.first + row - 1, 1);
-    }
-    return hunt_push(h, span.first + span.count / 2, span.count - span.count / 2) &&
-           hunt_push(h, span.first, span.count / 2);
-}
-
-/* The named row passed alone: the name meant something else, so halve. */
-static bool hunt_misnamed(struct hunt *h)
-{
-    struct row_span span = h->back_to;
-
-    h->single = false;
-    return hunt_push(h, span.first + span.count / 2, span.count - span.count / 2) &&
-           hunt_push(h, span.first, span.count / 2);
-}
-
 static void trial_answered(void *arg, const struct clickhouse_outcome *outcome)
 {
-    struct hunt *h = arg;
-    bool ok = true;
+    struct trial *t = arg;
+    struct hunt *h = t->hunt;
+    bool refused = outcome->class_ != CLASS_NONE;
 
-    h->insert = NULL;
-    feed_close(h->feed);
-    h->feed = NULL;
-    h->trials++;
-    if (h->stream->p->closing) {
-        hunt_give_up(h, 1000);
+    t->insert = NULL;
+    if (h->stream->p->closing || (refused && outcome->class_ != CLASS_DATA &&
+                                  outcome->class_ != CLASS_SCHEMA && outcome->code != h->code)) {
+        h->stream->trials_alone = true; /* perhaps the server allows no more at once */
+        trial_failed(t, backoff_next_ms(&h->batch->backoff));
         return;
     }
-    switch (outcome->class_) {
-    case CLASS_NONE:
-        if (h->single)
-            ok = hunt_misnamed(h);
-        break;
-    case CLASS_DATA:
-    case CLASS_SCHEMA:
-        ok = hunt_refused(h, outcome->text);
-        break;
-    default:
-        hunt_give_up(h, backoff_next_ms(&h->batch->backoff));
-        return;
-    }
-    if (!ok)
+    if (refused && outcome->class_ != CLASS_DATA)
+        h->doubtful = true; /* it may be of the table: all rows refused are none to be buried */
+    if (search_answer(h->search, t->slot, refused, refused ? named_row(outcome->text) : 0,
+                      outcome->code, outcome->text) != SPOOL_OK) {
         pipeline_fatal(h->stream->p, "out of memory while looking for bad rows");
-    else if (hunt_too_many(h))
-        hunt_hold(h);
-    else
-        hunt_next(h);
+        return;
+    }
+    FAILPOINT(FP_HUNT_TRIAL);
+    trial_end(t);
+    if (h->end == HUNT_GOES_ON && hunt_too_many(h, search_bad_count(h->search)))
+        h->end = HUNT_HOLDS;
+    hunt_advance(h);
 }
 
 static size_t trial_body(void *arg, char *dst, size_t n)
 {
-    struct hunt *h = arg;
+    struct trial *t = arg;
 
-    return feed_read(h->feed, dst, n);
+    return feed_read(t->feed, dst, n);
 }
 
 static void trial_checked(void *arg, uint64_t bytes, const struct spool_error *error)
 {
-    struct hunt *h = arg;
+    struct trial *t = arg;
+    struct hunt *h = t->hunt;
     struct batch *b = h->batch;
     char query_id[400];
     struct spool_error failure;
     struct insert_spec spec = {
-        .database = b->segment->schema->target->database,
-        .column_list = b->segment->schema->column_list,
-        .native = b->segment->schema->schema->format != FORMAT_JSON,
+        .database = batch_schema(b)->target->database,
+        .column_list = batch_schema(b)->column_list,
+        .native = batch_schema(b)->schema->format != FORMAT_JSON,
         .settings = b->settings,
         .token = query_id,
         .query_id = query_id,
+        .method = feed_method(t->feed),
         .frames_bytes = bytes,
         .read_body = trial_body,
-        .arg = h,
+        .arg = t,
         .done = trial_answered,
     };
 
-    if (error || h->stream->p->closing) {
-        hunt_give_up(h, 10000); /* the batch's own check tells what is damaged */
+    if (error || h->stream->p->closing || h->end != HUNT_GOES_ON) {
+        trial_failed(t, 10000); /* the batch's own check tells what is damaged */
         return;
     }
-    snprintf(query_id, sizeof(query_id), "%s-trial-%llu-%llx", b->token,
-             (unsigned long long)h->trials, (unsigned long long)clock_monotonic_ns());
+    snprintf(query_id, sizeof(query_id), "%s-trial-%u-%llx", b->token, t->slot,
+             (unsigned long long)clock_monotonic_ns());
     spec.table = h->table + strlen(h->table) + 1; /* the bare name stands behind */
-    if (clickhouse_insert(h->stream->p->clickhouse, (size_t)h->endpoint, &spec, &h->insert,
+    if (clickhouse_insert(h->stream->p->clickhouse, (size_t)h->endpoint, &spec, &t->insert,
                           &failure) != SPOOL_OK) {
-        hunt_give_up(h, 1000);
+        trial_failed(t, 1000);
         return;
     }
-    feed_attach(h->feed, &h->insert);
+    feed_attach(t->feed, &t->insert);
 }
 
-/* The next span, or the end of the search. */
-static void hunt_next(struct hunt *h)
+/* Tries what there is to try; once nothing is left and no trial runs, goes on with what was found. */
+static void hunt_advance(struct hunt *h)
 {
     struct batch *b = h->batch;
+    struct row_span span;
 
-    if (!h->todo_count) {
-        if (!h->bad_count)
-            hunt_for_real(h); /* the clone takes it all */
-        else
-            hunt_bury(h);
-        return;
+    for (unsigned i = 0; i < h->trial_count && h->end == HUNT_GOES_ON; i++) {
+        struct trial *t = &h->trials[i];
+        if (t->running || !search_next(h->search, i, &span))
+            continue;
+        t->running = true;
+        if (batch_parts(b, &span, 1, &t->parts, &t->part_count) != SPOOL_OK ||
+            feed_open(b, t->parts, t->part_count, trial_checked, t, &t->feed) != SPOOL_OK) {
+            pipeline_fatal(h->stream->p, "out of memory while looking for bad rows");
+            return;
+        }
     }
-    h->span = h->todo[--h->todo_count];
-    free(h->parts);
-    h->parts = NULL;
-    if (batch_parts(b, &h->span, 1, &h->parts, &h->part_count) != SPOOL_OK ||
-        feed_open(h->stream, b->segment_number, h->parts, h->part_count, trial_checked, h,
-                  &h->feed) != SPOOL_OK)
-        pipeline_fatal(h->stream->p, "out of memory while looking for bad rows");
+    if (search_busy(h->search))
+        return;
+    if (h->end == HUNT_GIVES_UP)
+        hunt_give_up(h, h->retry_ms);
+    else if (h->end == HUNT_HOLDS)
+        hunt_hold(h, true);
+    else
+        hunt_found(h);
+}
+
+static int hunt_search(struct hunt *h)
+{
+    struct batch *b = h->batch;
+    uint32_t *rows = calloc(b->part_count, sizeof(*rows));
+
+    h->trial_count = h->stream->trials_alone ? 1 : SEARCH_SLOTS;
+    for (size_t i = 0; rows && i < b->part_count; i++)
+        rows[i] = b->parts[i].rows;
+    if (rows)
+        h->search = search_create(rows, b->part_count, h->trial_count, clock_monotonic_ns());
+    free(rows);
+    for (unsigned i = 0; i < SEARCH_SLOTS; i++) {
+        h->trials[i].hunt = h;
+        h->trials[i].slot = i;
+    }
+    return h->search ? SPOOL_OK : SPOOL_E_NOMEM;
 }
 
 static void table_made(void *arg, const struct clickhouse_outcome *outcome, const char *text,
@@ -566,7 +577,6 @@ static void table_made(void *arg, const struct clickhouse_outcome *outcome, cons
 {
     struct hunt *h = arg;
     struct batch *b = h->batch;
-    uint64_t end = b->rows;
 
     (void)text;
     (void)size;
@@ -585,14 +595,11 @@ static void table_made(void *arg, const struct clickhouse_outcome *outcome, cons
         return;
     }
     h->has_table = true;
-    for (size_t i = b->part_count; i > 0; i--) { /* the first block ends on top */
-        end -= b->parts[i - 1].rows;
-        if (!hunt_push(h, end, b->parts[i - 1].rows)) {
-            pipeline_fatal(h->stream->p, "out of memory while looking for bad rows");
-            return;
-        }
-    }
-    hunt_next(h);
+    FAILPOINT(FP_HUNT_TABLE_MADE);
+    if (hunt_search(h) != SPOOL_OK)
+        pipeline_fatal(h->stream->p, "out of memory while looking for bad rows");
+    else
+        hunt_advance(h);
 }
 
 static void old_table_gone(void *arg, const struct clickhouse_outcome *outcome, const char *text,
@@ -606,7 +613,7 @@ static void old_table_gone(void *arg, const struct clickhouse_outcome *outcome, 
     (void)text;
     (void)size;
     snprintf(sql, sizeof(sql), "CREATE TABLE IF NOT EXISTS %s AS %s ENGINE = Null", h->table,
-             h->batch->segment->schema->target->destination);
+             batch_schema(h->batch)->target->destination);
     if (h->stream->p->closing || clickhouse_query(h->stream->p->clickhouse, (size_t)h->endpoint,
                                                   sql, 4096, table_made, h, &error) != SPOOL_OK)
         hunt_give_up(h, 1000);
@@ -614,7 +621,7 @@ static void old_table_gone(void *arg, const struct clickhouse_outcome *outcome, 
 
 static void hunt_name_table(struct hunt *h)
 {
-    struct target *t = h->batch->segment->schema->target;
+    struct target *t = batch_schema(h->batch)->target;
     char bare[140];
     int n;
 
@@ -628,25 +635,13 @@ static void hunt_name_table(struct hunt *h)
         memcpy(h->table + n + 1, bare, strlen(bare) + 1);
 }
 
-void hunt_start(struct batch *b, int endpoint, const struct clickhouse_outcome *outcome)
+void hunt_start(struct batch *b, int endpoint, const struct clickhouse_outcome *outcome, bool alone)
 {
     struct stream *s = b->stream;
     struct hunt *h;
     char sql[1024];
     struct spool_error error;
 
-    if (b->maybe_stored) {
-        /* Rows of it may be in: first know which. Without a way to ask, all go on as missing. */
-        if (ask_possible(b)) {
-            ask_start(b, endpoint);
-            return;
-        }
-        b->maybe_stored = false;
-        metrics_add(s->p->metrics, METRIC_POSSIBLE_DUPLICATES, (double)b->rows, s->options->name);
-        log_event(LOG_WARN, "batch.possible_duplicates", "stream", s->options->name, "batch",
-                  log_u64(b->id), "rows", log_u64(b->rows), "reason",
-                  "it was refused after an attempt whose outcome is unknown", NULL);
-    }
     h = calloc(1, sizeof(*h));
     if (!h) {
         pipeline_fatal(s->p, "out of memory while looking for bad rows");
@@ -656,11 +651,18 @@ void hunt_start(struct batch *b, int endpoint, const struct clickhouse_outcome *
     h->stream = s;
     h->endpoint = endpoint;
     h->code = outcome->code;
+    h->class_ = outcome->class_;
+    h->doubtful = outcome->class_ != CLASS_DATA;
     h->started_ms = clock_monotonic_ms();
-    snprintf(h->reason, sizeof(h->reason), "%.*s", REASON_BYTES - 1, outcome->text);
+    snprintf(h->reason, sizeof(h->reason), "%.*s", SEARCH_REASON_SIZE - 1, outcome->text);
     hunt_name_table(h);
     b->busy = true;
-    if (b->rows == 1 || s->no_trial_table) {
+    if (alone) {
+        assert(b->rows == 1);
+        hunt_found(h);
+        return;
+    }
+    if (s->no_trial_table || b->halved) { /* the trials told nothing of what it came from */
         hunt_for_real(h);
         return;
     }

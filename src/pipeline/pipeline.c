@@ -64,20 +64,42 @@ static int check_unknown_streams(struct pipeline *p, struct spool_error *error)
     return status;
 }
 
+/* Which boot of the machine this is: its clocks begin anew with each. */
+static void read_boot_id(char *out, size_t size)
+{
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+
+    if (!f || !fgets(out, (int)size, f))
+        out[0] = '\0';
+    out[strcspn(out, " \n")] = '\0';
+    if (f)
+        fclose(f);
+}
+
+/* It is back: no reason to wait any longer. But one that froze still has to take up what lies in its
+   sockets, an insert of ours perhaps, before it can be asked what it has. */
+static void batch_endpoint_up(struct batch *b)
+{
+    if (b->maybe_stored && b->state != BATCH_LOADING && ask_possible(b)) {
+        if (b->retry_at_ms < clock_monotonic_ms() + BATCH_ASK_DELAY_MS)
+            batch_retry_later(b, BATCH_ASK_DELAY_MS);
+    } else if (!b->stream->holds[HOLD_ANSWER]) {
+        b->retry_at_ms = 0;
+    }
+}
+
 static void endpoint_changed(void *arg, size_t endpoint, enum endpoint_state state)
 {
     struct pipeline *p = arg;
 
-    (void)endpoint;
     if (p->closing)
         return;
     for (size_t i = 0; i < p->stream_count; i++) {
         struct stream *s = &p->streams[i];
         if (state == ENDPOINT_UP) {
-            target_forget_all(s);
+            target_forget(s, endpoint);
             for (struct batch *b = s->batches; b; b = b->next)
-                if (!s->holds[HOLD_ANSWER] && !(b->maybe_stored && b->segment && ask_possible(b)))
-                    b->retry_at_ms = 0; /* it is back: no reason to wait any longer */
+                batch_endpoint_up(b);
         }
         stream_refresh(s);
     }
@@ -98,6 +120,9 @@ int pipeline_create(uv_loop_t *loop, const struct pipeline_options *options, str
     p->loop = loop;
     p->options = options;
     p->spool = spool;
+    read_boot_id(p->boot_id, sizeof(p->boot_id));
+    p->start_ms = clock_monotonic_ms();
+    p->start_wall_ms = clock_wall_ms();
     p->metrics = metrics;
     p->callbacks = *callbacks;
     p->arg = arg;
@@ -122,6 +147,9 @@ int pipeline_create(uv_loop_t *loop, const struct pipeline_options *options, str
         status = check_unknown_streams(p, error);
     if (status == SPOOL_OK)
         status = kafka_in_create(p, error);
+    for (size_t i = 0; i < options->stream_count && status == SPOOL_OK && !p->producer; i++)
+        if (options->streams[i].dead_letters_topic && options->kafka)
+            status = kafka_producer_create(loop, options->kafka, &p->producer, error);
     *out = p; /* also on failure: the caller closes and frees it */
     return status;
 }
@@ -153,6 +181,8 @@ static bool stream_drained(const struct stream *s)
         if (!stuck || s->decoding || s->appending)
             return false;
     }
+    if (s->replay && !s->full)
+        return false; /* it stops behind the chunk at hand */
     for (const struct batch *b = s->batches; b; b = b->next)
         if (b->state != BATCH_WAITING && b->state != BATCH_LOADING)
             return false;
@@ -253,6 +283,7 @@ void pipeline_close(struct pipeline *p, void (*closed)(void *arg), void *arg)
     pressure_stop(p);
     for (size_t i = 0; i < p->stream_count; i++) {
         uv_timer_stop(&p->streams[i].timer);
+        replay_abandon(&p->streams[i]);
         batches_abandon(&p->streams[i]);
     }
     uv_timer_stop(&p->revoke_timer);
@@ -261,6 +292,11 @@ void pipeline_close(struct pipeline *p, void (*closed)(void *arg), void *arg)
         for (size_t i = 0; i < p->stream_count; i++)
             intake_release_runs(&p->streams[i], false);
         kafka_source_close(p->kafka, false, kafka_closed, p);
+    }
+    if (p->producer) {
+        p->close_waits++;
+        kafka_producer_close(p->producer, part_closed, p);
+        p->producer = NULL;
     }
     if (p->clickhouse)
         close_client(p);
@@ -280,6 +316,7 @@ void pipeline_free(struct pipeline *p)
     while (uv_run(p->loop, UV_RUN_NOWAIT) != 0 && p->jobs)
         continue;
     meta_free(p);
+    kafka_in_free(p);
     for (size_t i = 0; i < p->stream_count; i++)
         stream_dispose(&p->streams[i]);
     free(p->streams);
@@ -321,33 +358,86 @@ static uint64_t stream_batches(const struct stream *s, bool in_flight)
     return n;
 }
 
-static const char *stream_delivery(const struct stream *s, const char **why)
+/* Why the table's tokens do not count for this stream, in s->delivery_text; NULL: they do. */
+static const char *tokens_fail(struct stream *s, const struct table_description *t)
+{
+    uint64_t needed = 2 * (uint64_t)s->options->max_in_flight * t->partitions_per_insert;
+    uint64_t most = t->partitions_per_insert_max;
+    char name[256];
+
+    if (!t->deduplicates)
+        return t->reason[0] ? t->reason : "the table does not deduplicate inserts";
+    if (partition_drift(t, s->schema ? s->schema->schema : NULL, name, sizeof(name))) {
+        snprintf(
+            s->delivery_text, sizeof(s->delivery_text),
+            "the table's partition key rests on %.256s, which the server may fill in otherwise "
+            "when a batch is sent again",
+            name);
+        return s->delivery_text;
+    }
+    if (t->dedup_window_entries && !window_holds(t, s->options->max_in_flight)) {
+        snprintf(s->delivery_text, sizeof(s->delivery_text),
+                 "the table remembers %llu inserts, one for each partition of a batch: at least "
+                 "%llu are needed for %u batches in flight of up to %llu partitions",
+                 (unsigned long long)t->dedup_window_entries,
+                 (unsigned long long)(needed > most ? needed : most), s->options->max_in_flight,
+                 (unsigned long long)most);
+        return s->delivery_text;
+    }
+    return NULL;
+}
+
+/* Rows that wait, or will come, and that the table can't be asked for; NULL: there are none. */
+static const char *stream_untold(const struct stream *s)
+{
+    const char *untold = s->replay ? "of a replay" : NULL;
+
+    for (const struct origin *o = s->origins; o && !untold; o = o->next)
+        if ((o->first || o->partition) && !origin_tells_apart(o))
+            untold = replay_is_origin(o) ? "of a replay" : "of a topic that was made anew";
+    return untold;
+}
+
+static const char *stream_delivery(struct stream *s, const char **why)
 {
     const struct table_description *t = s->targets ? s->targets->description : NULL;
+    const char *tokens, *untold;
+    bool asked;
 
     *why = "the table has not been seen yet";
-    if (!t)
-        return "at_least_once";
-    if (s->schema && ask_by_origin(s->schema)) {
-        *why = t->deduplicates ? "the table deduplicates inserts by token, and is asked for the "
-                                 "rows' origin columns where the token can't be trusted"
-                               : "the table is asked for the rows' origin columns before a batch "
-                                 "is sent again";
+    if (!t || !t->engine)
+        return t && t->deduplicates ? "exactly_once" : "at_least_once";
+    tokens = tokens_fail(s, t);
+    asked = s->schema && ask_by_origin(s->schema, t);
+    untold = asked ? stream_untold(s) : NULL;
+    if (untold) {
+        snprintf(s->delivery_text, sizeof(s->delivery_text),
+                 "rows %s are among those that wait, and the table can't be asked for them by "
+                 "origin columns%s",
+                 untold,
+                 tokens ? ""
+                        : ": they are exact by the token alone, which a failure of "
+                          "ClickHouse in the middle of an insert can cost");
+        *why = s->delivery_text;
+        return tokens ? "at_least_once" : "exactly_once";
+    }
+    if (asked) {
+        *why = !tokens ? "the table deduplicates inserts by token, and is asked for the rows' "
+                         "origin columns where the token can't be trusted"
+                       : "the table is asked for the rows' origin columns before a batch is sent "
+                         "again";
         return "exactly_once";
     }
-    if (t->deduplicates) {
-        *why = "the table deduplicates inserts by token (but for a restart of ClickHouse in the "
-               "middle of an insert: origin columns would cover that too)";
-        return "exactly_once";
-    }
-    *why = t->reason[0] ? t->reason : "the table does not deduplicate inserts";
-    return "at_least_once";
+    *why = tokens ? tokens
+                  : "the table deduplicates inserts by token (but for a failure of ClickHouse in "
+                    "the middle of an insert: origin columns would cover that too)";
+    return tokens ? "at_least_once" : "exactly_once";
 }
 
 void pipeline_stream_status(const struct pipeline *p, size_t i, struct stream_status *out)
 {
-    const struct stream *s = &p->streams[i];
-    const char *why = "";
+    struct stream *s = &p->streams[i];
+    const char *why = "", *ignored;
 
     *out = (struct stream_status){
         .name = s->options->name,
@@ -366,17 +456,35 @@ void pipeline_stream_status(const struct pipeline *p, size_t i, struct stream_st
         .oldest_age_seconds = stream_oldest_age(s),
         .lag = stream_lag(s),
         .dead_letters = s->dead_letters,
+        .dead_letters_waiting = dead_out_waiting(s, 0, &ignored) + dead_out_waiting(s, 1, &ignored),
         .rows_inserted = s->rows_inserted,
         .batches_sealed = stream_batches(s, false),
         .batches_in_flight = stream_batches(s, true),
         .batches_acknowledged = s->batches_acked,
         .retries = s->retries,
+        .views_unsure = s->views_unsure,
+        .possible_duplicates = s->possible_duplicates,
+        .damaged_blocks = s->damaged_blocks,
     };
+    for (const struct segment *g = s->segments_first; g; g = g->next) {
+        out->damaged_segments += g->damaged;
+        out->missing_segments += g->missing;
+    }
 }
 
 struct clickhouse *pipeline_clickhouse(struct pipeline *p)
 {
     return p->clickhouse;
+}
+
+uint64_t pipeline_endpoint_waiting(const struct pipeline *p, size_t endpoint)
+{
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < p->stream_count; i++)
+        for (const struct batch *b = p->streams[i].batches; b; b = b->next)
+            n += b->endpoint == (int)endpoint && batch_parked(b);
+    return n;
 }
 
 bool pipeline_kafka_stats(const struct pipeline *p, struct kafka_stats *out)
@@ -417,6 +525,12 @@ void pipeline_update_metrics(struct pipeline *p)
         metrics_set(m, METRIC_SPOOL_OLDEST, st.oldest_age_seconds, st.name);
         metrics_set(m, METRIC_BATCHES_STATE, (double)st.batches_sealed, st.name, "sealed");
         metrics_set(m, METRIC_BATCHES_STATE, (double)st.batches_in_flight, st.name, "in_flight");
+        for (size_t k = 0; k < 2; k++) {
+            const char *name;
+            uint64_t waiting = dead_out_waiting(&p->streams[i], k, &name);
+            if (name)
+                metrics_set(m, METRIC_DEAD_WAITING, (double)waiting, st.name, name);
+        }
         if (st.lag >= 0)
             metrics_set(m, METRIC_KAFKA_LAG, (double)st.lag, st.name);
     }
@@ -424,6 +538,7 @@ void pipeline_update_metrics(struct pipeline *p)
         struct endpoint_status e;
         clickhouse_endpoint_status(p->clickhouse, i, &e);
         metrics_set(m, METRIC_ENDPOINT_UP, e.state == ENDPOINT_UP, e.url);
+        metrics_set(m, METRIC_ENDPOINT_WAITING, (double)pipeline_endpoint_waiting(p, i), e.url);
     }
     metrics_set(m, METRIC_SPOOL_USED, (double)(p->usage.total_bytes + p->grown_bytes));
     metrics_set(m, METRIC_SPOOL_LIMIT, (double)p->options->max_bytes);

@@ -49,6 +49,8 @@ struct stream_options {
     enum on_schema_change on_schema_change;
     double bad_ratio;
     uint64_t dead_letters_max_bytes;
+    const char *dead_letters_table; /* [database.]table that gets them too; NULL: none */
+    const char *dead_letters_topic; /* topic that gets them too; NULL: none */
     bool create_table;
     bool origin_columns;                /* create_table adds $topic, $partition, $offset columns */
     struct create_table_options create; /* columns left empty: filled from the wishes */
@@ -61,9 +63,11 @@ struct pipeline_options {
     const struct kafka_options *kafka; /* NULL: no Kafka; topics and instance id filled by us */
     uint64_t max_bytes;
     uint64_t min_free_bytes;
+    uint64_t segment_bytes; /* as the spool was opened with; 0: 64 MiB */
     enum on_full on_full;
     enum spool_compression compression;
     uint64_t keep_acknowledged_ms;
+    uint64_t table_check_ms; /* a table that is well is described again so often */
 };
 
 struct pipeline;
@@ -106,16 +110,24 @@ struct stream_status {
     double oldest_age_seconds; /* 0 while empty */
     int64_t lag;               /* Kafka; -1: unknown */
     uint64_t dead_letters;
-    uint64_t rows_inserted;  /* since start */
-    uint64_t batches_sealed; /* waiting to be sent or sent again */
+    uint64_t dead_letters_waiting; /* to be sent to their table and their topic, both together */
+    uint64_t rows_inserted;        /* since start */
+    uint64_t batches_sealed;       /* waiting to be sent or sent again */
     uint64_t batches_in_flight;
     uint64_t batches_acknowledged; /* since start */
     uint64_t retries;
+    uint64_t views_unsure;        /* rows that views of the table may lack; since start */
+    uint64_t possible_duplicates; /* rows sent again, the first outcome unknown; since start */
+    uint64_t damaged_segments;    /* in the spool now, missing ones too, as far as they were read */
+    uint64_t missing_segments;
+    uint64_t damaged_blocks; /* set aside since start */
 };
 
 size_t pipeline_streams(const struct pipeline *p);
 void pipeline_stream_status(const struct pipeline *p, size_t i, struct stream_status *out);
 struct clickhouse *pipeline_clickhouse(struct pipeline *p);
+/* Batches, over all streams, that wait for that endpoint alone, since it may have their rows. */
+uint64_t pipeline_endpoint_waiting(const struct pipeline *p, size_t endpoint);
 bool pipeline_kafka_stats(const struct pipeline *p, struct kafka_stats *out); /* false: no Kafka */
 void pipeline_usage(const struct pipeline *p, struct spool_usage *out); /* as of the last second */
 
@@ -132,6 +144,32 @@ int pipeline_stream_resume(struct pipeline *p, const char *name);
 /* Resumes, and lets any share of bad rows go to the dead letters until a batch goes in whole. */
 int pipeline_stream_accept_bad(struct pipeline *p, const char *name);
 int pipeline_stream_flush(struct pipeline *p, const char *name); /* seal what waits, now */
+
+struct dead_filter; /* spool/look.h */
+
+/* How a replay ended. */
+struct replay_result {
+    uint64_t replayed;  /* letters whose rows are in the spool; they are gone */
+    uint64_t refused;   /* still do not fit: they stand, with one attempt more and the new reason */
+    uint64_t unsettled; /* what they came from is not over yet; they stand as they were */
+    uint64_t cut;       /* too large to have been kept whole; they stand as they were */
+    char text[1024];    /* "", or why it ended before its end */
+};
+
+/*
+ * Decodes the stream's letters that filter takes under the schema of now, and puts the rows of
+ * those that fit into the spool, each exactly once (replay.c). done comes once, from the loop.
+ * NOT_FOUND, EXISTS (one of the stream is under way), CANCELLED (stopping), NOMEM: it never does.
+ */
+int pipeline_dead_replay(struct pipeline *p, const char *name, const struct dead_filter *filter,
+                         void (*done)(void *arg, const struct replay_result *result), void *arg);
+
+/* Removes the letters that filter takes, for good; dry: only counts them. Errors as above. */
+int pipeline_dead_discard(struct pipeline *p, const char *name, const struct dead_filter *filter,
+                          bool dry,
+                          void (*done)(void *arg, int status, uint64_t letters, uint64_t bytes,
+                                       const struct spool_error *error),
+                          void *arg);
 
 /*
  * Runs work on the pool while it alone may use the spool in the named way, then done on the loop.

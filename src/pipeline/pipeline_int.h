@@ -6,17 +6,34 @@
  *
  * The way of a record, by file:
  *   kafka_in.c  partitions come and go; runs arrive          (origins)
- *   intake.c    run -> decode job -> dead letters -> append   (pending blocks)
- *   segment.c   what is on disk and waits                     (segments, blocks)
- *   batch.c     waiting blocks -> seal -> send -> ack         (batches)
+ *   intake.c    run -> decode job (decode_job.c) -> dead letters -> append.c   (pending blocks)
+ *   segment.c   what is on disk and waits; segment_load.c     (segments, blocks)
+ *   segment_salvage.c   ... of a damaged segment
+ *   origin.c    how far each origin is acknowledged, what of it is discarded
+ *   hole.c      what of it was damaged and is read again
+ *   batch.c     sealed (batch_seal.c) -> send -> ack          (batches)
+ *   token.c     what a batch's token is worth after an attempt that told nothing
+ *   drift.c     whether a repeat falls into the same partitions
+ *   views.c     a materialized view failed, or may have
+ *   endpoint.c  which server an attempt goes to
+ *   refuse.c    what is done about an answer that is not yes
  *   feed.c      the body of an insert, read by pool jobs
  *   replace.c   a sealed batch becomes others, in one commit
+ *   aside.c     ... without what of it can't be read
  *   ask.c       which rows of a batch are in the table
- *   hunt.c      which rows of a batch the table refuses
- *   table.c     the table at the other end, and the schema
+ *   hunt.c      which rows of a batch the table refuses; search.c says what to try
+ *   too_big.c   a batch the server has no room for goes in halves
+ *   halve.c     the same by inserting halves for real
+ *   reencode.c  rows of an old schema are sent under the current one
+ *   dead_out.c  dead letters to a table and a topic beside the spool
+ *   dead.c      the bound of the dead letters; replay.c (replay_decode.c) makes rows of them again
+ *   table.c     the table at the other end; stream_schema.c: the schemas its rows go by
  *   meta.c      one transaction for every change that is ready
  *   pressure.c  the bound on disk
  *   lane.c      one job at a time per LMDB environment
+ *
+ * By theme: lane_int.h, spooled_int.h (records, blocks, segments, origins), target_int.h (tables and
+ * schemas), batch_int.h; here is what holds them together, streams and the pipeline.
  */
 #ifndef PIPELINE_INT_H
 #define PIPELINE_INT_H
@@ -26,218 +43,14 @@
 #include "base/log.h"
 #include "codec/decode.h"
 #include "codec/frame.h"
+#include "pipeline/batch_int.h"
+#include "pipeline/drift.h"
+#include "pipeline/lane_int.h"
 #include "pipeline/pipeline.h"
+#include "pipeline/spooled_int.h"
+#include "pipeline/target_int.h"
 #include "sink/backoff.h"
-
-/* --- lanes ---------------------------------------------------------------------------------- */
-
-struct lane;
-
-/* A job on one or several lanes at once; embedded in the structure that owns it. */
-#define JOB_LANES_MAX 3
-struct job {
-    uv_work_t work_req;
-    void (*work)(struct job *job); /* pool */
-    void (*done)(struct job *job); /* loop; may free the job */
-    unsigned wanted;               /* lanes not yet held */
-    unsigned held;                 /* lanes held */
-    struct lane *lanes[JOB_LANES_MAX];
-    struct lane **many; /* instead of lanes, where more are needed */
-    struct pipeline *pipeline;
-};
-
-struct lane_entry {
-    struct job *job;
-    struct lane_entry *next;
-};
-
-struct lane {
-    struct lane_entry *first, *last;
-    bool busy;
-};
-
-/* Queues the job on every lane given (one call, so that two jobs never wait for each other). With
-   no lane it runs at once. SPOOL_E_NOMEM leaves nothing queued. */
-int job_start(struct pipeline *p, struct job *job, struct lane *const *lanes, size_t count);
-
-/* --- what is on disk ------------------------------------------------------------------------ */
-
-enum block_state { BLOCK_WAITING, BLOCK_SEALED, BLOCK_ACKED };
-
-struct block {
-    struct spool_block_ref ref;
-    struct origin *origin;
-    uint64_t arrived_ms; /* monotonic; 0: before this process */
-    uint32_t acked_rows; /* of a block that is delivered in pieces */
-    enum block_state state;
-    struct block *next_in_segment;
-    struct block *next_in_origin; /* unacknowledged ones, in order of offset */
-    uint8_t lists;                /* how many of the two lists hold it; freed at 0 */
-};
-
-struct segment {
-    uint64_t number;
-    uint64_t rows, blocks_total; /* all it holds */
-    uint64_t acked_blocks;
-    uint64_t unacked_rows;
-    uint64_t file_bytes;
-    int64_t oldest_ms;
-    bool loaded; /* its blocks are in first..last */
-    bool loading;
-    bool damaged;
-    bool removing;
-    bool newest;
-    uint64_t acked_at_ms; /* monotonic, when it was first seen wholly acknowledged; 0: is not */
-    struct block *first, *last;
-    struct block *scan;           /* no block before it is waiting */
-    struct stream_schema *schema; /* NULL until loaded */
-    struct segment *next;
-};
-
-/* --- schemas and tables --------------------------------------------------------------------- */
-
-/* A schema in use, with what is derived from it; shared by segments, jobs and the stream. */
-struct stream_schema {
-    unsigned refs;
-    struct schema *schema;
-    struct buf serialized;
-    char *column_list;
-    struct target *target;       /* where rows of this schema go */
-    uint64_t checked_generation; /* of the target's description it was compared with */
-    bool accepted;
-};
-
-enum target_state { TARGET_UNKNOWN, TARGET_ASKING, TARGET_OK, TARGET_BAD };
-
-/* A table rows go to. A stream has one as configured, and one for each other destination that its
-   segments still name. */
-struct target {
-    struct stream *stream;
-    struct target *next;
-    char *database;
-    char *table;
-    char *destination; /* as stored in segments */
-    enum target_state state;
-    bool asked_again; /* ask once more when the answer is in: the world changed meanwhile */
-    size_t endpoint;
-    struct table_description *description; /* the last good one; may be stale while not OK */
-    uint64_t generation;                   /* of the description */
-    uint64_t retry_at_ms;                  /* monotonic: ask again */
-    struct backoff backoff;
-    char reason[1024];
-};
-
-/* --- origins -------------------------------------------------------------------------------- */
-
-struct origin {
-    struct stream *stream;
-    uint32_t id, epoch;
-    char *name;
-    bool kafka; /* waits for its partition to be ours */
-    bool owned; /* rows may be sealed */
-    bool revoking;
-    bool lost;                         /* revoking without the right to commit */
-    struct kafka_partition *partition; /* NULL: not assigned */
-    const char *topic;                 /* borrowed from the config; NULL: no Kafka */
-    int32_t partition_number;          /* -1: no Kafka */
-    int64_t high;                      /* highest offset made durable; -1: none */
-    int64_t taken;                     /* highest offset handed over in this process; -1: none */
-    int64_t held_to;       /* on_bad_record hold: the bad record is at or below; -1: none */
-    int64_t accept_to;     /* bad records up to here may go to the dead letters */
-    int64_t committed;     /* next offset last committed to Kafka; -1: none */
-    int64_t front;         /* next offset to commit: all below is acknowledged; -1: none */
-    bool commit_in_flight; /* `committed` was handed over and not answered */
-    bool discard_all;      /* rows at or below discard_to are not to be sent */
-    int64_t discard_to;
-    struct record_run_node *runs_first, *runs_last; /* waiting for decode */
-    uint32_t runs_unreleased;                       /* handed to us, not yet released */
-    bool decoding;
-    bool ready; /* in the stream's queue of origins to decode */
-    struct origin *next_ready;
-    struct block *first, *last; /* unacknowledged blocks known */
-    struct origin *next;
-};
-
-struct record_run_node {
-    struct record_run *run;
-    struct kafka_partition *partition; /* it came from, for the credit; valid until given back */
-    uint64_t arrived_ms;
-    uint32_t count; /* as run has them: they outlive it */
-    uint64_t bytes;
-    bool accept_bad; /* decode once more with dead letters, although on_bad_record is hold */
-    struct record_run_node *next;
-};
-
-/* --- intake --------------------------------------------------------------------------------- */
-
-/* A block in memory, on its way to disk. */
-struct pending_block {
-    struct spool_block block;
-    struct origin *origin;
-    struct stream_schema *schema; /* counted */
-    uint8_t *frames;              /* owned */
-    int64_t *offsets;             /* owned, or NULL */
-    uint64_t arrived_ms;
-    struct pending_block *next;
-};
-
-struct pending_dead {
-    struct spool_dead letter;
-    struct buf memory; /* record, key, headers, text: offsets fixed up when complete */
-    struct pending_dead *next;
-};
-
-/* --- batches -------------------------------------------------------------------------------- */
-
-enum batch_state {
-    BATCH_LOADING,  /* recovered; its segment's index is not read yet */
-    BATCH_SEALING,  /* the seal is on its way to meta */
-    BATCH_WAITING,  /* sealed; to be sent, at retry_at_ms at the earliest */
-    BATCH_CHECKING, /* its blocks' checksums are being verified */
-    BATCH_SENDING,
-    BATCH_ACKING, /* 200 is in; the acknowledgement is on its way to meta */
-    BATCH_DONE,
-    BATCH_STATES
-};
-
-/* Rows [row, row + rows) of a block. */
-struct part {
-    struct block *block;
-    uint32_t row, rows;
-};
-
-struct feed;
-
-struct batch {
-    struct stream *stream;
-    struct batch *next;
-    uint64_t id;
-    enum batch_state state;
-    struct segment *segment;
-    uint64_t segment_number;
-    struct part *parts; /* in order of sequence and row */
-    struct spool_range *ranges;
-    size_t part_count; /* of parts and ranges */
-    uint64_t rows, raw_bytes;
-    uint64_t frames_bytes; /* of the body; known when checked */
-    char token[256];
-    char *settings;        /* pinned */
-    struct buf attributes; /* of the seal, until it is durable */
-    struct spool_seal seal;
-    int64_t sealed_ms; /* wall clock */
-    struct backoff backoff;
-    uint64_t retry_at_ms;
-    uint32_t attempts;
-    uint32_t schema_failures, upload_failures;
-    bool maybe_stored;  /* an attempt ended without a definite answer */
-    bool commit_failed; /* ... or failed while the server stored it */
-    bool busy;          /* ask.c, hunt.c or replace.c has it: not sent meanwhile */
-    int endpoint;       /* of the first attempt; -1: none, or it is no longer configured */
-    int64_t
-        server_start_ms; /* of that endpoint then, as clickhouse_server_start says; 0: unknown */
-    struct insert *insert;
-    struct feed *feed;
-};
+#include "source/kafka_producer.h"
 
 /* --- streams -------------------------------------------------------------------------------- */
 
@@ -248,9 +61,16 @@ enum hold {
     HOLD_SCHEMA,     /* no schema yet: nothing can be decoded */
     HOLD_BAD_RECORD, /* on_bad_record: hold */
     HOLD_DEAD_FULL,  /* the dead letters reached their bound */
-    HOLD_DAMAGE,     /* a block or segment fails its checks */
+    HOLD_SEGMENT,    /* a segment is of a newer version, or names what nobody knows */
     HOLD_KAFKA,      /* the position is gone and auto_offset_reset is "error" */
     HOLD_COUNT
+};
+
+/* With an endpoint that is up and refuses the stream's inserts (endpoint.c). */
+struct endpoint_patience {
+    uint64_t since_ms;       /* the first refusal behind the last insert it took; 0: none */
+    uint64_t avoid_ms;       /* how long it was avoided the last time */
+    uint64_t avoid_until_ms; /* 0: it is not */
 };
 
 struct stream {
@@ -269,6 +89,7 @@ struct stream {
     char hold_text[HOLD_COUNT][1024];
     char reason[1024];
     char table_text[512];
+    char delivery_text[512];
 
     struct target *targets;           /* the first is the configured one */
     struct stream_schema *schema;     /* current; NULL until known */
@@ -282,38 +103,50 @@ struct stream {
     struct origin *ready_first, *ready_last; /* have a run and no decode job */
     struct pending_block *append_first, *append_last;
     uint64_t append_rows, append_bytes;
-    uint64_t undurable_bytes; /* queued and being appended */
+    uint64_t undurable_bytes;                /* queued and being appended */
+    uint64_t queued_blocks, appended_blocks; /* since start */
     bool appending;
     uint64_t append_retry_at_ms;
     bool append_refused; /* the last append found no room */
     uint64_t refused_at_ms;
     unsigned decoding; /* jobs of this stream */
+    uint64_t decoding_bytes;
     unsigned queued_runs;
+    bool runs_wait; /* for room in memory or on disk: what is queued goes to disk at once */
     struct decode_job *idle_jobs;    /* with decoders for ->schema */
     struct decode_job *dead_waiting; /* their dead letters found no room */
+    uint64_t dead_retry_at_ms;       /* when to try again; UINT64_MAX: when there is room */
     struct log_gate append_gate;
     uint64_t flush_before_ms; /* what arrived until then is due now (spoolctl flush) */
 
     struct batch *batches; /* all that are sealed or being sealed, by id */
     unsigned batch_count;
     uint64_t next_batch;
+    uint64_t generations;           /* of table descriptions, so far */
     struct batch *probe;            /* while HOLD_ANSWER stands, only this one is tried */
     bool accept_bad;                /* the operator said that any share of bad rows may go */
     double window_rows, window_bad; /* delivered and refused lately, for bad_ratio */
     uint64_t batch_rows_max; /* less than flush.rows while ClickHouse finds batches too big */
-    bool no_trial_table;     /* it can't be made: rows are found by real inserts */
-    unsigned halvings;       /* real ones since the last batch that went in whole */
+    struct endpoint_patience patience[LIMIT_ENDPOINTS];
+    bool no_trial_table; /* it can't be made: rows are found by real inserts */
+    bool trials_alone;   /* a trial failed for another reason: no more than one at once */
+    unsigned halves;     /* inserted for real, of what is not settled yet */
     uint64_t eligible_rows, eligible_bytes, eligible_blocks; /* may be sealed, in loaded segments */
     bool loading;                                            /* one segment index at a time */
+    uint64_t load_retry_at_ms;
 
     uint64_t segment_file_bytes; /* of all segment files */
-    struct log_gate error_gate;
+    struct log_gate error_gate, view_gate, ask_gate;
     struct log_gate dead_gate, reason_gate;
 
     /* since start, for status */
-    uint64_t records_in, rows_inserted, batches_acked, retries;
+    uint64_t records_in, rows_inserted, batches_acked, retries, views_unsure;
+    uint64_t possible_duplicates, damaged_blocks;
     uint64_t dead_letters; /* in dead.mdb */
     uint64_t dead_bytes;
+    struct replay *replay; /* NULL: none is under way */
+    struct dead_out *outs[2];
+    size_t out_count;
 };
 
 struct meta_op; /* meta.c */
@@ -328,8 +161,12 @@ struct pipeline {
 
     struct clickhouse *clickhouse;
     struct kafka_source *kafka;
+    struct kafka_producer *producer; /* NULL: no stream has a topic for dead letters */
     struct kafka_options kafka_options;
     char instance_id[64];
+    char boot_id[40];  /* of the machine; "": not known */
+    uint64_t start_ms; /* monotonic, when this process began */
+    int64_t start_wall_ms;
     const char **topics;
 
     struct stream *streams;
@@ -341,12 +178,17 @@ struct pipeline {
     uint64_t meta_retry_at_ms;
 
     unsigned decoding, decode_max;
-    size_t decode_turn; /* round robin over streams */
+    uint64_t decoding_bytes;  /* of the runs in decode */
+    uint64_t undurable_bytes; /* of all streams */
+    uint64_t idle_bytes;      /* kept by decode jobs that have nothing to do */
+    size_t idle_turn;         /* whose go first where it is too much */
+    size_t decode_turn;       /* round robin over streams */
 
     uv_timer_t pressure_timer;
     bool pressure_running, pressure_again;
     struct spool_usage usage;
-    uint64_t grown_bytes; /* appended since usage was taken */
+    uint64_t grown_bytes;     /* appended since usage was taken */
+    uint64_t appending_bytes; /* under way to the disk, of all streams */
 
     bool started, ready, draining, closing;
     bool fatal;
@@ -396,148 +238,45 @@ double stream_oldest_age(const struct stream *s); /* seconds */
 void pipeline_fatal(struct pipeline *p, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* --- table.c -------------------------------------------------------------------------------- */
+/* --- dead.c --------------------------------------------------------------------------------- */
 
-struct target *target_get(struct stream *s, const char *database, const char *table);
-struct target *target_by_destination(struct stream *s, const char *destination);
-void target_ask(struct target *t);     /* describe it as soon as an endpoint is up */
-void target_advance(struct target *t); /* asks where it is due */
-uint64_t target_deadline_ms(const struct target *t);
-void targets_free(struct stream *s);
-void target_forget_all(struct stream *s); /* an endpoint changed: nothing is certain */
-
-/* Whether rows of that schema may be sent there now; where not, the target's stream is held. */
-bool target_accepts(struct target *t, const struct stream_schema *schema);
-
-struct stream_schema *stream_schema_ref(struct stream_schema *ss);
-void stream_schema_unref(struct stream_schema *ss);
-/* Takes ownership of schema. */
-int stream_schema_create(struct schema *schema, struct target *target, struct stream_schema **out);
-/* From the cache in meta, or from the config's types. */
-int stream_schema_at_start(struct stream *s, struct spool_error *error);
-
-/* --- intake.c ------------------------------------------------------------------------------- */
-
-void intake_run(struct origin *o, struct record_run *run, struct kafka_partition *partition);
-void intake_advance(struct stream *s);
-uint64_t intake_deadline_ms(const struct stream *s); /* 0: none */
-bool intake_idle(const struct stream *s);
-void intake_free(struct stream *s);
-/* Gives back what waits for decode; again: it will be read again from the source. */
-void intake_release_runs(struct stream *s, bool again);
-void intake_drop_decoders(struct stream *s); /* the schema changed */
-
-/* --- segment.c ------------------------------------------------------------------------------ */
-
-int segments_recover(struct stream *s, struct spool_error *error);
-/* What a block takes on disk, for the bound: its header, list and frames, in whole pages. */
-uint64_t block_disk_bytes(uint64_t prefix_bytes, uint64_t frames_bytes);
-void segments_appended(struct stream *s, struct pending_block *const *pending,
-                       const struct spool_block_ref *refs, size_t count);
-void segments_advance(struct stream *s); /* load ahead, remove behind */
-uint64_t segments_deadline_ms(const struct stream *s);
-struct segment *segment_find(struct stream *s, uint64_t number);
-void segments_free(struct stream *s);
-/* Waiting, and of an origin whose rows may be sealed. */
-bool block_eligible(const struct block *b);
-void block_set_state(struct stream *s, struct block *b, enum block_state state);
-/* Counts again what is eligible: after an origin changed hands. */
-void stream_recount(struct stream *s);
-/* The first eligible block of the segment, from `from` on (NULL: from the start). */
-struct block *segment_next_eligible(struct segment *g, struct block *from);
-/* Marks acknowledged (durably) and moves the origin's front. */
-void block_acked(struct stream *s, struct segment *g, struct block *b);
-/* Queues a durable discard of every waiting block of the segment that match says; its rows. */
-uint64_t segment_discard(struct stream *s, struct segment *g,
-                         bool (*match)(const struct block *b, void *arg), void *arg);
-bool segments_all_loaded(const struct stream *s);
-uint64_t stream_spooled_rows(const struct stream *s);
-struct origin *origin_get(struct stream *s, uint32_t id); /* NULL on no memory */
-struct origin *origin_find(struct stream *s, uint32_t id);
-void origin_discard(struct origin *o, int64_t up_to); /* durable */
-void origin_refresh_front(struct origin *o);
-void origin_commit(struct origin *o); /* tells Kafka, where the front moved and it is ours */
-
-/* --- batch.c -------------------------------------------------------------------------------- */
-
-void batches_advance(struct stream *s);
-uint64_t batches_deadline_ms(struct stream *s); /* 0: none */
-int batch_recover(struct stream *s, const struct spool_seal *seal);
-void batches_segment_loaded(struct stream *s, struct segment *g);
-void batches_free(struct stream *s);
-void batches_abandon(struct stream *s); /* cancels what is being sent */
-bool batches_idle(const struct stream *s);
-
-/* For ask.c, hunt.c and replace.c. */
-struct batch *batch_new(struct stream *s, size_t parts);
-void batch_free(struct batch *b);
-void batch_link(struct stream *s, struct batch *b);
-void batch_move(struct batch *b, enum batch_state to);
-void batch_ack(struct batch *b);    /* its rows are in: acknowledges them durably */
-void batch_remove(struct batch *b); /* unlinks and frees one whose seal is gone */
-void batch_retry_later(struct batch *b, uint64_t delay_ms);
-void batch_hold_for(struct batch *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
-bool batch_deduplicates(const struct batch *b);
-/* Counts an acknowledged range; the block is done when all its rows are. */
-void part_acked(struct stream *s, struct segment *g, const struct part *part);
-/* Fills what a seal needs besides parts and rows: id, token, settings, attributes. */
-int batch_prepare_seal(struct batch *b, int endpoint);
-
-/* --- feed.c --------------------------------------------------------------------------------- */
-
-/*
- * The body for the given parts of one segment. Everything is read and verified in the pool (parts
- * of blocks are cut out there), then checked runs on the loop with the body's size, or an error.
- * The parts are copied.
- */
-int feed_open(struct stream *s, uint64_t segment, const struct part *parts, size_t count,
-              void (*checked)(void *arg, uint64_t bytes, const struct spool_error *error),
-              void *arg, struct feed **out);
-void feed_attach(struct feed *f, struct insert **insert); /* resumed when data is there */
-size_t feed_read(void *feed, char *dst, size_t n);        /* an http_body_fn */
-void feed_close(struct feed *f);                          /* waits for its job by itself */
-
-/* --- replace.c ------------------------------------------------------------------------------ */
-
-/* Rows of a batch, counted over all its parts: [first, first + count). */
-struct row_span {
-    uint64_t first, count;
+struct dead_stored {
+    size_t put;              /* so many of those given, from the first on */
+    uint64_t letters, bytes; /* what the stream has now */
 };
+/* Pool, dead lane. As spool_dead_put, within the stream's bound: SPOOL_E_LIMIT where not all of them
+   fit; and dead.mdb grows by room_bytes at most: SPOOL_E_FULL. */
+int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, uint64_t room_bytes,
+             struct dead_stored *stored, struct spool_error *error);
+/* What letters may take of the disk, at most. */
+uint64_t dead_disk_bytes(const struct spool_dead *letters, size_t count);
+/* What the stream has in dead.mdb, after a job changed it. */
+void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes);
 
-/*
- * In one commit: the seal of b goes, the spans in done are acknowledged, and each group of spans in
- * seals becomes a batch under a new token. Spans are ascending and together all of b. done (loop)
- * runs when it is durable; b is gone then.
- */
-struct span_group {
-    const struct row_span *spans;
-    size_t count;
-};
-int batch_replace(struct batch *b, const struct row_span *acked, size_t acked_count,
-                  const struct span_group *seals, size_t seal_count,
-                  void (*done)(struct stream *s));
-/* The parts that the spans of b stand for; malloc'd. */
-int batch_parts(const struct batch *b, const struct row_span *spans, size_t count,
-                struct part **parts, size_t *part_count);
+/* --- dead_out.c ----------------------------------------------------------------------------- */
 
-/* --- ask.c ---------------------------------------------------------------------------------- */
+int dead_out_create(struct stream *s); /* by its options; what was made is freed by dead_out_free */
+void dead_out_advance(struct stream *s);
+uint64_t dead_out_deadline_ms(const struct stream *s); /* 0: none */
+void dead_out_added(struct stream *s, uint64_t letters);
+/* Letters that destination i has not got yet; *name NULL: there is no such destination. */
+uint64_t dead_out_waiting(const struct stream *s, size_t i, const char **name);
+void dead_out_free(struct stream *s);
 
-/* Whether the table holds what tells rows apart: topic, partition and offset, or origin and offset,
-   in a MergeTree table. */
-bool ask_by_origin(const struct stream_schema *schema);
-/* ... and whether that holds for this batch. */
-bool ask_possible(const struct batch *b);
-/* Finds out which rows of b are in, then acknowledges those and sends the rest under a new token;
-   without an answer b is retried. */
-void ask_start(struct batch *b, int endpoint);
+/* --- replay.c ------------------------------------------------------------------------------- */
 
-/* --- hunt.c --------------------------------------------------------------------------------- */
+#define REPLAY_ORIGIN_PREFIX "replay/"
 
-/* b was refused for its data: finds the bad rows, puts them to the dead letters, and seals the
-   rest anew. */
-void hunt_start(struct batch *b, int endpoint, const struct clickhouse_outcome *outcome);
-/* Seals b anew in two halves, each inserted for real. */
-void hunt_halve(struct batch *b, const char *why);
+void replay_advance(struct stream *s);
+uint64_t replay_deadline_ms(const struct stream *s); /* 0: none */
+bool replay_is_origin(const struct origin *o);       /* its rows are a replay's */
+/* So many blocks of the stream's replay became durable. */
+void replay_appended(struct stream *s, size_t blocks);
+/* Removes letters whose rows a replay that did not end put into the spool; start, or pool with the
+   dead, meta and stream lanes. *removed may be NULL. */
+int replay_recover(struct stream *s, size_t *removed, struct spool_error *error);
+void replay_abandon(struct stream *s); /* whoever asked is told; jobs may still run */
+void replay_free(struct stream *s);
 
 /* --- meta.c --------------------------------------------------------------------------------- */
 
@@ -557,7 +296,9 @@ void meta_free(struct pipeline *p);
 /* --- kafka_in.c ----------------------------------------------------------------------------- */
 
 int kafka_in_create(struct pipeline *p, struct spool_error *error);
-void kafka_in_advance(struct pipeline *p); /* ends a revocation when it can */
+/* Ends a revocation when it can; tries again to take partitions that waited for room. */
+void kafka_in_advance(struct pipeline *p);
+void kafka_in_free(struct pipeline *p);
 /* The origin's name became known: is its partition ours already? */
 void kafka_in_adopt(struct origin *o);
 void kafka_in_released(struct pipeline *p, const struct record_run_node *node);
@@ -568,8 +309,18 @@ void kafka_in_revoke_timer(uv_timer_t *timer);
 void pressure_init(struct pipeline *p);
 void pressure_start(struct pipeline *p);
 void pressure_stop(struct pipeline *p);
-/* How much the stream may append now. */
-uint64_t pressure_room(const struct stream *s);
+/* How much the stream may append now, the first block of which has block_bytes. */
+uint64_t pressure_room(const struct stream *s, uint64_t block_bytes);
+/* By how much dead.mdb may grow for records that are not taken yet. */
+uint64_t pressure_dead_room(const struct pipeline *p);
+/* Whether there is room for so many more of the stream, with all that is queued and not appended. */
+bool pressure_fits(const struct stream *s, uint64_t bytes);
+/* What is in decode, queued and being appended, of all streams that flow; and as much of those that
+   wait for room on disk, or for their dead letters. Each may have one run beyond it. */
+#define INTAKE_UNDURABLE_BYTES (16 * MIB)
+/* What a run of records may hold at most, so that its blocks fit into every stream's share, and one
+   of each stream into memory. */
+uint64_t pressure_run_bytes(const struct pipeline *p);
 /* The stream has so much to append and no room for it, until an append succeeds. */
 void pressure_refused(struct stream *s, uint64_t bytes);
 void pressure_measure(struct pipeline *p); /* counts the files now, not with the next tick */

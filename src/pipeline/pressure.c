@@ -4,8 +4,8 @@
  * spool's files are counted; between that, what was appended is added. From 90 % of the bound on,
  * segments kept after their acknowledgement go at once, then the streams above an equal share (and
  * always the largest) wait (on_full: pause) or lose their oldest rows (on_full: drop_oldest, counted
- * and named) until 75 % is reached. The last tenth belongs to the streams below their share: a stuck
- * stream does not stop the others.
+ * and named) until 75 % is reached. The last tenth belongs to the streams below their share, and room
+ * for a segment of its own is kept for each: stuck streams do not stop the others, however many.
  */
 #include <stdlib.h>
 
@@ -14,6 +14,8 @@
 #include "pipeline/pipeline_int.h"
 
 #define PRESSURE_PERIOD_MS    1000
+#define BLOCK_PAGES_BYTES     (64 * KIB) /* around a block's payload */
+#define RUN_MIN_BYTES         (64 * KIB)
 #define PRESSURE_MARGIN_BYTES (256 * KIB) /* tree pages, a new segment's first ones */
 
 struct pressure_job {
@@ -44,25 +46,111 @@ static uint64_t high_mark(const struct pipeline *p)
     return pressure_limit(p) / 10 * 9;
 }
 
+static uint64_t equal_share(const struct pipeline *p)
+{
+    uint64_t overhead = p->usage.meta_bytes + p->usage.dead_bytes;
+    uint64_t high = high_mark(p);
+
+    return (high > overhead ? high - overhead : 0) / p->stream_count;
+}
+
+/* Payload bytes of a run at most, and so of a block of records that do not compress: several of them
+   are to fit in the equal share, else the room kept for each stream would have to be less than what it
+   needs, or together more than there is. And each stream may have one in memory that waits for room. */
+uint64_t pressure_run_bytes(const struct pipeline *p)
+{
+    uint64_t share = p->options->max_bytes / 10 * 9 / p->stream_count / 4;
+
+    if (share > INTAKE_UNDURABLE_BYTES / p->stream_count)
+        share = INTAKE_UNDURABLE_BYTES / p->stream_count;
+    if (share > LIMIT_RUN_BYTES)
+        return LIMIT_RUN_BYTES;
+    return share < RUN_MIN_BYTES ? RUN_MIN_BYTES : share;
+}
+
+static uint64_t block_usual_bytes(const struct pipeline *p)
+{
+    return pressure_run_bytes(p) + BLOCK_PAGES_BYTES;
+}
+
 static bool is_above_share(const struct stream *s)
 {
     const struct pipeline *p = s->p;
-    uint64_t overhead = p->usage.meta_bytes + p->usage.dead_bytes;
-    uint64_t high = high_mark(p);
     bool largest = true;
 
     for (size_t i = 0; i < p->stream_count; i++)
         largest = largest && p->streams[i].segment_file_bytes <= s->segment_file_bytes;
-    return largest ||
-           s->segment_file_bytes >= (high > overhead ? high - overhead : 0) / p->stream_count;
+    return largest || s->segment_file_bytes >= equal_share(p);
 }
 
-uint64_t pressure_room(const struct stream *s)
+/* What a stream that flows needs of the spool (its newest segment stays, the one before it goes as
+   soon as it is acknowledged) and does not have yet. */
+static uint64_t unused_own(const struct stream *s)
 {
-    uint64_t limit = is_above_share(s) ? high_mark(s->p) : pressure_limit(s->p);
-    uint64_t used = used_bytes(s->p) + PRESSURE_MARGIN_BYTES;
+    uint64_t own = (s->p->options->segment_bytes ? s->p->options->segment_bytes : 64 * MIB) +
+                   block_usual_bytes(s->p) + PRESSURE_MARGIN_BYTES;
+    uint64_t share = equal_share(s->p);
 
-    return used < limit ? limit - used : 0;
+    if (own > share)
+        own = share;
+    return own > s->segment_file_bytes ? own - s->segment_file_bytes : 0;
+}
+
+/* Up to which use of the spool the stream may append beyond its own: what the others have not used
+   of theirs is kept for them. */
+static uint64_t shared_mark(const struct stream *s)
+{
+    const struct pipeline *p = s->p;
+    uint64_t limit = pressure_limit(p), mark = is_above_share(s) ? high_mark(p) : limit;
+    uint64_t kept = 0;
+
+    for (size_t i = 0; i < p->stream_count; i++)
+        if (&p->streams[i] != s)
+            kept += unused_own(&p->streams[i]);
+    limit = limit > kept ? limit - kept : 0;
+    return limit < mark ? limit : mark;
+}
+
+static uint64_t room_below(const struct pipeline *p, uint64_t mark)
+{
+    uint64_t used = used_bytes(p) + p->appending_bytes + PRESSURE_MARGIN_BYTES;
+
+    return used < mark ? mark - used : 0;
+}
+
+uint64_t pressure_room(const struct stream *s, uint64_t block_bytes)
+{
+    uint64_t shared = room_below(s->p, shared_mark(s));
+    uint64_t whole = room_below(s->p, pressure_limit(s->p));
+    uint64_t own = unused_own(s);
+
+    if (own && own < block_bytes && block_bytes > block_usual_bytes(s->p))
+        own = block_bytes; /* else a stream of large records would never flow */
+    if (own < block_bytes && !stream_spooled_rows(s))
+        own =
+            block_bytes; /* all it holds is acknowledged, and goes once this begins a new segment */
+    own = own < whole ? own : whole;
+    return shared > own ? shared : own;
+}
+
+uint64_t pressure_dead_room(const struct pipeline *p)
+{
+    uint64_t limit = pressure_limit(p), kept = 0;
+
+    for (size_t i = 0; i < p->stream_count; i++)
+        kept += unused_own(&p->streams[i]);
+    return room_below(p, limit > kept ? limit - kept : 0);
+}
+
+bool pressure_fits(const struct stream *s, uint64_t bytes)
+{
+    const struct pipeline *p = s->p;
+    uint64_t whole = room_below(p, pressure_limit(p));
+    uint64_t own = unused_own(s);
+
+    own = own < whole ? own : whole;
+    return bytes + s->undurable_bytes + s->decoding_bytes <= own ||
+           bytes + p->undurable_bytes + p->decoding_bytes <= room_below(p, shared_mark(s));
 }
 
 bool pressure_tight(const struct pipeline *p)
@@ -70,7 +158,8 @@ bool pressure_tight(const struct pipeline *p)
     bool waits = false;
 
     for (size_t i = 0; i < p->stream_count; i++)
-        waits = waits || p->streams[i].append_refused || p->streams[i].full;
+        waits = waits || p->streams[i].append_refused || p->streams[i].full ||
+                p->streams[i].holds[HOLD_DEAD_FULL];
     return waits || used_bytes(p) >= high_mark(p);
 }
 
@@ -122,7 +211,7 @@ static void drop_down_to(struct pipeline *p, uint64_t bytes)
 void pressure_refused(struct stream *s, uint64_t bytes)
 {
     struct pipeline *p = s->p;
-    uint64_t high = high_mark(p);
+    uint64_t mark = shared_mark(s);
 
     if (!s->append_refused) {
         s->append_refused = true;
@@ -130,7 +219,7 @@ void pressure_refused(struct stream *s, uint64_t bytes)
     }
     bytes += 2 * PRESSURE_MARGIN_BYTES;
     if (p->options->on_full == ON_FULL_DROP_OLDEST)
-        drop_down_to(p, high > bytes ? high - bytes : 0);
+        drop_down_to(p, mark > bytes ? mark - bytes : 0);
     else if (is_above_share(s))
         stream_set_full(s, true);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "pipeline/pipeline_int.h"
 
@@ -20,6 +21,8 @@ struct replace {
     size_t acked_count;
     struct batch **made;
     size_t made_count;
+    struct hole_spec *holes;
+    size_t hole_count;
     void (*done)(struct stream *s);
 };
 
@@ -58,6 +61,7 @@ static void replace_free(struct replace *r)
 {
     free(r->acked);
     free(r->made);
+    free(r->holes);
     free(r);
 }
 
@@ -66,8 +70,11 @@ static void replaced(void *arg)
     struct replace *r = arg;
     struct stream *s = r->stream;
     struct segment *g = r->old->segment;
+    bool held = s->probe == r->old;
     void (*done)(struct stream * stream) = r->done;
 
+    /* Before Kafka is told of what lies behind them. */
+    holes_add(r->holes, r->hole_count);
     /* Blocks without rows belong to no span: they go with the old seal. */
     for (size_t i = 0; i < r->old->part_count; i++)
         if (r->old->parts[i].rows == 0)
@@ -77,11 +84,16 @@ static void replaced(void *arg)
         part_acked(s, g, &r->acked[i]);
         origin_commit(o);
     }
+    FAILPOINT(FP_REPLACE_AFTER);
     for (size_t i = 0; i < r->made_count; i++) {
         buf_free(&r->made[i]->attributes);
         batch_move(r->made[i], BATCH_WAITING);
     }
     batch_remove(r->old);
+    if (held && r->made_count) /* what it was held for, they are now tried for */
+        s->probe = r->made[0];
+    else if (held)
+        stream_unhold(s, HOLD_ANSWER);
     replace_free(r);
     if (done)
         done(s);
@@ -93,8 +105,12 @@ static struct batch *replace_make(struct replace *r, const struct span_group *gr
     struct batch *old = r->old, *b;
     struct part *parts = NULL;
     size_t count = 0;
-    int endpoint = old->endpoint >= 0 ? old->endpoint : 0;
+    int endpoint = stream_pick(r->stream);
 
+    /* Where the table there is not known yet, the seal could not say what it needs to: it is sealed
+       once more before it goes there. */
+    if (endpoint < 0 || !target_description(batch_schema(old)->target, endpoint))
+        endpoint = old->endpoint >= 0 ? old->endpoint : endpoint >= 0 ? endpoint : 0;
     if (batch_parts(old, group->spans, group->count, &parts, &count) != SPOOL_OK)
         return NULL;
     b = batch_new(r->stream, count);
@@ -103,14 +119,33 @@ static struct batch *replace_make(struct replace *r, const struct span_group *gr
     memcpy(b->parts, parts, count * sizeof(*parts));
     b->part_count = count;
     b->segment = old->segment;
+    b->schema = stream_schema_ref(group->schema ? group->schema : old->schema);
+    b->halved = old->halved;
+    b->stall_factor = old->stall_factor;
+    b->too_big_failures = old->too_big_failures;
     b->backoff = old->backoff;
     b->schema_failures = old->schema_failures;
+    b->upload_failures = old->upload_failures;
+    b->unknown_failures = old->unknown_failures;
+    b->blind_wait_ms = old->blind_wait_ms;
+    b->hunt_after_ms = old->hunt_after_ms;
+    b->hunt_wait_ms = old->hunt_wait_ms;
+    if (old->refusal && !group->schema) { /* else it was the answer to other bytes */
+        if (batch_refusal_set(b, old->refusal) != SPOOL_OK) {
+            batch_free(b);
+            b = NULL;
+            goto done;
+        }
+        b->refused_alone = old->refused_alone;
+    }
     b->retry_at_ms = old->retry_at_ms;
     for (size_t i = 0; i < count; i++) {
         const struct spool_block_ref *ref = &parts[i].block->ref;
         b->rows += parts[i].rows;
         b->raw_bytes += ref->raw_bytes * parts[i].rows / ref->rows;
     }
+    if (group->raw_bytes)
+        b->raw_bytes = group->raw_bytes;
     if (batch_prepare_seal(b, endpoint) != SPOOL_OK) {
         batch_free(b);
         b = NULL;
@@ -144,13 +179,16 @@ static struct spool_range *replace_ranges(const struct replace *r, size_t *count
     return ranges;
 }
 
-int batch_replace(struct batch *b, const struct row_span *acked, size_t acked_count,
-                  const struct span_group *seals, size_t seal_count, void (*done)(struct stream *s))
+static int replace_start(struct batch *b, const struct row_span *acked, size_t acked_count,
+                         const struct span_group *seals, size_t seal_count,
+                         const struct hole_spec *holes, size_t hole_count,
+                         void (*done)(struct stream *s))
 {
     struct stream *s = b->stream;
     struct replace *r = calloc(1, sizeof(*r));
-    struct spool_change *changes = calloc(seal_count + 2, sizeof(*changes));
+    struct spool_change *changes = calloc(seal_count + hole_count + 3, sizeof(*changes));
     struct spool_range *ranges = NULL;
+    char *notes = NULL, key[TOKEN_NOTE_SIZE];
     size_t n = 0, range_count = 0;
     int status = SPOOL_E_NOMEM;
 
@@ -160,6 +198,12 @@ int batch_replace(struct batch *b, const struct row_span *acked, size_t acked_co
     r->old = b;
     r->done = done;
     r->made = calloc(seal_count ? seal_count : 1, sizeof(struct batch *));
+    r->holes = calloc(hole_count + 1, sizeof(*r->holes));
+    if (!r->holes)
+        goto fail;
+    if (hole_count)
+        memcpy(r->holes, holes, hole_count * sizeof(*holes));
+    r->hole_count = hole_count;
     status = batch_parts(b, acked, acked_count, &r->acked, &r->acked_count);
     if (!r->made || status != SPOOL_OK)
         goto fail;
@@ -174,8 +218,13 @@ int batch_replace(struct batch *b, const struct row_span *acked, size_t acked_co
     status = ranges ? SPOOL_OK : SPOOL_E_NOMEM;
     if (status != SPOOL_OK)
         goto fail;
+    status = holes_plan(holes, hole_count, changes, &notes);
+    if (status != SPOOL_OK)
+        goto fail;
+    n = hole_count;
     changes[n++] = (struct spool_change){
         .kind = SPOOL_CHANGE_UNSEAL, .stream = s->id, .batch = b->id, .segment = b->segment_number};
+    n += batch_token_forget(b, key, &changes[n]);
     if (range_count)
         changes[n++] = (struct spool_change){.kind = SPOOL_CHANGE_DISCARD,
                                              .stream = s->id,
@@ -193,7 +242,9 @@ int batch_replace(struct batch *b, const struct row_span *acked, size_t acked_co
     log_event(LOG_INFO, "batch.replaced", "stream", s->options->name, "batch", log_u64(b->id),
               "rows", log_u64(b->rows), "by", log_u64(seal_count), "first",
               seal_count ? log_u64(r->made[0]->id) : "", NULL);
+    FAILPOINT(FP_REPLACE_BEFORE);
     status = meta_changes(s->p, changes, n, replaced, r, s);
+    free(notes);
     free(ranges);
     free(changes);
     return status;
@@ -203,7 +254,21 @@ fail:
         batch_free(r->made[i]);
     if (r)
         replace_free(r);
+    free(notes);
     free(ranges);
     free(changes);
     return status;
+}
+
+int batch_replace(struct batch *b, const struct row_span *acked, size_t acked_count,
+                  const struct span_group *seals, size_t seal_count, void (*done)(struct stream *s))
+{
+    return replace_start(b, acked, acked_count, seals, seal_count, NULL, 0, done);
+}
+
+int batch_replace_with_holes(struct batch *b, const struct row_span *acked, size_t acked_count,
+                             const struct span_group *seals, size_t seal_count,
+                             const struct hole_spec *holes, size_t hole_count)
+{
+    return replace_start(b, acked, acked_count, seals, seal_count, holes, hole_count, NULL);
 }

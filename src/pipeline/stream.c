@@ -120,7 +120,7 @@ void stream_set_full(struct stream *s, bool full)
 
 bool stream_may_deliver(const struct stream *s)
 {
-    return !s->paused && !s->holds[HOLD_TABLE] && !s->holds[HOLD_ANSWER] && !s->holds[HOLD_DAMAGE];
+    return !s->paused && !s->holds[HOLD_TABLE] && !s->holds[HOLD_ANSWER] && !s->holds[HOLD_SEGMENT];
 }
 
 void stream_pause_sources(struct stream *s, unsigned reason, bool pause)
@@ -147,19 +147,34 @@ void stream_update(struct stream *s)
     stream_pause_sources(s, KAFKA_PAUSE_PRESSURE, s->full);
 }
 
+/* Seconds since arrival, by the clock that nobody sets: a step of the wall clock is no age. What is
+   from before this process is as old as the wall clock said when that began, and ages with it. */
+static double age_seconds(const struct stream *s, const struct segment *g, uint64_t arrived_ms,
+                          int64_t wall_ms)
+{
+    const struct pipeline *p = s->p;
+    uint64_t now = clock_monotonic_ms();
+
+    if (!arrived_ms && g->begun_ms) { /* appended before it could be kept in memory */
+        arrived_ms = g->begun_ms;
+        if (wall_ms > g->oldest_ms)
+            arrived_ms += (uint64_t)(wall_ms - g->oldest_ms);
+    } else if (!arrived_ms) {
+        int64_t before_ms = p->start_wall_ms > wall_ms ? p->start_wall_ms - wall_ms : 0;
+        return (double)before_ms / 1000.0 + (double)(now - p->start_ms) / 1000.0;
+    }
+    return now > arrived_ms ? (double)(now - arrived_ms) / 1000.0 : 0;
+}
+
 double stream_oldest_age(const struct stream *s)
 {
-    int64_t now = clock_wall_ms();
-
     for (const struct segment *g = s->segments_first; g; g = g->next) {
         if (g->loaded) {
             for (const struct block *b = g->first; b; b = b->next_in_segment)
                 if (b->state != BLOCK_ACKED && b->ref.rows)
-                    return now > b->ref.first_arrival_ms
-                               ? (double)(now - b->ref.first_arrival_ms) / 1000.0
-                               : 0;
+                    return age_seconds(s, g, b->arrived_ms, b->ref.first_arrival_ms);
         } else if (g->unacked_rows) {
-            return now > g->oldest_ms ? (double)(now - g->oldest_ms) / 1000.0 : 0;
+            return age_seconds(s, g, g->begun_ms, g->oldest_ms);
         }
     }
     return 0;
@@ -184,15 +199,21 @@ void stream_advance(struct stream *s)
 
     if (!p->started || p->closing || p->fatal)
         return;
+    endpoints_forgive(s);
     for (struct target *t = s->targets; t; t = t->next)
         target_advance(t);
     intake_advance(s);
     segments_advance(s);
     batches_advance(s);
+    replay_advance(s);
+    dead_out_advance(s);
     stream_refresh(s);
     earliest(&deadline, intake_deadline_ms(s));
+    earliest(&deadline, replay_deadline_ms(s));
+    earliest(&deadline, dead_out_deadline_ms(s));
     earliest(&deadline, segments_deadline_ms(s));
     earliest(&deadline, batches_deadline_ms(s));
+    earliest(&deadline, endpoints_deadline_ms(s));
     for (struct target *t = s->targets; t; t = t->next)
         earliest(&deadline, target_deadline_ms(t));
     if (deadline) {
@@ -214,7 +235,7 @@ static int recover_seal(void *arg, const struct spool_seal *seal)
 int stream_init(struct stream *s, struct pipeline *p, const struct stream_options *options,
                 struct spool_error *error)
 {
-    uint64_t letters = 0, bytes = 0;
+    size_t replayed = 0;
     int status;
 
     s->p = p;
@@ -237,17 +258,30 @@ int stream_init(struct stream *s, struct pipeline *p, const struct stream_option
     if (status == SPOOL_OK)
         status = segments_recover(s, error);
     if (status == SPOOL_OK)
+        status = holes_recover(s, error);
+    if (status == SPOOL_OK)
         status = spool_seals(p->spool, s->id, recover_seal, s, error);
-    if (status == SPOOL_OK &&
-        spool_dead_count(p->spool, options->name, &letters, &bytes, NULL) == SPOOL_OK) {
-        s->dead_letters = letters;
-        s->dead_bytes = bytes;
-    }
+    if (status == SPOOL_OK)
+        status = batch_tokens_recover(s, error);
+    if (status == SPOOL_OK)
+        status = replay_recover(s, &replayed, error);
+    if (replayed)
+        log_event(LOG_INFO, "dead.replay_recovered", "stream", options->name, "removed",
+                  log_u64(replayed), "reason", "their rows are in the spool", NULL);
+    if (status == SPOOL_E_FULL)
+        status = SPOOL_OK; /* it is done again before the next replay */
+    if (status == SPOOL_OK && spool_dead_count(p->spool, options->name, &s->dead_letters,
+                                               &s->dead_bytes, NULL) != SPOOL_OK)
+        s->dead_letters = s->dead_bytes = 0;
+    if (status == SPOOL_OK && dead_out_create(s) != SPOOL_OK)
+        status = spool_error_set(error, SPOOL_E_NOMEM, "out of memory");
     return status;
 }
 
 void stream_dispose(struct stream *s)
 {
+    replay_free(s);
+    dead_out_free(s);
     intake_free(s);
     batches_free(s);
     segments_free(s);
@@ -309,9 +343,11 @@ int pipeline_stream_resume(struct pipeline *p, const char *name)
                 o->held_to = -1;
             }
     stream_unhold(s, HOLD_BAD_RECORD);
+    s->dead_retry_at_ms = 0;
     stream_unhold(s, HOLD_DEAD_FULL);
     for (struct batch *b = s->batches; b; b = b->next)
-        b->retry_at_ms = 0;
+        b->retry_at_ms = b->hunt_after_ms = 0;
+    s->halves = 0;
     for (struct target *t = s->targets; t; t = t->next)
         target_ask(t);
     stream_refresh(s);

@@ -5,7 +5,9 @@
  *   unknown --(answers SELECT version())--> up --(an exchange broke off, a bare 5xx)--> down
  *      `-----(does not)----> down --(/ping, then SELECT version() answer)--> up
  *
- * and every change goes through endpoint_change, which logs it and tells the pipeline.
+ * and every change goes through endpoint_change, which logs it and tells the pipeline. One that is
+ * up and idle is asked by /ping now and then, so that the status is not of yesterday; silence is no
+ * failure there, since a server may just be slow.
  */
 #include "sink/clickhouse.h"
 
@@ -25,6 +27,7 @@
 #define PROBE_MS           500
 #define PROBE_REFUSED_MS   5000 /* it answers, but not to us: wrong password, no ClickHouse */
 #define PROBE_TIMEOUT_MS   5000
+#define CHECK_MS           10000 /* one that is up and has said nothing for so long */
 #define LOG_INTERVAL_MS    10000
 #define IDENTITY_MAX_BYTES (4 * KIB)
 
@@ -41,7 +44,7 @@ static void endpoint_log(struct endpoint *e)
     uint64_t suppressed = 0;
     char version[48] = "";
 
-    if (e->logged == e->state || !log_gate_open(&e->gate, LOG_INTERVAL_MS, &suppressed))
+    if (e->logged == e->state || !log_gate_open(&e->gates[e->state], LOG_INTERVAL_MS, &suppressed))
         return;
     if (e->state == ENDPOINT_UP)
         snprintf(version, sizeof(version), "%" PRIu32 ".%" PRIu32 ".%" PRIu32, e->version.major,
@@ -95,6 +98,7 @@ void endpoint_saw_reply(struct endpoint *e, const struct http_reply *reply)
 
     if (reply->ended_here)
         return;
+    e->seen_ms = clock_monotonic_ms();
     if (reply->status == 0) {
         endpoint_failed(e, reply->transport_error);
     } else if (reply->status >= 500 && !reply->exception_code &&
@@ -123,7 +127,7 @@ static void identity_done(void *arg, const struct clickhouse_outcome *outcome, c
     struct tsv_reader reader;
     struct server_version version;
     char *fields[3], *end, *timezone = NULL;
-    int64_t uptime_s;
+    int64_t start_s;
 
     if (e->ch->closing) {
         e->probing = false;
@@ -139,20 +143,21 @@ static void identity_done(void *arg, const struct clickhouse_outcome *outcome, c
         probe_failed(e, "the answer is not a ClickHouse server's", true);
         return;
     }
-    uptime_s = strtoll(fields[2], &end, 10);
+    start_s = strtoll(fields[2], &end, 10);
     timezone = strdup(fields[1]);
-    if (end == fields[2] || *end || uptime_s < 0 || !timezone) {
+    if (end == fields[2] || *end || start_s <= 0 || !timezone) {
         free(timezone);
-        probe_failed(e, "the answer to SELECT uptime() is not a number", true);
+        probe_failed(e, "its now() less its uptime() is not a number", true);
         return;
     }
     free(e->timezone);
     e->timezone = timezone;
     e->version = version;
-    e->start_ms = (int64_t)clock_monotonic_ms() - uptime_s * 1000;
+    e->start_ms = start_s * 1000;
     e->probing = false;
     e->reason[0] = '\0';
-    uv_timer_stop(&e->timer);
+    e->seen_ms = clock_monotonic_ms();
+    probe_after(e, CHECK_MS);
     endpoint_change(e, ENDPOINT_UP);
 }
 
@@ -161,8 +166,9 @@ static void ask_identity(struct endpoint *e)
     struct spool_error error;
 
     if (statement_send(e->ch, e->index,
-                       "SELECT version(), timezone(), uptime() FORMAT TabSeparated", "",
-                       IDENTITY_MAX_BYTES, true, identity_done, e, &error) != SPOOL_OK)
+                       "SELECT version(), timezone(), toUnixTimestamp(now()) - uptime() "
+                       "FORMAT TabSeparated",
+                       "", IDENTITY_MAX_BYTES, true, identity_done, e, &error) != SPOOL_OK)
         probe_failed(e, error.text, false);
 }
 
@@ -173,6 +179,11 @@ static void ping_done(void *arg, const struct http_reply *reply)
 
     if (e->ch->closing) {
         e->probing = false;
+    } else if (e->state == ENDPOINT_UP) {
+        e->probing = false;
+        probe_after(e, CHECK_MS);
+        if (!reply->timed_out)
+            endpoint_saw_reply(e, reply);
     } else if (reply->status == 200) {
         ask_identity(e);
     } else if (reply->status == 0) {
@@ -193,8 +204,12 @@ static void endpoint_probe(struct endpoint *e)
     if (e->probing || e->ch->closing)
         return;
     endpoint_log(e);
+    if (e->state == ENDPOINT_UP && clock_monotonic_ms() - e->seen_ms < CHECK_MS) {
+        probe_after(e, CHECK_MS);
+        return;
+    }
     e->probing = true;
-    if (e->state != ENDPOINT_DOWN) {
+    if (e->state == ENDPOINT_UNKNOWN) {
         ask_identity(e);
         return;
     }
@@ -221,7 +236,6 @@ static void clickhouse_free(struct clickhouse *ch)
     free(ch->password);
     free(ch->database);
     free(ch->settings);
-    frame_writer_free(ch->frames);
     free(ch);
 }
 
@@ -330,8 +344,6 @@ int clickhouse_create(uv_loop_t *loop, const struct clickhouse_options *options,
         status = copy_text(&ch->password, options->password);
     if (status == SPOOL_OK)
         status = copy_text(&ch->database, options->database);
-    if (status == SPOOL_OK)
-        status = frame_writer_create(FRAME_LZ4, 1, &ch->frames);
     if (status != SPOOL_OK) {
         spool_error_set(error, status, "no memory for the ClickHouse client");
         goto failed;
@@ -419,14 +431,18 @@ void clickhouse_endpoint_status(const struct clickhouse *ch, size_t i, struct en
     out->version = e->version;
     out->reason = e->state == ENDPOINT_DOWN ? e->reason : "";
     out->refused = e->state == ENDPOINT_DOWN && e->refused;
+    out->current = clickhouse_pick(ch) == (int)i;
     out->since_ms = e->since_ms;
 }
 
 int clickhouse_pick(const struct clickhouse *ch)
 {
-    for (size_t i = 0; i < ch->endpoint_count; i++)
+    for (size_t i = 0; i < ch->endpoint_count; i++) {
         if (ch->endpoints[i].state == ENDPOINT_UP)
             return (int)i;
+        if (ch->endpoints[i].state == ENDPOINT_UNKNOWN)
+            return -1;
+    }
     return -1;
 }
 

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <uv.h>
 
+#include "codec/frame.h"
 #include "codec/schema.h"
 #include "sink/error_class.h"
 #include "sink/http_client.h"
@@ -45,6 +46,7 @@ struct endpoint_status {
     struct server_version version; /* zeros until known */
     const char *reason;            /* why it is down; "" otherwise */
     bool refused;      /* down, though it answers: it does not let us in, or is no ClickHouse */
+    bool current;      /* new work goes there */
     uint64_t since_ms; /* monotonic */
 };
 
@@ -55,14 +57,15 @@ int clickhouse_create(uv_loop_t *loop, const struct clickhouse_options *options,
                       void *arg, struct clickhouse **out, struct spool_error *error);
 void clickhouse_close(struct clickhouse *ch, void (*closed)(void *arg), void *arg);
 
-/* Starts connecting: asks SELECT version(), timezone() and uptime() of every endpoint, and probes
+/* Starts connecting: asks version, time zone and start of every endpoint, and probes
    a down one with /ping every 500 ms until it answers. A failed insert or query marks it down. */
 void clickhouse_start(struct clickhouse *ch);
 
 size_t clickhouse_endpoints(const struct clickhouse *ch);
 void clickhouse_endpoint_status(const struct clickhouse *ch, size_t i, struct endpoint_status *out);
 
-/* The endpoint new work should go to: the first that is up; -1: none. */
+/* The endpoint new work should go to: the first that is up; -1: none, or one before it has not
+   been heard of yet (at the start). */
 int clickhouse_pick(const struct clickhouse *ch);
 
 /* What an endpoint's server is; false until known. timezone is borrowed until the next change. */
@@ -70,14 +73,18 @@ bool clickhouse_server(const struct clickhouse *ch, size_t endpoint, struct serv
                        const char **timezone);
 
 /*
- * When the endpoint's server process began, as clock_monotonic_ms() would have said it (to about
- * 2 s), by its uptime() when it was last reached; false until known and while the endpoint is down.
- * Two values further than 3 s apart are a restart in between.
+ * When the endpoint's server process began, by its own clock and uptime() when it was last reached
+ * (both count whole seconds); false until known and while the endpoint is down. Two values further
+ * than 1 s apart are a restart in between. Not by a clock of ours: the value is kept in seals, and
+ * after both machines (or the one) lost their power, two starts are equally long after the boot.
  */
 bool clickhouse_server_start(const struct clickhouse *ch, size_t endpoint, int64_t *start_ms);
 
 /* Whether such a server knows insert_deduplication_token. */
 bool clickhouse_knows_token(struct server_version version);
+
+/* The setting of ours that the server does not let be set, by its own words; NULL: it is not that. */
+const char *clickhouse_setting_refused(int code, const char *text);
 
 /* Names the operator's settings may not set: pinned ones, and parameters of the request itself. */
 bool clickhouse_setting_is_ours(const char *name);
@@ -88,8 +95,10 @@ struct clickhouse_outcome {
     enum error_class class_; /* CLASS_NONE: it worked, to the last byte of the answer */
     int code;                /* ClickHouse's exception code, 0: none */
     int http_status;
-    bool unknown;   /* rows may or may not be in (reset, timeout, after sending began) */
-    char text[512]; /* one line for log and status, without credentials */
+    bool unknown;    /* rows may or may not be in (reset, timeout, after sending began) */
+    bool unanswered; /* all of an insert went out, and no answer came in time */
+    bool of_view;    /* of an insert: a materialized view threw, the table itself has all rows */
+    char text[512];  /* one line for log and status, without credentials */
     uint64_t duration_ns;
 };
 
@@ -106,8 +115,11 @@ struct table_description {
     bool deduplicates;             /* replicated, or non_replicated_deduplication_window > 0 */
     uint64_t dedup_window_entries; /* inserts x partitions remembered; 0: none */
     uint64_t dedup_window_seconds; /* and for how long; 0: no limit in time */
-    uint32_t views;                /* materialized views and the like fed by this table */
-    char reason[256];              /* why not insertable, else why not deduplicating, else "" */
+    /* What one insert takes of the entries, 1 or more: about as many as so, never more than that. */
+    uint64_t partitions_per_insert, partitions_per_insert_max;
+    char *replica_path; /* zookeeper_path of a replicated table; NULL: none, or not told */
+    uint32_t views;     /* materialized views and the like fed by this table */
+    char reason[256];   /* why not insertable, else why not deduplicating, else "" */
     struct server_version server;
     char *server_timezone;
 };
@@ -165,8 +177,10 @@ struct insert_spec {
     const char *settings;    /* pinned, as above */
     const char *token;       /* deduplication token; sent only where the server knows it */
     const char *query_id;
-    uint64_t frames_bytes;  /* exact size of the blocks; the query frame is put before them */
-    http_body_fn read_body; /* gives exactly frames_bytes */
+    enum frame_method method; /* of all the blocks' frames; the query's frame has to be the same */
+    uint32_t stall_factor;    /* waits for an answer so many times stall_timeout; 0: once */
+    uint64_t frames_bytes;    /* exact size of the blocks; the query frame is put before them */
+    http_body_fn read_body;   /* gives exactly frames_bytes */
     void *arg;
     void (*done)(void *arg, const struct clickhouse_outcome *outcome);
 };

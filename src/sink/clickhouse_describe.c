@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a table is, in three questions that every server answers: who are you and is there such a
- * database; what does system.tables say; what does system.columns say.
+ * database; what does system.tables say; what does system.columns say. Of a table that may deduplicate
+ * also what the server does where the table's settings don't say, and how many partitions it has; of
+ * a replicated one what system.replicas says.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -14,9 +16,14 @@
 
 #define SERVER_REPLY_MAX (4 * KIB)
 
-/* The smallest defaults any release had; the table's own settings may say more. */
+/* The smallest defaults any release had: where neither the table nor the server says. */
 #define REPLICATED_WINDOW_ENTRIES 100
 #define REPLICATED_WINDOW_SECONDS 3600
+
+/* An insert is taken to touch no more partitions than the table has by now and one, nor fewer than
+   this (a new table has none), and no more than the server allows (100 unless set). */
+#define PARTITIONS_LEAST   10
+#define PARTITIONS_ALLOWED 100
 
 struct describe {
     struct clickhouse *ch;
@@ -24,6 +31,8 @@ struct describe {
     char *database; /* NULL: the user's own */
     char *table;
     struct table_description *description;
+    char *engine_full;
+    uint64_t window_entries, window_seconds; /* unless the table says otherwise */
     void (*done)(void *arg, const struct clickhouse_outcome *outcome,
                  struct table_description *table);
     void *arg;
@@ -43,6 +52,7 @@ void table_description_free(struct table_description *t)
     free(t->engine);
     free(t->create_query);
     free(t->partition_key);
+    free(t->replica_path);
     free(t->server_timezone);
     free(t);
 }
@@ -53,6 +63,7 @@ static void describe_free(struct describe *d)
         return;
     free(d->database);
     free(d->table);
+    free(d->engine_full);
     table_description_free(d->description);
     free(d);
 }
@@ -178,6 +189,92 @@ static void ask_columns(struct describe *d)
     ask(d, &sql, LIMIT_SCHEMA_BYTES, columns_done);
 }
 
+/* --- 2c: how many partitions an insert may touch ---------------------------------------------- */
+
+static void partitions_done(void *arg, const struct clickhouse_outcome *outcome, char *text,
+                            size_t size)
+{
+    struct describe *d = arg;
+    struct tsv_reader reader;
+    uint64_t allowed, present;
+    char *f[2];
+
+    if (outcome->class_ == CLASS_TRANSIENT) {
+        describe_end(d, outcome);
+        return;
+    }
+    tsv_open(&reader, text, size, 2);
+    if (outcome->class_ == CLASS_NONE && tsv_row(&reader, f) == SPOOL_OK) {
+        allowed = strtoull(f[0], NULL, 10);
+        present = strtoull(f[1], NULL, 10) + 1;
+        present = present < PARTITIONS_LEAST ? PARTITIONS_LEAST : present;
+        d->description->partitions_per_insert = allowed && allowed < present ? allowed : present;
+        d->description->partitions_per_insert_max = allowed ? allowed : present;
+    }
+    ask_columns(d);
+}
+
+/* Without an answer (no right to ask) it is what a server allows unless told otherwise. */
+static void ask_partitions(struct describe *d)
+{
+    struct buf sql;
+    int status;
+
+    if (!d->description->deduplicates || !d->description->partition_key[0]) {
+        ask_columns(d);
+        return;
+    }
+    d->description->partitions_per_insert = PARTITIONS_ALLOWED;
+    d->description->partitions_per_insert_max = PARTITIONS_ALLOWED;
+    buf_init(&sql, QUERY_TEXT_MAX);
+    status = buf_append_str(&sql, "SELECT getSetting('max_partitions_per_insert_block'), "
+                                  "uniqExact(partition_id) FROM system.parts WHERE active");
+    if (status == SPOOL_OK)
+        status = add_place(d, &sql, " AND database = ", " AND table = ");
+    if (status == SPOOL_OK)
+        status = buf_append_str(&sql, " FORMAT TabSeparated");
+    if (status != SPOOL_OK)
+        sql.len = 0;
+    ask(d, &sql, SERVER_REPLY_MAX, partitions_done);
+}
+
+/* --- 2b: where its replicas meet --------------------------------------------------------------- */
+
+/* Without an answer (no right to read it) the path stays unknown: it only allows a shortcut. */
+static void replica_done(void *arg, const struct clickhouse_outcome *outcome, char *text,
+                         size_t size)
+{
+    struct describe *d = arg;
+    struct tsv_reader reader;
+    char *f[1];
+
+    if (outcome->class_ == CLASS_TRANSIENT) {
+        describe_end(d, outcome);
+        return;
+    }
+    tsv_open(&reader, text, size, 1);
+    if (outcome->class_ == CLASS_NONE && tsv_row(&reader, f) == SPOOL_OK && f[0][0] &&
+        !strchr(f[0], '\n'))
+        d->description->replica_path = strdup(f[0]);
+    ask_partitions(d);
+}
+
+static void ask_replica(struct describe *d)
+{
+    struct buf sql;
+    int status;
+
+    buf_init(&sql, QUERY_TEXT_MAX);
+    status = buf_append_str(&sql, "SELECT zookeeper_path FROM system.replicas");
+    if (status == SPOOL_OK)
+        status = add_place(d, &sql, " WHERE database = ", " AND table = ");
+    if (status == SPOOL_OK)
+        status = buf_append_str(&sql, " FORMAT TabSeparated");
+    if (status != SPOOL_OK)
+        sql.len = 0;
+    ask(d, &sql, SERVER_REPLY_MAX, replica_done);
+}
+
 /* --- 2: the table ----------------------------------------------------------------------------- */
 
 /* The number behind "name =" in the settings of engine_full. */
@@ -210,15 +307,18 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-static void judge_deduplication(struct table_description *t, const char *engine_full)
+static bool is_replicated(const struct table_description *t)
 {
-    bool merge_tree = ends_with(t->engine, "MergeTree");
-    bool replicated = merge_tree && (strncmp(t->engine, "Replicated", 10) == 0 ||
-                                     strncmp(t->engine, "Shared", 6) == 0);
-    uint64_t entries = replicated ? REPLICATED_WINDOW_ENTRIES : 0;
-    uint64_t seconds = replicated ? REPLICATED_WINDOW_SECONDS : 0;
+    return strncmp(t->engine, "Replicated", 10) == 0 || strncmp(t->engine, "Shared", 6) == 0;
+}
 
-    if (!merge_tree) {
+static void judge_deduplication(struct describe *d)
+{
+    struct table_description *t = d->description;
+    bool replicated = is_replicated(t);
+    uint64_t entries = d->window_entries, seconds = d->window_seconds;
+
+    if (!ends_with(t->engine, "MergeTree")) {
         snprintf(t->reason, sizeof(t->reason), "tables of engine %.64s do not deduplicate inserts",
                  t->engine);
         return;
@@ -229,10 +329,10 @@ static void judge_deduplication(struct table_description *t, const char *engine_
         return;
     }
     if (replicated) {
-        find_setting(engine_full, "replicated_deduplication_window", &entries);
-        find_setting(engine_full, "replicated_deduplication_window_seconds", &seconds);
+        find_setting(d->engine_full, "replicated_deduplication_window", &entries);
+        find_setting(d->engine_full, "replicated_deduplication_window_seconds", &seconds);
     } else {
-        find_setting(engine_full, "non_replicated_deduplication_window", &entries);
+        find_setting(d->engine_full, "non_replicated_deduplication_window", &entries);
     }
     if (entries == 0) {
         snprintf(t->reason, sizeof(t->reason), "the table's %s is 0",
@@ -240,13 +340,20 @@ static void judge_deduplication(struct table_description *t, const char *engine_
                             : "non_replicated_deduplication_window");
         return;
     }
+    if (replicated && seconds == 0) { /* the next clean-up forgets every token */
+        snprintf(t->reason, sizeof(t->reason),
+                 "the table's replicated_deduplication_window_seconds is 0");
+        return;
+    }
     t->deduplicates = true;
     t->dedup_window_entries = entries;
     t->dedup_window_seconds = seconds;
 }
 
-static void judge(struct table_description *t, const char *engine_full)
+static void judge(struct describe *d)
 {
+    struct table_description *t = d->description;
+
     t->insertable = true;
     if (ends_with(t->engine, "View")) {
         t->insertable = false;
@@ -257,8 +364,93 @@ static void judge(struct table_description *t, const char *engine_full)
         t->insertable = false;
         snprintf(t->reason, sizeof(t->reason), "tables of engine %.64s take no rows", t->engine);
     } else {
-        judge_deduplication(t, engine_full);
+        judge_deduplication(d);
     }
+}
+
+static void table_known(struct describe *d)
+{
+    judge(d);
+    if (d->description->deduplicates && strncmp(d->description->engine, "Replicated", 10) == 0)
+        ask_replica(d);
+    else
+        ask_partitions(d);
+}
+
+/* --- 2a: what the server remembers where the table's settings don't say ------------------------- */
+
+static void ask_window(struct describe *d, const char *settings, statement_done next);
+
+/* Without an answer (no right to read it, or a server that has no such table) it is the least. */
+static void window_done(void *arg, const struct clickhouse_outcome *outcome, char *text,
+                        size_t size)
+{
+    struct describe *d = arg;
+    bool replicated = is_replicated(d->description);
+    struct tsv_reader reader;
+    char *f[2];
+
+    if (outcome->class_ == CLASS_TRANSIENT) {
+        describe_end(d, outcome);
+        return;
+    }
+    tsv_open(&reader, text, size, 2);
+    while (outcome->class_ == CLASS_NONE && tsv_row(&reader, f) == SPOOL_OK) {
+        uint64_t value = strtoull(f[1], NULL, 10);
+        if (strcmp(f[0], "replicated_deduplication_window_seconds") == 0 && replicated)
+            d->window_seconds = value;
+        else if (strcmp(f[0], replicated ? "replicated_deduplication_window"
+                                         : "non_replicated_deduplication_window") == 0)
+            d->window_entries = value;
+    }
+    table_known(d);
+}
+
+static void replicated_window_done(void *arg, const struct clickhouse_outcome *outcome, char *text,
+                                   size_t size)
+{
+    if (outcome->class_ == CLASS_NONE || outcome->class_ == CLASS_TRANSIENT)
+        window_done(arg, outcome, text, size);
+    else /* older servers have one set of settings for all tables */
+        ask_window(arg, "merge_tree_settings", window_done);
+}
+
+static void ask_window(struct describe *d, const char *settings, statement_done next)
+{
+    struct buf sql;
+
+    buf_init(&sql, QUERY_TEXT_MAX);
+    if (buf_printf(&sql,
+                   "SELECT name, value FROM system.%s WHERE name IN "
+                   "('non_replicated_deduplication_window', 'replicated_deduplication_window', "
+                   "'replicated_deduplication_window_seconds') FORMAT TabSeparated",
+                   settings) != SPOOL_OK)
+        sql.len = 0;
+    ask(d, &sql, SERVER_REPLY_MAX, next);
+}
+
+static void ask_window_unsaid(struct describe *d)
+{
+    const struct table_description *t = d->description;
+    bool replicated = is_replicated(t);
+    uint64_t value;
+
+    if (replicated) {
+        d->window_entries = REPLICATED_WINDOW_ENTRIES;
+        d->window_seconds = REPLICATED_WINDOW_SECONDS;
+    }
+    if (!ends_with(t->engine, "MergeTree") || !clickhouse_knows_token(t->server) ||
+        (find_setting(d->engine_full,
+                      replicated ? "replicated_deduplication_window"
+                                 : "non_replicated_deduplication_window",
+                      &value) &&
+         (!replicated ||
+          find_setting(d->engine_full, "replicated_deduplication_window_seconds", &value))))
+        table_known(d);
+    else if (replicated)
+        ask_window(d, "replicated_merge_tree_settings", replicated_window_done);
+    else
+        ask_window(d, "merge_tree_settings", window_done);
 }
 
 static void table_done(void *arg, const struct clickhouse_outcome *outcome, char *text, size_t size)
@@ -284,16 +476,16 @@ static void table_done(void *arg, const struct clickhouse_outcome *outcome, char
         return;
     }
     t->exists = true;
+    t->partitions_per_insert = t->partitions_per_insert_max = 1;
     t->engine = strdup(f[0]);
     t->create_query = strdup(f[1]);
     t->partition_key = strdup(f[3]);
     t->views = (uint32_t)strtoul(f[4], NULL, 10);
-    if (!t->engine || !t->create_query || !t->partition_key) {
+    d->engine_full = strdup(f[2]);
+    if (!t->engine || !t->create_query || !t->partition_key || !d->engine_full)
         describe_fail(d, CLASS_TRANSIENT, 0, "no memory for the table's description");
-        return;
-    }
-    judge(t, f[2]);
-    ask_columns(d);
+    else
+        ask_window_unsaid(d);
 }
 
 static void ask_table(struct describe *d)

@@ -130,6 +130,7 @@ int clickhouse_insert(struct clickhouse *ch, size_t endpoint, const struct inser
                                         .read_body = on_read,
                                         .done = on_reply};
     struct endpoint *e = &ch->endpoints[endpoint];
+    struct frame_writer *frames = NULL;
     struct insert *insert = NULL;
     struct buf text, url;
     int status = SPOOL_E_NOMEM;
@@ -154,7 +155,9 @@ int clickhouse_insert(struct clickhouse *ch, size_t endpoint, const struct inser
     buf_init(&insert->query, QUERY_TEXT_MAX);
     status = make_query(ch, spec, &text);
     if (status == SPOOL_OK)
-        status = frame_write(ch->frames, text.data, text.len, &insert->query);
+        status = frame_writer_create(spec->method, 1, &frames);
+    if (status == SPOOL_OK)
+        status = frame_write(frames, text.data, text.len, &insert->query);
     if (status == SPOOL_OK)
         status = make_url(e, spec, text.len, &url);
     if (status == SPOOL_OK && !(request.url = buf_cstr(&url)))
@@ -162,6 +165,7 @@ int clickhouse_insert(struct clickhouse *ch, size_t endpoint, const struct inser
     if (status != SPOOL_OK)
         goto done;
     request.body_size = insert->query.len + spec->frames_bytes;
+    request.stall_factor = spec->stall_factor;
     request.arg = insert;
     status = http_client_send(ch->http, &request, &insert->request, error);
     if (status == SPOOL_OK)
@@ -174,6 +178,7 @@ done:
                             spool_strerror(status));
         insert_free(insert);
     }
+    frame_writer_free(frames);
     buf_free(&text);
     buf_free(&url);
     return status;

@@ -17,13 +17,14 @@ struct endpoint {
     uv_timer_t timer;
     enum endpoint_state state;
     enum endpoint_state logged;
-    struct log_gate gate;
+    struct log_gate gates[ENDPOINT_DOWN + 1]; /* by state */
     bool probing;
     bool refused; /* down, though its server answers */
     uint64_t since_ms;
+    uint64_t seen_ms; /* its last answer */
     struct server_version version;
     char *timezone;   /* NULL until known */
-    int64_t start_ms; /* of the server process */
+    int64_t start_ms; /* of the server process, by its own clock */
     char reason[256];
 };
 
@@ -38,7 +39,6 @@ struct clickhouse {
     char *user, *password, *database;
     char *settings; /* the operator's, as "&name=value..." */
     uint32_t stall_timeout_ms;
-    struct frame_writer *frames; /* for the query's own frame */
     void (*changed)(void *arg, size_t endpoint, enum endpoint_state state);
     void *changed_arg;
     void (*closed)(void *arg);

@@ -78,7 +78,8 @@ void outcome_of_query(const struct http_reply *reply, struct clickhouse_outcome 
     out->unknown = reply->status == 0 && reply->connected;
 }
 
-/* An answer without an exception that came before anything was done with the rows. */
+/* An answer without an exception that came before anything was done with the rows. A redirection is
+   none: it is no word of ClickHouse's, and whoever says it may have passed the rows on. */
 static bool refused_before_reading(int status)
 {
     switch (status) {
@@ -94,7 +95,7 @@ static bool refused_before_reading(int status)
     case 429:
         return true;
     default:
-        return status >= 300 && status < 400;
+        return false;
     }
 }
 
@@ -119,8 +120,10 @@ void outcome_of_insert(const struct http_reply *reply, bool native, uint64_t bod
     if (reply->status == 0 || reply->status == 200)
         proved = false; /* an exception behind a 200 came while storing, or later */
     else if (out->code > 0)
-        proved = error_proves_nothing_stored(out->code, out->text);
+        proved = error_proves_nothing_stored(out->code, reply->body); /* text may end too early */
     else
         proved = refused_before_reading(reply->status);
     out->unknown = !proved && blocks_given > 0;
+    out->unanswered = reply->timed_out && reply->body_sent == body_size;
+    out->of_view = out->unknown && out->code > 0 && error_is_of_view(reply->body);
 }

@@ -127,6 +127,17 @@ bool clickhouse_setting_is_ours(const char *name)
     return false;
 }
 
+const char *clickhouse_setting_refused(int code, const char *text)
+{
+    /* READONLY, SETTING_CONSTRAINT_VIOLATION, UNKNOWN_SETTING */
+    if (code != 164 && code != 452 && code != 115)
+        return NULL;
+    for (size_t i = 0; i < sizeof(pinned) / sizeof(pinned[0]); i++)
+        if (strstr(text, pinned[i].name))
+            return pinned[i].name;
+    return strstr(text, "insert_deduplication_token") ? "insert_deduplication_token" : NULL;
+}
+
 static uint64_t at_least(uint64_t least, uint64_t batch)
 {
     return batch > least / 2 ? (batch > UINT64_MAX / 4 ? UINT64_MAX / 2 : batch * 2) : least;

@@ -13,7 +13,8 @@ enum error_class {
     CLASS_TOO_BIG,     /* smaller batches */
     CLASS_ENVIRONMENT, /* an operator must act: hold, probe, go on by itself when mended */
     CLASS_DATA,        /* some row is bad */
-    CLASS_UNKNOWN,     /* as transient, and after a number of attempts as environment */
+    CLASS_UNKNOWN,     /* as transient; after a number of attempts trials tell whether it is a row,
+                          else as environment */
     CLASS_COUNT
 };
 
@@ -39,6 +40,26 @@ enum error_class error_classify(int code, const char *text, int http_status, int
  * table or the data was looked at. 0 for storage, replicas, shards, views, and codes not known.
  */
 int error_proves_nothing_stored(int code, const char *text);
+
+/*
+ * 1 where one row among good ones can bring such an answer about: 117 by a value that a column's
+ * expression can't decode, 32 by an empty text. Only trials tell, except for the class data.
+ */
+int error_may_be_of_a_row(int code, enum error_class class_);
+
+/* 1 where it is raised before a part is put in its place, or by replicas: a token that was noted by
+   then is not left behind without its part. */
+int error_is_before_commit(int code);
+
+/* 1 where memory or disk ran out while a part was being written: that part is not in. */
+int error_is_no_room(int code);
+
+/* 1 where the server answers, and takes no rows here for now: another one may. */
+int error_turns_away(int code, enum error_class class_);
+
+/* 1 where a materialized view threw: the table itself has all rows of the insert by then (measured
+   on both servers). */
+int error_is_of_view(const char *text);
 
 /* The operator's own verdicts ("error_classes" in the config); checked before the table. */
 struct error_class_override {

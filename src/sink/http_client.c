@@ -202,6 +202,7 @@ static void on_turn(uv_idle_t *idle)
     if (client->closing && !client->requests && client->multi) {
         curl_multi_cleanup(client->multi);
         client->multi = NULL;
+        http_sockets_forget(client);
         uv_idle_stop(&client->turn);
         uv_close((uv_handle_t *)&client->timer, on_handle_closed);
         uv_close((uv_handle_t *)&client->stall, on_handle_closed);
@@ -228,7 +229,7 @@ static void on_stall_check(uv_timer_t *timer)
         if (bytes != r->progress_bytes || r->paused) {
             r->progress_bytes = bytes;
             r->progress_ms = now;
-        } else if (now - r->progress_ms >= client->stall_timeout_ms) {
+        } else if (now - r->progress_ms >= r->stall_timeout_ms) {
             r->stalled = true;
             r->want_cancel = true;
             http_client_wake(client);

@@ -44,7 +44,8 @@ struct http_reply {
     const char *transport_error; /* NULL: the HTTP exchange was whole */
     bool timed_out;
     bool ended_here;    /* cancelled, or the body source gave up: no fault of the server */
-    uint64_t body_sent; /* request body bytes handed to the connection */
+    uint64_t body_sent; /* request body bytes handed to the connection. (What of them the socket
+                           took is not known: curl forgets its count when it begins anew.) */
     bool connected;     /* a connection stood: false means the server saw nothing at all */
     uint64_t duration_ns;
 };
@@ -65,6 +66,7 @@ struct http_request_spec {
     size_t body_size;          /* of body, or the exact length read_body will give */
     http_body_fn read_body;    /* NULL where body is given or there is none */
     uint32_t total_timeout_ms; /* 0: none, only the stall limit (inserts) */
+    uint32_t stall_factor;     /* the client's stall limit times so much; 0: once */
     size_t max_reply_bytes;    /* 0: LIMIT_REPLY_BYTES. Schema queries need more */
     void *arg;
     void (*done)(void *arg, const struct http_reply *reply); /* exactly once, also when cancelled */

@@ -32,6 +32,7 @@ struct http_request {
     enum end_reason end;
     uint64_t start_ns;
     uint64_t progress_ms; /* when the last byte moved */
+    uint64_t stall_timeout_ms;
     uint64_t progress_bytes;
     uint64_t received; /* header and body bytes */
     struct buf reply;
@@ -66,7 +67,7 @@ struct http_client {
     void *closed_arg;
 };
 
-/* A descriptor that curl has open. */
+/* A descriptor that curl has, or had, open. */
 struct open_socket {
     struct open_socket *next;
     curl_socket_t fd;
@@ -78,6 +79,9 @@ void http_client_wake(struct http_client *client);
 /* Hands it to curl; a request that curl does not take ends. */
 void http_request_start(struct http_request *r);
 void http_request_continue(struct http_request *r);
+
+/* Once curl has closed them all. */
+void http_sockets_forget(struct http_client *client);
 
 /* The one place where a request ends; called from loop callbacks only. */
 void http_request_finish(struct http_request *r, CURLcode result);

@@ -9,6 +9,10 @@
  * kernel when this process is killed. Old servers store whatever blocks came before an orderly end
  * of the connection as if they were the whole body (measured on 18.16); a reset makes them drop it.
  * Idle connections end in order (18.16 logs a reset as an error).
+ *
+ * Our list of open sockets may name closed ones: libcurl 7.88 closes a socket that was still being
+ * connected (a timeout, the slower of two addresses) without its callback. Such an entry stays until
+ * the kernel gives the number again, so there are never more than descriptors.
  */
 #include <assert.h>
 #include <netinet/in.h>
@@ -33,6 +37,30 @@ static void set_reset_on_close(curl_socket_t fd, bool on)
     (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 }
 
+/* Where the list names fd, or its end. */
+static struct open_socket **socket_find(struct http_client *client, curl_socket_t fd)
+{
+    struct open_socket **at = &client->sockets;
+
+    while (*at && (*at)->fd != fd)
+        at = &(*at)->next;
+    return at;
+}
+
+static void socket_forget(struct open_socket **at)
+{
+    struct open_socket *s = *at;
+
+    *at = s->next;
+    free(s);
+}
+
+void http_sockets_forget(struct http_client *client)
+{
+    while (client->sockets)
+        socket_forget(&client->sockets);
+}
+
 static int on_socket_opened(void *arg, curl_socket_t fd, curlsocktype purpose)
 {
     struct http_client *client = arg;
@@ -40,28 +68,24 @@ static int on_socket_opened(void *arg, curl_socket_t fd, curlsocktype purpose)
 
     if (purpose != CURLSOCKTYPE_IPCXN)
         return CURL_SOCKOPT_OK;
-    s = malloc(sizeof(*s));
-    if (!s)
-        return CURL_SOCKOPT_ERROR;
-    s->fd = fd;
-    s->next = client->sockets;
-    client->sockets = s;
+    if (!*socket_find(client, fd)) {
+        s = malloc(sizeof(*s));
+        if (!s)
+            return CURL_SOCKOPT_ERROR;
+        s->fd = fd;
+        s->next = client->sockets;
+        client->sockets = s;
+    }
     set_reset_on_close(fd, true);
     return CURL_SOCKOPT_OK;
 }
 
 static int on_socket_close(void *arg, curl_socket_t fd)
 {
-    struct http_client *client = arg;
+    struct open_socket **at = socket_find(arg, fd);
 
-    for (struct open_socket **at = &client->sockets; *at; at = &(*at)->next) {
-        struct open_socket *s = *at;
-        if (s->fd == fd) {
-            *at = s->next;
-            free(s);
-            break;
-        }
-    }
+    if (*at)
+        socket_forget(at);
     return close(fd);
 }
 
@@ -507,6 +531,8 @@ int http_client_send(struct http_client *client, const struct http_request_spec 
         status = SPOOL_E_INVALID;
         goto failed;
     }
+    r->stall_timeout_ms =
+        (uint64_t)client->stall_timeout_ms * (spec->stall_factor ? spec->stall_factor : 1);
     r->start_ns = clock_monotonic_ns();
     r->progress_ms = clock_monotonic_ms();
     r->next = client->requests;

@@ -9,7 +9,9 @@
  *
  * A member must poll to stay one, whatever the limits say. So when they hold for longer than
  * KAFKA_CHOKE_MS every partition is paused, and the queue, which then has only events, is drained
- * as usual. A timer polls an idle consumer at least every quarter of max.poll.interval.ms.
+ * as usual. A timer polls an idle consumer every second, at least every quarter of
+ * max.poll.interval.ms, and wakes the client's main thread: that waits by the wall clock (2.0.2), and
+ * where it is set back in the middle of a wait no heartbeat goes before something else wakes it.
  */
 #include <assert.h>
 #include <errno.h>
@@ -25,7 +27,7 @@
 #define DEFAULT_HELD_BYTES    (16 * MIB)
 #define DEFAULT_HELD_MESSAGES 40000
 #define DEFAULT_LINGER_MS     100
-#define POLL_TIMER_MAX_MS     60000
+#define POLL_TIMER_MAX_MS     1000
 
 static void close_try(struct kafka_source *s);
 
@@ -79,17 +81,43 @@ void kafka_source_schedule(struct kafka_source *s)
         uv_idle_start(&s->turn_idle, source_turn);
 }
 
-static void take(struct kafka_source *s, rd_kafka_message_t *m)
+/* How many records to ask for: what the limits leave, taking each for as large as the largest of
+   the last call. */
+static size_t batch_wanted(const struct kafka_source *s, unsigned taken)
+{
+    size_t wanted = KAFKA_TAKE_PER_TURN - taken;
+
+    if (wanted > KAFKA_TAKE_PER_CALL)
+        wanted = KAFKA_TAKE_PER_CALL;
+    if (s->choked)
+        return wanted;
+    uint64_t messages = s->max_held_messages - s->held_messages;
+    uint64_t bytes = (s->max_held_bytes - s->held_bytes) / (s->largest_bytes + 1);
+    if (wanted > messages)
+        wanted = messages;
+    if (wanted > bytes)
+        wanted = bytes;
+    return wanted ? wanted : 1;
+}
+
+/* stale: its partition was sought since it came out of the queue, and what it is comes again. */
+static void take(struct kafka_source *s, rd_kafka_message_t *m, bool stale)
 {
     struct kafka_partition *p;
 
+    if (stale && (!m->err || m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)) {
+        rd_kafka_message_destroy(m);
+        return;
+    }
     if (m->err) {
         kafka_health_record_error(s, m);
         rd_kafka_message_destroy(m);
         return;
     }
     p = kafka_partition_of(s, m);
-    if (!p || p->state != KAFKA_P_ACTIVE || m->offset <= p->taken || p->hard_paused) {
+    if (p && p->state == KAFKA_P_ACTIVE && p->verifying && !p->doubted)
+        kafka_mark_verify(p, m);
+    if (!p || p->state != KAFKA_P_ACTIVE || m->offset <= p->taken || p->hard_paused || p->doubted) {
         rd_kafka_message_destroy(m);
         return;
     }
@@ -99,38 +127,70 @@ static void take(struct kafka_source *s, rd_kafka_message_t *m)
     kafka_run_take(p, m);
 }
 
+/* The limits are reached: makes room, and waits where that is not enough. */
+static void drain_hold(struct kafka_source *s)
+{
+    if (!s->blocking)
+        kafka_run_make_room(s);
+    if (!held_back(s)) { /* what was handed over came back at once */
+        uv_idle_start(&s->drain_idle, drain_turn);
+        return;
+    }
+    s->waiting = true;
+    uv_idle_stop(&s->drain_idle);
+    if (!s->choked && !uv_is_active((uv_handle_t *)&s->timers[KAFKA_T_CHOKE]))
+        kafka_source_timer(s, KAFKA_T_CHOKE, KAFKA_CHOKE_MS);
+}
+
+/*
+ * Batches, because a poll for each record reads the clock three times and takes twice the locks.
+ * All of a batch is looked at before anything else is asked of the client, so none of it is ever
+ * older than a seek or an assignment. What 2.0.2 loses with the batch call: a version barrier (a
+ * rebalance's pause) throws records out of the batch that the client counts as consumed, and its
+ * resume goes on behind them. kafka_partitions_reseek brings them back. Other barriers come only
+ * from our own seeks and assignments, which name taken + 1.
+ */
 void kafka_source_drain(struct kafka_source *s)
 {
+    rd_kafka_message_t *batch[KAFKA_TAKE_PER_CALL];
+    unsigned taken = 0;
+
     if (s->closing || s->in_poll)
         return;
     s->in_poll = true;
     s->kick_looked = 0;
-    for (unsigned n = 0;; n++) {
-        rd_kafka_message_t *m;
+    for (;;) {
+        uint64_t reseeks = s->reseeks;
+        size_t wanted;
+        ssize_t n;
+        bool doubted;
 
         if (held_back(s)) {
-            if (!s->blocking)
-                kafka_run_make_room(s);
-            s->waiting = true;
-            uv_idle_stop(&s->drain_idle);
-            if (!s->choked && !uv_is_active((uv_handle_t *)&s->timers[KAFKA_T_CHOKE]))
-                kafka_source_timer(s, KAFKA_T_CHOKE, KAFKA_CHOKE_MS);
+            drain_hold(s);
             break;
         }
-        if (n == KAFKA_TAKE_PER_TURN) {
+        if (taken == KAFKA_TAKE_PER_TURN) {
             uv_idle_start(&s->drain_idle, drain_turn);
             break;
         }
-        m = rd_kafka_consumer_poll(s->client, 0);
+        wanted = batch_wanted(s, taken);
+        n = rd_kafka_consume_batch_queue(s->consumer_queue, 0, batch, wanted);
         if (s->rebalances)
             kafka_group_serve(s);
-        if (!m) {
+        if (n > 0)
+            s->largest_bytes = 0;
+        doubted = kafka_mark_doubts(s);
+        for (ssize_t i = 0; i < n; i++)
+            take(s, batch[i], s->reseeks != reseeks);
+        if (doubted)
+            kafka_partitions_reseek_doubted(s);
+        if (n < (ssize_t)wanted) { /* the queue was seen empty: its event will come */
             uv_idle_stop(&s->drain_idle);
             if (s->fresh)
                 kafka_source_timer(s, KAFKA_T_KICK, KAFKA_KICK_AFTER_MS);
             break;
         }
-        take(s, m);
+        taken += (unsigned)n;
     }
     s->in_poll = false;
     kafka_health_tell_fatal(s);
@@ -172,6 +232,7 @@ static void timer_fired(uv_timer_t *timer)
 
     switch ((enum kafka_timer)(timer - s->timers)) {
     case KAFKA_T_POLL:
+        (void)rd_kafka_rebalance_protocol(s->client); /* any question to the main thread */
         kafka_source_drain(s);
         break;
     case KAFKA_T_LINGER:
@@ -240,6 +301,8 @@ static void commit_ready(uv_poll_t *handle, int status, int events)
     (void)status;
     (void)events;
     clear_event(s->commit_fd);
+    kafka_health_lines(s);
+    kafka_join_coordinator(s);
     if (!s->close_started)
         kafka_commit_serve(s);
 }
@@ -254,6 +317,20 @@ static uint64_t conf_number(const rd_kafka_conf_t *conf, const char *name)
     return strtoull(text, NULL, 10);
 }
 
+/* Gives the client's threads their place to write to. */
+static int client_hook(struct kafka_source *s, const struct kafka_options *options,
+                       rd_kafka_conf_t *conf, struct spool_error *error)
+{
+    s->hook = kafka_hook_create(s);
+    if (!s->hook)
+        return spool_error_set(error, SPOOL_E_NOMEM, "out of memory");
+    s->hook->level_max = (int)conf_number(conf, "log_level");
+    for (size_t i = 0; i < options->property_count; i++)
+        if (strcmp(options->properties[i].name, "debug") == 0)
+            s->hook->verbose = options->properties[i].value[0] != '\0';
+    return kafka_hook_attach(s->hook, conf, error);
+}
+
 static int create_client(struct kafka_source *s, const struct kafka_options *options,
                          struct spool_error *error)
 {
@@ -263,17 +340,21 @@ static int create_client(struct kafka_source *s, const struct kafka_options *opt
 
     if (status)
         return status;
+    status = client_hook(s, options, conf, error);
+    if (status) {
+        rd_kafka_conf_destroy(conf);
+        return status;
+    }
     s->max_poll_interval_ms = conf_number(conf, "max.poll.interval.ms");
-    rd_kafka_conf_set_opaque(conf, s);
     rd_kafka_conf_set_log_cb(conf, kafka_health_log_cb);
     rd_kafka_conf_set_error_cb(conf, kafka_health_error_cb);
+    rd_kafka_conf_set_ssl_cert_verify_cb(conf, kafka_reason_certificate);
     rd_kafka_conf_set_rebalance_cb(conf, kafka_group_rebalance_cb);
     s->client = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
     if (!s->client) {
         rd_kafka_conf_destroy(conf);
         return spool_error_set(error, SPOOL_E_INVALID, "kafka.properties: %s", text);
     }
-    rd_kafka_set_log_queue(s->client, NULL);
     rd_kafka_poll_set_consumer(s->client);
     s->consumer_queue = rd_kafka_queue_get_consumer(s->client);
     s->commit_queue = rd_kafka_queue_new(s->client);
@@ -297,6 +378,8 @@ static void source_free(struct kafka_source *s)
         close(s->consumer_fd);
     if (s->commit_fd >= 0)
         close(s->commit_fd);
+    if (s->hook)
+        kafka_hook_destroy(s->hook);
     free(s->partitions);
     free(s->revoking);
     free(s->kept);
@@ -432,6 +515,20 @@ static void close_after(uv_work_t *work, int status)
         uv_close((uv_handle_t *)&s->timers[i], handle_closed);
 }
 
+/*
+ * Whether destroying ends. 2.0.2 asserts (rd_kafka_sticky_assignor_state_destroy) or waits for ever
+ * between joining a group and its first assignment; and where a rebalance waits for an answer, which
+ * is between the start of a join and its assignment, and between a revocation and the assignment
+ * behind it, it waits for ever too (rd_kafka_cgrp_unassign passes over WAIT_ASSIGN_CALL). Closing
+ * first does not help: its revocation overtakes, and the answer to it may be thrown away unread.
+ */
+static bool may_destroy(const struct kafka_source *s)
+{
+    if (!s->started)
+        return true;
+    return s->close_leave ? s->assigned_once : s->settled && !kafka_join_under_way(s);
+}
+
 /* rd_kafka_destroy waits for the client's threads: a pool job. */
 static void close_work(uv_work_t *work)
 {
@@ -454,22 +551,18 @@ static void close_work(uv_work_t *work)
     rd_kafka_queue_io_event_enable(s->commit_queue, -1, NULL, 0);
     rd_kafka_queue_destroy(s->consumer_queue);
     rd_kafka_queue_destroy(s->commit_queue);
-    /* 2.0.2 asserts (rd_kafka_sticky_assignor_state_destroy) or waits for ever when it is destroyed
-       between joining a group and its first assignment. The process is about to end, and nothing
-       is polled any more: the client is left to that end. */
-    if (s->started && !s->assigned_once)
+    /* The process is about to end, and nothing is polled any more: the client is left to that end. */
+    if (!may_destroy(s)) {
+        s->hook = NULL; /* its threads go on writing there */
         return;
+    }
     rd_kafka_destroy_flags(s->client, flags);
 }
 
+/* A join that is under way ends in a callback that is no longer served: no commit comes of it. */
 static bool commits_open(const struct kafka_source *s)
 {
-    if (s->commit_in_flight)
-        return true;
-    for (uint32_t i = 0; i < s->partition_count; i++)
-        if (s->partitions[i]->commit.next >= 0)
-            return true;
-    return false;
+    return s->commit_in_flight || (kafka_commit_waits(s) && !kafka_join_under_way(s));
 }
 
 /* Goes on when no run, no job and no commit is under way. */
@@ -480,6 +573,7 @@ static void close_try(struct kafka_source *s)
     if (!s->close_commits_over && commits_open(s))
         return;
     s->close_started = true;
+    kafka_health_deafen(s);
     s->close_served = s->partition_count == 0;
     uv_idle_stop(&s->turn_idle);
     kafka_partitions_unassign(s, s->partitions, s->partition_count);

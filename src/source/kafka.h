@@ -69,6 +69,9 @@ struct kafka_callbacks {
     void (*gap)(void *arg, struct kafka_partition *partition, int64_t from, int64_t to);
     /* The topic's log is shorter than where we stood, or another incarnation: the policy applies. */
     void (*out_of_range)(void *arg, struct kafka_partition *partition, int64_t position);
+    /* The record in front of position is another one than was read there: the topic was made anew
+       under its name, or its log was cut and written again. Held until kafka_partition_start. */
+    void (*new_log)(void *arg, struct kafka_partition *partition, int64_t position);
     /* A fatal error of the client (fenced instance, ...): the daemon exits 1. */
     void (*fatal)(void *arg, const char *text);
     /* A commit's answer; status SPOOL_OK or SPOOL_E_IO with text. */
@@ -102,9 +105,13 @@ int32_t kafka_partition_number(const struct kafka_partition *p);
 void *kafka_partition_user(const struct kafka_partition *p);
 void kafka_partition_set_user(struct kafka_partition *p, void *user);
 
-/* Begins at offset (>= 0), or by policy: KAFKA_OFFSET_POLICY. Records below are dropped. */
-#define KAFKA_OFFSET_POLICY (-1000)
-void kafka_partition_start(struct kafka_partition *p, int64_t offset);
+/* Begins at offset (>= 0), by policy, or at the first record there is. Records below are dropped.
+   before: of the record at offset - 1, where the log must still have that one or none at all, else
+   new_log() is called; NULL: not known. */
+#define KAFKA_OFFSET_POLICY    (-1000)
+#define KAFKA_OFFSET_BEGINNING (-1001)
+void kafka_partition_start(struct kafka_partition *p, int64_t offset,
+                           const struct spool_mark *before);
 
 /* Nestable by reason bits: paused while any bit is set. Runs in hand are not affected. */
 #define KAFKA_PAUSE_PRESSURE 1u
@@ -124,12 +131,13 @@ void kafka_commit(struct kafka_partition *p, int64_t next_offset, const char *me
 
 void kafka_revoke_done(struct kafka_source *source);
 
+#define KAFKA_REASON_BYTES 400
 struct kafka_stats {
     uint64_t assigned_partitions;
     uint64_t held_messages;
     uint64_t held_bytes;
-    bool connected;   /* a broker answers */
-    char reason[160]; /* why not */
+    bool connected;                  /* a broker answers */
+    char reason[KAFKA_REASON_BYTES]; /* why not, and what to do */
 };
 void kafka_source_stats(const struct kafka_source *source, struct kafka_stats *out);
 

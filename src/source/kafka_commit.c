@@ -2,7 +2,8 @@
 /*
  * Commits. Those made in one turn of the loop go in one request, and one request is under way at a
  * time: librdkafka starts newly assigned partitions only at a moment without a commit in flight,
- * which requests that overlap without end would never give it.
+ * which requests that overlap without end would never give it. None is sent while the group joins or
+ * has no coordinator (kafka_join.c).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -102,7 +103,9 @@ static void commit_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
     struct kafka_source *s = opaque;
 
     (void)client;
+    FAILPOINT(FP_KAFKA_COMMIT_DONE);
     s->commit_in_flight = false;
+    kafka_join_commit_answered(s);
     for (int i = 0; offsets && i < offsets->cnt; i++) {
         const rd_kafka_topic_partition_t *element = &offsets->elems[i];
         struct kafka_partition *p = kafka_partition_find(s, element->topic, element->partition);
@@ -137,25 +140,38 @@ static void put_commit(rd_kafka_topic_partition_list_t *list, struct kafka_parti
     p->commit.next_metadata = NULL;
 }
 
+bool kafka_commit_waits(const struct kafka_source *s)
+{
+    for (uint32_t i = 0; i < s->partition_count; i++)
+        if (s->partitions[i]->commit.next >= 0)
+            return true;
+    return false;
+}
+
 void kafka_commit_flush(struct kafka_source *s)
 {
     rd_kafka_topic_partition_list_t *list;
     rd_kafka_resp_err_t err;
 
-    if (s->commit_in_flight || s->close_started)
+    if (s->commit_in_flight || s->close_started || !kafka_commit_waits(s))
         return;
+    if (!kafka_join_commit_begin(s)) {
+        /* else kafka_join_over or kafka_join_coordinator comes back */
+        if (!kafka_join_under_way(s) && !kafka_join_coordinator_away(s))
+            kafka_source_timer(s, KAFKA_T_COMMIT, KAFKA_COMMIT_LOOK_MS);
+        return;
+    }
     list = rd_kafka_topic_partition_list_new(16);
     for (uint32_t i = 0; i < s->partition_count; i++)
         if (s->partitions[i]->commit.next >= 0)
             put_commit(list, s->partitions[i]);
-    if (list->cnt) {
-        s->commit_in_flight = true;
-        err = rd_kafka_commit_queue(s->client, list, s->commit_queue, commit_cb, s);
-        if (err)
-            commit_cb(s->client, err, list, s);
-        else
-            FAILPOINT(FP_KAFKA_COMMIT_SENT);
-    }
+    s->commit_in_flight = true;
+    err = rd_kafka_commit_queue(s->client, list, s->commit_queue, commit_cb, s);
+    kafka_join_commit_end(s);
+    if (err)
+        commit_cb(s->client, err, list, s);
+    else
+        FAILPOINT(FP_KAFKA_COMMIT_SENT);
     rd_kafka_topic_partition_list_destroy(list);
 }
 

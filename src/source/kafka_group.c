@@ -30,16 +30,17 @@ static void answer_while_closing(rd_kafka_t *client, rd_kafka_resp_err_t err)
 void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
                               rd_kafka_topic_partition_list_t *list, void *opaque)
 {
-    struct kafka_source *s = opaque;
+    struct kafka_source *s = kafka_hook_source(opaque);
     struct kafka_rebalance *note;
 
+    kafka_join_over(s);
     if (s->close_started) { /* in the pool job that closes; every partition was let go before */
         answer_while_closing(client, err);
         s->close_served = true;
         return;
     }
-    if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
-        s->assigned_once = true;
+    s->settled = err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+    s->assigned_once |= s->settled;
     note = calloc(1, sizeof(*note));
     assert(note); /* an unanswered rebalance would hang the group */
     note->kind = err;
@@ -52,6 +53,7 @@ void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
 static void group_assign(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list)
 {
     answer_while_closing(s->client, RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS);
+    kafka_partitions_reseek(s);
     for (int i = 0; i < list->cnt; i++) {
         const char *topic = list->elems[i].topic;
         int32_t number = list->elems[i].partition;
@@ -156,6 +158,7 @@ void kafka_group_serve(struct kafka_source *s)
         s->rebalances = note->next;
         if (!s->rebalances)
             s->rebalances_end = &s->rebalances;
+        s->reseek_due = true; /* with the answer that it gets, now or later */
         if (note->kind == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
             group_assign(s, note->list);
         else

@@ -1,29 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The Kafka source's private parts. Everything here belongs to the loop thread, but for what a run
- * hands out (kafka_run.c) and what a pool job was given (struct kafka_lookup, struct kafka_kick).
+ * hands out (kafka_run.c), what a pool job was given (struct kafka_lookup, struct kafka_kick) and
+ * what the client's own threads write (struct kafka_hook).
  *
  * Offsets. A partition is handed to librdkafka only when its first offset is known, always by an
  * explicit offset, so the client never asks for a committed offset nor resets by itself. `taken` is
  * the one truth about where we stand: what lies at or below it is dropped when it comes again
- * (pauses, rebalances and seeks make 2.0.2 repeat records), and each resume seeks to taken + 1.
+ * (pauses, rebalances and seeks make 2.0.2 repeat records), and each resume seeks behind it, or to
+ * it, to see that it is still the same record (kafka_mark.c).
  */
 #ifndef SOURCE_KAFKA_INT_H
 #define SOURCE_KAFKA_INT_H
 
 #include <librdkafka/rdkafka.h>
+#include <stdatomic.h>
 #include <uv.h>
 
 #include "base/log.h"
 #include "source/kafka.h"
 
 #define KAFKA_TAKE_PER_TURN       2000
+#define KAFKA_TAKE_PER_CALL       500
 #define KAFKA_KICK_AFTER_MS       3
 #define KAFKA_KICK_SCAN           64  /* partitions looked at per firing of the kick timer */
 #define KAFKA_SOFT_PAUSE_MS       50  /* a shorter pause never reaches librdkafka */
 #define KAFKA_CHOKE_MS            250 /* limits reached for so long: pause everything */
 #define KAFKA_RETRY_MS            1000
 #define KAFKA_COMMIT_RETRY_MS     500
+#define KAFKA_COMMIT_LOOK_MS      10 /* a commit that may not be sent yet */
 #define KAFKA_PROBE_MS            1000
 #define KAFKA_LOOKUP_TIMEOUT_MS   5000
 #define KAFKA_REVOKE_MAX_MS       30000
@@ -31,7 +36,12 @@
 #define KAFKA_CLOSE_COMMIT_MAX_MS 5000
 #define KAFKA_RANGE_TRIES         3 /* "beyond the end" is believed when seen so often, 1 s apart */
 #define KAFKA_LOG_GATE_MS         10000
+#define KAFKA_TELL_AGAIN_MS       300000 /* the same reason for being without a broker */
+#define KAFKA_LINES               32     /* log lines of the client that wait for the loop */
 #define KAFKA_BUCKETS             1024
+#define KAFKA_FAULTS              8 /* brokers whose certificate was refused last */
+#define KAFKA_HOST_BYTES          200
+#define KAFKA_DOUBTS              64 /* partitions in doubt by name; more of them: all are */
 
 /*
  * LOOKUP -> WAITING -> STARTING -> ACTIVE <-> RESETTING -> HELD; every state -> REVOKING -> GONE,
@@ -70,6 +80,9 @@ struct kafka_partition {
     bool hard_paused; /* paused for longer than KAFKA_SOFT_PAUSE_MS: no records kept */
     bool kept;        /* gone at once (lost, deadline); the pipeline has yet to let go of it */
     bool blocking;    /* soft-paused with a full run: the drain waits */
+    bool verifying;   /* the record at taken was asked for again, and is awaited */
+    bool doubted;     /* nothing is taken until it was sought: the log may be another one from
+                         here on (kafka_mark.c), or what was taken was thrown away */
     bool in_lookup;   /* in the job under way */
     bool want_lookup;
     bool lookup_failed; /* the job's watermarks did not come */
@@ -79,9 +92,12 @@ struct kafka_partition {
     uint64_t paused_at_ms;
     int64_t committed; /* the group's, from the lookup; -1: none */
     char *committed_metadata;
-    int64_t start;    /* asked for by kafka_partition_start */
-    int64_t taken;    /* last offset taken, or the first wanted - 1 */
-    int64_t handed;   /* last offset handed over, or the first wanted - 1 */
+    int64_t start;       /* asked for by kafka_partition_start */
+    int64_t taken;       /* last offset taken, or the first wanted - 1 */
+    int64_t handed;      /* last offset handed over, or the first wanted - 1 */
+    int64_t mark_offset; /* mark is of the record there; -1: none is known */
+    struct spool_mark mark;
+    struct spool_mark awaited; /* while verifying: what the record at taken was */
     int64_t end_seen; /* the position at the last end-of-partition event: past control records */
     int64_t low, high;
     int64_t kick_position, kick_high; /* at the last kick, so it isn't repeated in vain */
@@ -137,6 +153,47 @@ struct kafka_probe {
     bool active;
 };
 
+struct kafka_line {
+    int level;
+    char facility[32];
+    char text[512];
+};
+
+/*
+ * The client's opaque: what its own threads write. Outlives the source where the client does
+ * (close_work in kafka.c); it is deaf then.
+ */
+struct kafka_hook {
+    struct kafka_source *source; /* for callbacks served on the loop */
+    int wake_fd;
+    uv_mutex_t lines_lock; /* kafka_health.c */
+    bool deaf;
+    bool verbose;  /* the user's properties ask for the client's debug lines */
+    int level_max; /* ... and for these levels, as syslog counts */
+    struct kafka_line lines[KAFKA_LINES];
+    unsigned line_count;
+    uint64_t lines_dropped;
+    struct kafka_fault { /* kafka_reason.c: what was wrong with the certificate of which broker */
+        char host[KAFKA_HOST_BYTES];
+        int x509;
+    } faults[KAFKA_FAULTS];
+    unsigned fault_next; /* the oldest, where there are no more */
+    atomic_bool doubted; /* kafka_mark.c: there are any of these */
+    bool doubt_all;
+    struct kafka_doubt {
+        char topic[250];
+        int32_t number;
+    } doubts[KAFKA_DOUBTS];
+    unsigned doubt_count;
+    atomic_bool joining;     /* kafka_join.c */
+    atomic_bool nameless;    /* the member has no id */
+    atomic_bool away, back;  /* the coordinator is not there; has come since that was looked at */
+    atomic_bool commit_kept; /* the client has one in hand that waits for it */
+    uv_mutex_t heartbeat_lock;
+    int heartbeat;
+    uint64_t answered_ns;
+};
+
 enum kafka_timer {
     KAFKA_T_POLL,
     KAFKA_T_LINGER,
@@ -163,6 +220,7 @@ struct kafka_source {
     bool static_member;
 
     rd_kafka_t *client;
+    struct kafka_hook *hook;
     rd_kafka_queue_t *consumer_queue, *commit_queue;
     rd_kafka_topic_partition_list_t *topics;
     int consumer_fd, commit_fd;
@@ -180,7 +238,8 @@ struct kafka_source {
     uint64_t next_epoch;
 
     uint64_t held_messages, held_bytes;
-    uint64_t out_messages; /* of those, handed over */
+    uint64_t out_messages;  /* of those, handed over */
+    uint64_t largest_bytes; /* record of the last batch */
     uint32_t runs_out;
     struct kafka_run *oldest, *newest;
     uint32_t blocking; /* partitions whose full run stops the drain */
@@ -189,6 +248,8 @@ struct kafka_source {
     bool stopped;
     bool in_poll;
     bool starts_due, pauses_due, commits_due;
+    bool reseek_due; /* a rebalance paused and resumed what is fetched */
+    uint64_t reseeks;
     bool fresh; /* records came since the kick last looked at every partition */
     uint32_t kick_cursor, kick_looked;
 
@@ -205,12 +266,16 @@ struct kafka_source {
     bool commit_in_flight;
 
     bool connected, ever_connected;
-    char reason[160];
+    char reason[KAFKA_REASON_BYTES];
+    char cause[KAFKA_REASON_BYTES]; /* of the newest failed connection */
+    rd_kafka_resp_err_t told_err;   /* what kafka.disconnected said last */
+    uint64_t told_at_ms;
     bool fatal_told, fatal_seen;
-    struct log_gate log_gate, error_gate, broker_gate, lookup_gate, commit_gate;
+    struct log_gate log_gate, error_gate, lookup_gate, commit_gate;
 
     bool started;       /* subscribed */
     bool assigned_once; /* the group has given an assignment, if an empty one */
+    bool settled;       /* the last rebalance was one: none follows unless the group joins again */
     bool closing, close_leave, close_started, close_commits_over;
     volatile bool close_served; /* pool thread only: the closing rebalance was answered */
     uv_work_t close_work;
@@ -236,14 +301,29 @@ struct kafka_partition *kafka_partition_add(struct kafka_source *s, const char *
 void kafka_partition_remove(struct kafka_partition *p);
 void kafka_partition_unref(struct kafka_partition *p); /* frees it once gone with no run out */
 int64_t kafka_partition_position(const struct kafka_partition *p);
-void kafka_partition_refused(struct kafka_partition *p); /* librdkafka gave up on its offset */
+void kafka_partition_refused(struct kafka_partition *p);    /* librdkafka gave up on its offset */
+void kafka_partition_look_again(struct kafka_partition *p); /* its offset is not in the log */
+void kafka_partition_new_log(struct kafka_partition *p);
 void kafka_partition_looked_up(struct kafka_partition *p);
 void kafka_partition_begin(struct kafka_partition *p, int64_t offset);
 void kafka_partitions_flush_starts(struct kafka_source *s);
 void kafka_partitions_flush_pauses(struct kafka_source *s);
+void kafka_partitions_reseek(struct kafka_source *s);
+void kafka_partitions_reseek_doubted(struct kafka_source *s);
 void kafka_partitions_soft_pause_over(struct kafka_source *s);
 void kafka_partitions_unassign(struct kafka_source *s, struct kafka_partition *const *list,
                                size_t count);
+
+/* kafka_mark.c */
+void kafka_mark_of(const rd_kafka_message_t *m, struct spool_mark *mark);
+int64_t kafka_mark_begin(struct kafka_partition *p); /* where to seek to, to read behind taken */
+void kafka_mark_verify(struct kafka_partition *p, const rd_kafka_message_t *m);
+void kafka_mark_end(struct kafka_partition *p, int64_t end); /* the log's end was met */
+void kafka_mark_line(struct kafka_hook *h, const char *facility, const char *text); /* any thread */
+void kafka_mark_fetch_failed(struct kafka_hook *h);                                 /* any thread */
+/* After records were taken out of the queue, and before they are looked at: some may be of another
+   log. True: kafka_partitions_reseek_doubted is to be called when they are dropped. */
+bool kafka_mark_doubts(struct kafka_source *s);
 
 /* kafka_lookup.c */
 void kafka_lookup_want(struct kafka_partition *p);
@@ -268,10 +348,37 @@ void kafka_run_make_room(struct kafka_source *s);
 
 /* kafka_commit.c */
 void kafka_commit_flush(struct kafka_source *s);
+bool kafka_commit_waits(const struct kafka_source *s); /* one is to be sent */
 void kafka_commit_serve(struct kafka_source *s);
 void kafka_commit_forget(struct kafka_partition *p);
 
+/* kafka_join.c */
+struct kafka_hook *kafka_hook_create(struct kafka_source *s); /* NULL on no memory */
+int kafka_hook_attach(struct kafka_hook *h, rd_kafka_conf_t *conf, struct spool_error *error);
+void kafka_hook_destroy(struct kafka_hook *h); /* behind the client */
+struct kafka_source *kafka_hook_source(void *opaque);
+/* Any thread: a log line. True: the loop is to be woken, for kafka_join_coordinator. */
+bool kafka_join_note(struct kafka_hook *h, const char *facility, const char *text);
+void kafka_join_over(struct kafka_source *s);        /* its rebalance callback came */
+void kafka_join_coordinator(struct kafka_source *s); /* woken: commits that waited for it may go */
+void kafka_join_commit_answered(struct kafka_source *s);
+bool kafka_join_under_way(const struct kafka_source *s);
+bool kafka_join_coordinator_away(const struct kafka_source *s);
+/* Whether a commit may be queued now; if so, end must follow, with nothing else between. */
+bool kafka_join_commit_begin(struct kafka_source *s);
+void kafka_join_commit_end(struct kafka_source *s);
+
+/* kafka_reason.c */
+/* What was wrong with the certificate that this error is about; 0: it is not about one. */
+int kafka_reason_fault(struct kafka_hook *h, const char *text);
+void kafka_reason_put(rd_kafka_resp_err_t err, const char *text, int x509, char *out, size_t size);
+int kafka_reason_certificate(rd_kafka_t *client, const char *broker, int32_t id, int *x509,
+                             int depth, const char *der, size_t size, char *text, size_t text_size,
+                             void *opaque);
+
 /* kafka_health.c */
+void kafka_health_lines(struct kafka_source *s); /* writes what the client's threads said */
+void kafka_health_deafen(struct kafka_source *s);
 void kafka_health_log_cb(const rd_kafka_t *client, int level, const char *facility,
                          const char *text);
 void kafka_health_error_cb(rd_kafka_t *client, int err, const char *reason, void *opaque);

@@ -82,7 +82,7 @@ struct kafka_partition *kafka_partition_add(struct kafka_source *s, const char *
     p->committed = p->low = p->high = p->end_seen = -1;
     p->taken = p->handed = -1;
     p->kick_position = p->kick_high = -1;
-    p->commit.next = p->commit.sent = -1;
+    p->commit.next = p->commit.sent = p->mark_offset = -1;
     p->index = s->partition_count;
     s->partitions[s->partition_count++] = p;
     p->bucket_next = s->buckets[bucket];
@@ -171,19 +171,31 @@ static void schedule_start(struct kafka_partition *p)
     kafka_source_schedule(p->source);
 }
 
-void kafka_partition_start(struct kafka_partition *p, int64_t offset)
+static bool is_place(int64_t start)
 {
-    assert(offset >= 0 || offset == KAFKA_OFFSET_POLICY);
+    return start != KAFKA_OFFSET_POLICY && start != KAFKA_OFFSET_BEGINNING;
+}
+
+void kafka_partition_start(struct kafka_partition *p, int64_t offset,
+                           const struct spool_mark *before)
+{
+    assert(offset >= 0 || !is_place(offset));
     if (p->state == KAFKA_P_REVOKING || p->state == KAFKA_P_GONE)
         return;
     assert(p->announced);
     p->range_tries = 0;
-    if (offset == KAFKA_OFFSET_POLICY && p->state != KAFKA_P_WAITING)
+    if (!is_place(offset) && p->state != KAFKA_P_WAITING)
         p->low = p->high = -1; /* the lookup's are old by now */
+    if (before && before->known) {
+        p->mark = *before;
+        p->mark_offset = offset - 1;
+    } else if (p->mark_offset != offset - 1) {
+        p->mark_offset = -1;
+    }
     kafka_partition_begin(p, offset);
 }
 
-/* Fetching is to begin (again) at offset, or by policy. */
+/* Fetching is to begin (again) at offset, by policy, or at the first record. */
 void kafka_partition_begin(struct kafka_partition *p, int64_t offset)
 {
     kafka_run_discard(p);
@@ -194,6 +206,8 @@ void kafka_partition_begin(struct kafka_partition *p, int64_t offset)
 
 static int64_t policy_offset(struct kafka_partition *p)
 {
+    if (p->start == KAFKA_OFFSET_BEGINNING)
+        return p->low;
     switch (p->source->reset) {
     case KAFKA_RESET_EARLIEST:
         return p->low;
@@ -218,7 +232,7 @@ static bool settle_start(struct kafka_partition *p)
 {
     struct kafka_source *s = p->source;
 
-    if (p->start == KAFKA_OFFSET_POLICY) {
+    if (!is_place(p->start)) {
         if (p->low < 0 || p->high < 0) {
             kafka_lookup_want(p);
             return false;
@@ -258,8 +272,12 @@ static bool settle_start(struct kafka_partition *p)
 void kafka_partition_refused(struct kafka_partition *p)
 {
     p->fetch_dead = true;
-    if (p->state != KAFKA_P_ACTIVE)
-        return; /* a start under way, or a revocation, settles it */
+    if (p->state == KAFKA_P_ACTIVE) /* else a start under way, or a revocation, settles it */
+        kafka_partition_look_again(p);
+}
+
+void kafka_partition_look_again(struct kafka_partition *p)
+{
     if (!p->pause_reasons)
         kafka_run_hand_over(p);
     if (p->state != KAFKA_P_ACTIVE)
@@ -268,6 +286,22 @@ void kafka_partition_refused(struct kafka_partition *p)
     p->state = KAFKA_P_RESETTING;
     p->low = p->high = -1;
     kafka_lookup_want(p);
+}
+
+/* What was taken is handed over even while paused: it can't be had again. */
+void kafka_partition_new_log(struct kafka_partition *p)
+{
+    struct kafka_source *s = p->source;
+
+    kafka_run_hand_over(p);
+    if (p->state != KAFKA_P_ACTIVE)
+        return;
+    kafka_run_discard(p);
+    p->mark_offset = -1;
+    p->state = KAFKA_P_HELD;
+    s->pauses_due = true;
+    kafka_source_schedule(s);
+    s->callbacks.new_log(s->arg, p, p->taken + 1);
 }
 
 /* Fresh watermarks, or none (-1), for a partition that asked. */
@@ -330,6 +364,17 @@ static bool seek_failed(rd_kafka_resp_err_t err)
     return err != RD_KAFKA_RESP_ERR_NO_ERROR && err != RD_KAFKA_RESP_ERR__IN_PROGRESS;
 }
 
+/* Seeks to the offsets in the list; where the client can't, its fetcher is taken for dead. */
+static void seek_all(struct kafka_source *s, rd_kafka_topic_partition_list_t *list)
+{
+    log_assign_error(rd_kafka_seek_partitions(s->client, list, SEEK_TIMEOUT), "seek");
+    for (int i = 0; i < list->cnt; i++) {
+        const rd_kafka_topic_partition_t *element = &list->elems[i];
+        if (seek_failed(element->err))
+            kafka_partition_refused(kafka_partition_find(s, element->topic, element->partition));
+    }
+}
+
 static void became_active(struct kafka_partition *p)
 {
     p->state = KAFKA_P_ACTIVE;
@@ -355,12 +400,12 @@ void kafka_partitions_flush_starts(struct kafka_source *s)
             continue;
         became_active(p);
         if (p->fetched && !p->fetch_dead) {
-            list_put(seek, p, p->start);
+            list_put(seek, p, kafka_mark_begin(p));
             continue;
         }
         if (p->fetched)
             list_put(unassign, p, 0);
-        list_put(assign, p, p->start);
+        list_put(assign, p, kafka_mark_begin(p));
         p->fetched = true;
         p->fetch_dead = false;
         p->parked = false;
@@ -372,15 +417,10 @@ void kafka_partitions_flush_starts(struct kafka_source *s)
     if (assign->cnt)
         log_assign_error(rd_kafka_incremental_assign(s->client, assign), "assign");
     if (seek->cnt) {
-        log_assign_error(rd_kafka_seek_partitions(s->client, seek, SEEK_TIMEOUT), "seek");
-        for (int i = 0; i < seek->cnt; i++) {
-            struct kafka_partition *p =
-                kafka_partition_find(s, seek->elems[i].topic, seek->elems[i].partition);
-            if (p->parked)
+        for (int i = 0; i < seek->cnt; i++)
+            if (kafka_partition_find(s, seek->elems[i].topic, seek->elems[i].partition)->parked)
                 s->pauses_due = true;
-            if (seek_failed(seek->elems[i].err))
-                kafka_partition_refused(p);
-        }
+        seek_all(s, seek);
     }
     if (s->pauses_due)
         kafka_source_schedule(s);
@@ -389,11 +429,53 @@ void kafka_partitions_flush_starts(struct kafka_source *s)
     rd_kafka_topic_partition_list_destroy(seek);
 }
 
+static void reseek(struct kafka_source *s, bool doubted)
+{
+    rd_kafka_topic_partition_list_t *seek =
+        rd_kafka_topic_partition_list_new((int)s->partition_count + 1);
+
+    for (uint32_t i = 0; i < s->partition_count; i++) {
+        struct kafka_partition *p = s->partitions[i];
+        if (p->state != KAFKA_P_ACTIVE || !p->fetched || p->fetch_dead || p->parked ||
+            p->hard_paused) /* the pause, or its end, comes in this turn and sees to it */
+            continue;
+        if (doubted && !p->doubted)
+            continue;
+        p->end_seen = -1; /* what was thrown away may lie before that end */
+        list_put(seek, p, kafka_mark_begin(p));
+    }
+    if (seek->cnt) {
+        seek_all(s, seek);
+        s->fresh = true;
+    }
+    rd_kafka_topic_partition_list_destroy(seek);
+}
+
+void kafka_partitions_reseek_doubted(struct kafka_source *s)
+{
+    reseek(s, true);
+}
+
+/*
+ * Back to where we stand, after an answered rebalance. The client pauses all it has while it waits
+ * for that answer, and in 2.0.2 the resume begins behind records that the pause took out of a batch
+ * (kafka_source_drain). Partitions that are not active, or paused, are sought when they begin.
+ */
+void kafka_partitions_reseek(struct kafka_source *s)
+{
+    if (!s->reseek_due)
+        return;
+    s->reseek_due = false;
+    s->reseeks++;
+    reseek(s, false);
+}
+
 /* Brings librdkafka's pauses in line with what is wanted. */
 void kafka_partitions_flush_pauses(struct kafka_source *s)
 {
     rd_kafka_topic_partition_list_t *pause = rd_kafka_topic_partition_list_new(16);
     rd_kafka_topic_partition_list_t *resume = rd_kafka_topic_partition_list_new(16);
+    rd_kafka_topic_partition_list_t *seek = rd_kafka_topic_partition_list_new(4);
 
     for (uint32_t i = 0; i < s->partition_count; i++) {
         struct kafka_partition *p = s->partitions[i];
@@ -410,24 +492,25 @@ void kafka_partitions_flush_pauses(struct kafka_source *s)
             list_put(pause, p, 0);
         } else if (!must_park(p) && p->parked) {
             p->parked = false;
-            list_put(resume, p, p->taken + 1);
+            list_put(resume, p, kafka_mark_begin(p));
+        } else if (!must_park(p) && p->doubted) {
+            list_put(seek, p, kafka_mark_begin(p));
         }
     }
     if (pause->cnt)
         rd_kafka_pause_partitions(s->client, pause);
     if (resume->cnt) {
-        log_assign_error(rd_kafka_seek_partitions(s->client, resume, SEEK_TIMEOUT), "seek");
-        for (int i = 0; i < resume->cnt; i++) {
-            const rd_kafka_topic_partition_t *element = &resume->elems[i];
-            if (seek_failed(element->err))
-                kafka_partition_refused(
-                    kafka_partition_find(s, element->topic, element->partition));
-        }
+        seek_all(s, resume);
         rd_kafka_resume_partitions(s->client, resume);
+        s->fresh = true;
+    }
+    if (seek->cnt) {
+        seek_all(s, seek);
         s->fresh = true;
     }
     rd_kafka_topic_partition_list_destroy(pause);
     rd_kafka_topic_partition_list_destroy(resume);
+    rd_kafka_topic_partition_list_destroy(seek);
 }
 
 /*
@@ -480,6 +563,7 @@ void kafka_partitions_unassign(struct kafka_source *s, struct kafka_partition *c
             rd_kafka_queue_destroy(queues[i]);
         log_assign_error(error, "unassign");
     }
+    kafka_partitions_reseek(s);
     free(queues);
     rd_kafka_topic_partition_list_destroy(unassign);
 }
@@ -535,8 +619,10 @@ void kafka_partitions_soft_pause_over(struct kafka_source *s)
             continue;
         }
         p->hard_paused = true;
-        if (p->state == KAFKA_P_ACTIVE)
+        if (p->state == KAFKA_P_ACTIVE) {
             kafka_run_discard(p);
+            p->doubted = true; /* the client is ahead of us, and may be resumed before it paused */
+        }
         schedule_pauses(s);
     }
     if (next != UINT64_MAX)

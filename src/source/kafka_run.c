@@ -84,6 +84,11 @@ static void run_record(struct record_run *base, uint32_t i, unsigned wanted, str
     record->headers = run->headers;
 }
 
+static void run_mark(const struct record_run *base, uint32_t i, struct spool_mark *mark)
+{
+    kafka_mark_of(((const struct kafka_run *)base)->messages[i], mark);
+}
+
 static void run_release(struct record_run *base)
 {
     struct kafka_run *run = (struct kafka_run *)base;
@@ -97,7 +102,7 @@ static void run_release(struct record_run *base)
     free(run);
 }
 
-static const struct record_run_ops run_ops = {run_record, run_release};
+static const struct record_run_ops run_ops = {run_record, run_mark, run_release};
 
 static void list_add(struct kafka_source *s, struct kafka_run *run)
 {
@@ -197,6 +202,8 @@ void kafka_run_take(struct kafka_partition *p, rd_kafka_message_t *m)
     if (!run || (run->base.count & HEADER_SAMPLE_MASK) == 0)
         p->header_bytes = header_bytes(m);
     bytes = m->len + m->key_len + p->header_bytes;
+    if (bytes > s->largest_bytes)
+        s->largest_bytes = bytes;
     if (run && !p->pause_reasons && run->base.bytes + bytes > s->run_bytes) {
         kafka_run_hand_over(p);
         run = NULL;
@@ -239,7 +246,9 @@ void kafka_run_hand_over(struct kafka_partition *p)
     assert(run->base.count > 0);
     list_remove(s, run);
     p->open = NULL;
-    p->handed = run->base.last_offset;
+    p->handed = p->mark_offset = run->base.last_offset;
+    run_mark(&run->base, run->base.count - 1, &p->mark);
+    run->base.mark = p->mark;
     p->runs_out++;
     s->runs_out++;
     s->out_messages += run->base.count;

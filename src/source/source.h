@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "codec/decode.h"
+#include "spool.h"
 
 struct record_run;
 
@@ -19,6 +20,8 @@ struct record_run_ops {
     /* Pool or loop. Fills *record (data NULL: a tombstone), the headers and the timestamp only where
        wanted (RECORD_WANTS_*); headers live in the run until the next call. i counts from 0. */
     void (*record)(struct record_run *run, uint32_t i, unsigned wanted, struct record *record);
+    /* Pool. What record i is known again by; NULL where the source can't be asked for it again. */
+    void (*mark)(const struct record_run *run, uint32_t i, struct spool_mark *mark);
     /* Pool. Frees the records and the run. */
     void (*release)(struct record_run *run);
 };
@@ -30,7 +33,8 @@ struct record_run {
     uint64_t bytes;       /* payload, keys and headers */
     int64_t first_offset; /* of the first and last record */
     int64_t last_offset;
-    int64_t received_ms; /* wall clock, when the first was taken */
+    int64_t received_ms;    /* wall clock, when the first was taken */
+    struct spool_mark mark; /* of the last record; not known where ops has no mark */
 };
 
 #endif

@@ -35,6 +35,25 @@ static uint64_t value_bytes(const struct append *a, size_t i)
                              a->stream->page_bytes);
 }
 
+/* Its offsets must be new, or, for a refill, have been held. */
+static int check_offsets(const struct spool_block *b, const struct high *held,
+                         struct spool_error *error)
+{
+    if (b->flags & SPOOL_BLOCK_REFILL) {
+        if (!held || b->last_offset > held->offset)
+            return spool_error_set(error, SPOOL_E_INVALID,
+                                   "offset %lld of origin %u was never held: there is nothing to "
+                                   "refill",
+                                   (long long)b->last_offset, b->origin);
+    } else if (held && b->first_offset <= held->offset) {
+        return spool_error_set(
+            error, SPOOL_E_INVALID,
+            "offset %lld of origin %u is not above %lld, which the stream holds already",
+            (long long)b->first_offset, b->origin, (long long)held->offset);
+    }
+    return SPOOL_OK;
+}
+
 static int check_blocks(struct append *a, struct spool_error *error)
 {
     struct high_table seen = {0};
@@ -51,12 +70,10 @@ static int check_blocks(struct append *a, struct spool_error *error)
         if (!origin_of(a->stream->spool, b->origin))
             status =
                 spool_error_set(error, SPOOL_E_INVALID, "the spool has no origin %u", b->origin);
-        else if (held && b->first_offset <= held->offset)
-            status = spool_error_set(
-                error, SPOOL_E_INVALID,
-                "offset %lld of origin %u is not above %lld, which the stream holds already",
-                (long long)b->first_offset, b->origin, (long long)held->offset);
-        else if (!high_add(&seen, b->origin, b->last_offset))
+        else
+            status = check_offsets(b, held, error);
+        if (status == SPOOL_OK && !(b->flags & SPOOL_BLOCK_REFILL) &&
+            !high_add(&seen, b->origin, b->last_offset, NULL))
             status = spool_error_set(error, SPOOL_E_NOMEM, "no memory to append");
         if (status != SPOOL_OK)
             break;
@@ -208,7 +225,8 @@ static int group_prepare(const struct append *a, struct group *g)
     g->totals = segment->totals;
     for (size_t i = g->first; i < g->first + g->count; i++) {
         const struct spool_block *b = &a->blocks[i];
-        if (!high_add(&g->high, b->origin, b->last_offset))
+        if (!(b->flags & SPOOL_BLOCK_REFILL) &&
+            !high_add(&g->high, b->origin, b->last_offset, &b->mark))
             return SPOOL_E_NOMEM;
         if (!g->totals.blocks++) {
             g->totals.first_sequence = a->stream->next_sequence;
@@ -258,9 +276,11 @@ static void group_done(const struct append *a, const struct group *g)
     struct spool_stream *stream = a->stream;
     struct segment *segment = stream_newest(stream);
 
-    for (size_t i = 0; i < g->high.cap; i++)
-        if (g->high.slots[i].origin)
-            high_add(&stream->high, g->high.slots[i].origin, g->high.slots[i].offset)->named = true;
+    for (size_t i = 0; i < g->high.cap; i++) {
+        const struct high *h = &g->high.slots[i];
+        if (h->origin)
+            high_add(&stream->high, h->origin, h->offset, &h->mark)->named = true;
+    }
     for (size_t i = 0; segment->waiting && i < g->count; i++) {
         uint32_t rows = a->blocks[g->first + i].rows;
         segment->waiting[segment->totals.blocks + i] = rows ? rows : WAITING_EMPTY;

@@ -8,6 +8,7 @@
  *            u32 flags | u32 attempts | i32 code | u8 key present | u64 position | i64 dead ms |
  *            i64 received ms | i64 timestamp ms | u64 full size of the record |
  *            strings: reason name, reason, column, record, key, headers
+ *            [ i64 last ms: where flags has SPOOL_DEAD_RETRIED ]
  *   counts   stream name -> u64 letters | u64 bytes of their bodies
  *
  * The key makes a letter that is put again after a crash the same letter.
@@ -16,12 +17,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/limits.h"
 #include "spool/spool_int.h"
 
 #define LETTER_KEY_MAX (SPOOL_STREAM_NAME_MAX + 1 + 4 + 8)
 #define LETTER_MAX     (GIB)
+#define CHANGE_BYTES   (64 * KIB)
 
 static size_t letter_key(uint8_t *key, const char *stream, uint32_t origin, int64_t offset)
 {
@@ -45,7 +48,8 @@ static int letter_encode(const struct spool_dead *d, struct buf *b)
         buf_put_u64le(b, d->record_full_size) || buf_put_string(b, name, strlen(name)) ||
         buf_put_string(b, reason, strlen(reason)) || buf_put_string(b, column, strlen(column)) ||
         buf_put_string(b, d->record, d->record_size) || buf_put_string(b, d->key, d->key_size) ||
-        buf_put_string(b, d->headers, d->headers_size))
+        buf_put_string(b, d->headers, d->headers_size) ||
+        (d->flags & SPOOL_DEAD_RETRIED && buf_put_u64le(b, (uint64_t)d->last_ms)))
         status = b->len > LETTER_MAX / 2 ? SPOOL_E_LIMIT : SPOOL_E_NOMEM;
     return status;
 }
@@ -60,7 +64,7 @@ static int letter_decode(struct cursor c, struct letter *out)
     struct spool_dead *d = &out->dead;
     const uint8_t *text[3] = {NULL}, *record = NULL, *key = NULL, *headers = NULL;
     size_t size[3] = {0}, at = 0;
-    uint64_t dead = 0, received = 0, timestamp = 0;
+    uint64_t dead = 0, received = 0, timestamp = 0, last = 0;
     uint32_t code = 0;
     uint8_t present = 0;
 
@@ -71,7 +75,8 @@ static int letter_decode(struct cursor c, struct letter *out)
         cursor_u64le(&c, &d->record_full_size) || cursor_string(&c, &text[0], &size[0]) ||
         cursor_string(&c, &text[1], &size[1]) || cursor_string(&c, &text[2], &size[2]) ||
         cursor_string(&c, &record, &d->record_size) || cursor_string(&c, &key, &d->key_size) ||
-        cursor_string(&c, &headers, &d->headers_size) || cursor_left(&c))
+        cursor_string(&c, &headers, &d->headers_size) ||
+        (d->flags & SPOOL_DEAD_RETRIED && cursor_u64le(&c, &last)) || cursor_left(&c))
         return SPOOL_E_CORRUPT;
     out->texts = malloc(size[0] + size[1] + size[2] + 3);
     if (!out->texts)
@@ -87,6 +92,7 @@ static int letter_decode(struct cursor c, struct letter *out)
     d->code = (int)code;
     d->key_present = present;
     d->dead_ms = (int64_t)dead;
+    d->last_ms = d->flags & SPOOL_DEAD_RETRIED ? (int64_t)last : d->dead_ms;
     d->received_ms = (int64_t)received;
     d->timestamp_ms = (int64_t)timestamp;
     d->record = record;
@@ -170,8 +176,7 @@ static int dead_check_info(struct spool *spool, MDB_txn *txn, MDB_dbi info,
     if (!rc)
         rc = cursor_bytes(&body, 16, &uuid);
     if (rc)
-        return lmdb_error(error, rc == MDB_NOTFOUND ? SPOOL_E_CORRUPT : rc,
-                          "read the version in dead.mdb");
+        return store_lacks(&spool->dead, rc, "its version or uuid", error);
     if (memcmp(uuid, spool->uuid, 16) != 0)
         return spool_error_set(error, SPOOL_E_CORRUPT,
                                "dead.mdb in %s belongs to another spool. Put back its own, or move "
@@ -187,8 +192,9 @@ int dead_open(struct spool *spool, struct spool_error *error)
     int rc, status;
 
     spool->dead.name = "dead.mdb";
-    spool->dead.advice = "It holds the dead letters only: keep a copy of it and move it away to "
-                         "start with an empty one; nothing else is lost";
+    spool->dead.advice =
+        "It holds the dead letters only: `spoolctl --spool DIR repair` makes a new one "
+        "of those that can be read";
     status = store_open(spool, &spool->dead, spool->meta_reserve_bytes, dead_init, spool, error);
     if (status != SPOOL_OK || !spool->dead.env)
         return status;
@@ -196,13 +202,18 @@ int dead_open(struct spool *spool, struct spool_error *error)
     if (status != SPOOL_OK)
         return status;
     rc = dead_dbis(spool, txn, 0, &info);
-    status = rc ? lmdb_error(error, rc == MDB_NOTFOUND ? SPOOL_E_CORRUPT : rc,
-                             "find the databases of dead.mdb")
+    status = rc ? store_lacks(&spool->dead, rc, "one of its databases", error)
                 : dead_check_info(spool, txn, info, error);
     rc = mdb_txn_commit(txn); /* keeps the handles */
     if (status == SPOOL_OK && rc)
         status = lmdb_error(error, rc, "read dead.mdb");
     return status;
+}
+
+int dead_create(struct spool *spool, const char *path, struct spool_error *error)
+{
+    spool->dead.name = strrchr(path, '/') + 1;
+    return store_open(spool, &spool->dead, 0, dead_init, spool, error);
 }
 
 /* --- counting ------------------------------------------------------------------------------- */
@@ -250,6 +261,51 @@ int spool_dead_count(struct spool *spool, const char *stream, uint64_t *letters,
     return rc ? lmdb_error(error, rc, "count dead letters") : SPOOL_OK;
 }
 
+/* That the next transaction may take: what the last one gave up serves the one after that. */
+static uint64_t free_list_pages(MDB_txn *txn, uint64_t last_transaction)
+{
+    MDB_cursor *cursor = NULL;
+    MDB_val k, v;
+    uint64_t pages = 0, n, transaction;
+
+    if (mdb_cursor_open(txn, 0, &cursor)) /* 0 is the list of free pages; keys are transactions */
+        return 0;
+    while (!mdb_cursor_get(cursor, &k, &v, MDB_NEXT)) {
+        memcpy(&transaction, k.mv_data, sizeof(transaction));
+        memcpy(&n, v.mv_data, sizeof(n));
+        if (transaction < last_transaction)
+            pages += n;
+    }
+    mdb_cursor_close(cursor);
+    return pages;
+}
+
+int spool_dead_room(struct spool *spool, uint64_t *bytes, struct spool_error *error)
+{
+    MDB_envinfo info;
+    MDB_txn *txn = NULL;
+    struct stat st;
+    uint64_t used;
+    int fd = -1, status;
+    MDB_stat s;
+
+    *bytes = 0;
+    if (!spool->dead.env)
+        return SPOOL_OK;
+    status = store_begin_read(&spool->dead, &txn, error);
+    if (status != SPOOL_OK)
+        return status;
+    if (!mdb_env_stat(spool->dead.env, &s) && !mdb_env_info(spool->dead.env, &info) &&
+        !mdb_env_get_fd(spool->dead.env, &fd) && !fstat(fd, &st)) {
+        used = (info.me_last_pgno + 1) * s.ms_psize;
+        *bytes = free_list_pages(txn, info.me_last_txnid) * s.ms_psize;
+        if ((uint64_t)st.st_blocks * 512 > used)
+            *bytes += (uint64_t)st.st_blocks * 512 - used;
+    }
+    mdb_txn_abort(txn);
+    return SPOOL_OK;
+}
+
 /* --- putting and removing ------------------------------------------------------------------- */
 
 struct put_job {
@@ -281,6 +337,21 @@ static int put_one(struct put_job *job, MDB_txn *txn, const struct spool_dead *d
     if (!rc)
         job->added++;
     return rc;
+}
+
+int dead_letter_copy(struct spool *spool, MDB_txn *txn, uint8_t *key, size_t key_size,
+                     uint8_t *value, size_t size)
+{
+    const char *stream = (const char *)key; /* ends with a NUL */
+    MDB_val k = {key_size, key}, v = {size, value};
+    uint64_t letters = 0, bytes = 0;
+    int rc = mdb_put(txn, spool->dead_letters, &k, &v, MDB_NOOVERWRITE);
+
+    if (!rc)
+        rc = count_get(spool, txn, stream, &letters, &bytes);
+    if (!rc)
+        rc = count_put(spool, txn, stream, letters + 1, bytes + size - RECORD_CHECKSUM_BYTES);
+    return rc == MDB_KEYEXIST ? 0 : rc;
 }
 
 static int put_body(MDB_txn *txn, void *arg, struct spool_error *error)
@@ -317,44 +388,109 @@ int spool_dead_put(struct spool *spool, const struct spool_dead *letters, size_t
     return status;
 }
 
-struct remove_job {
+struct change_job {
     struct spool *spool;
     const char *stream;
-    uint32_t origin;
-    int64_t offset;
+    const struct spool_dead_change *changes;
+    size_t count, changed;
+    size_t from, to; /* of one commit */
+    struct buf body;
 };
 
-static int remove_body(MDB_txn *txn, void *arg, struct spool_error *error)
+/* The letter's new body: what MARK and REFUSE leave of the old one. */
+static int changed_body(struct change_job *job, const struct spool_dead_change *change,
+                        struct cursor old)
 {
-    struct remove_job *job = arg;
-    uint8_t key[LETTER_KEY_MAX];
-    MDB_val k = {letter_key(key, job->stream, job->origin, job->offset), key}, v;
-    uint64_t letters = 0, bytes = 0, size;
-    int rc = mdb_get(txn, job->spool->dead_letters, &k, &v);
+    struct letter letter;
+    int rc = letter_decode(old, &letter);
 
-    if (rc == MDB_NOTFOUND)
-        return spool_error_set(error, SPOOL_E_NOT_FOUND, "there is no such dead letter");
     if (rc)
         return rc;
-    size = v.mv_size - RECORD_CHECKSUM_BYTES;
-    rc = mdb_del(txn, job->spool->dead_letters, &k, NULL);
-    if (!rc)
-        rc = count_get(job->spool, txn, job->stream, &letters, &bytes);
-    if (!rc)
-        rc = count_put(job->spool, txn, job->stream, letters ? letters - 1 : 0,
-                       bytes > size ? bytes - size : 0);
-    return is_spool_status(rc) ? lmdb_error(error, rc, "remove a dead letter") : rc;
+    letter.dead.flags |= change->flags;
+    if (change->kind == SPOOL_DEAD_REFUSE) {
+        letter.dead.flags |= SPOOL_DEAD_RETRIED;
+        letter.dead.attempts++;
+        letter.dead.last_ms = change->now_ms;
+        letter.dead.code = change->code;
+        letter.dead.reason_name = change->reason_name;
+        letter.dead.reason = change->reason;
+        letter.dead.column = change->column;
+        letter.dead.position = change->position;
+    }
+    buf_reset(&job->body);
+    rc = letter_encode(&letter.dead, &job->body);
+    free(letter.texts);
+    return rc;
 }
 
-int spool_dead_remove(struct spool *spool, const char *stream, uint32_t origin, int64_t offset,
+static int change_one(struct change_job *job, MDB_txn *txn, const struct spool_dead_change *change)
+{
+    const bool removed = change->kind == SPOOL_DEAD_REMOVE;
+    uint8_t key[LETTER_KEY_MAX];
+    MDB_val k = {letter_key(key, job->stream, change->place.origin, change->place.offset), key};
+    uint64_t letters = 0, bytes = 0, old_size;
+    struct cursor body;
+    int rc = record_get(txn, job->spool->dead_letters, RECORD_LETTER, key, k.mv_size, &body);
+
+    if (rc == MDB_NOTFOUND)
+        return 0;
+    if (rc)
+        return rc;
+    old_size = cursor_left(&body);
+    rc = removed ? mdb_del(txn, job->spool->dead_letters, &k, NULL)
+                 : changed_body(job, change, body);
+    if (!rc && !removed)
+        rc = record_put(txn, job->spool->dead_letters, RECORD_LETTER, key, k.mv_size,
+                        job->body.data, job->body.len, 0);
+    if (!rc)
+        rc = count_get(job->spool, txn, job->stream, &letters, &bytes);
+    if (rc)
+        return rc;
+    job->changed++;
+    bytes = bytes > old_size ? bytes - old_size : 0;
+    if (removed)
+        return count_put(job->spool, txn, job->stream, letters ? letters - 1 : 0, bytes);
+    return count_put(job->spool, txn, job->stream, letters, bytes + job->body.len);
+}
+
+static int change_body(MDB_txn *txn, void *arg, struct spool_error *error)
+{
+    struct change_job *job = arg;
+    size_t written = 0;
+    int rc = 0;
+
+    job->changed = 0;
+    for (job->to = job->from; !rc && job->to < job->count && written < CHANGE_BYTES; job->to++) {
+        buf_reset(&job->body);
+        rc = change_one(job, txn, &job->changes[job->to]);
+        written += job->body.len;
+    }
+    return is_spool_status(rc) ? lmdb_error(error, rc, "change dead letters") : rc;
+}
+
+int spool_dead_change(struct spool *spool, const char *stream,
+                      const struct spool_dead_change *changes, size_t count, size_t *changed,
                       struct spool_error *error)
 {
-    const unsigned part = 0;
-    struct remove_job job = {spool, stream, origin, offset};
+    const unsigned part = COMMIT_DEAD_CHANGE;
+    struct change_job job = {.spool = spool, .stream = stream, .changes = changes, .count = count};
+    int status = check_writable(spool, error);
 
-    if (!stream_name_valid(stream))
-        return spool_error_set(error, SPOOL_E_INVALID, "%s is not a stream's name", stream);
-    return store_write(spool, &spool->dead, &part, remove_body, &job, error);
+    if (changed)
+        *changed = 0;
+    if (status == SPOOL_OK && !stream_name_valid(stream))
+        status = spool_error_set(error, SPOOL_E_INVALID, "%s is not a stream's name", stream);
+    if (status != SPOOL_OK || !count)
+        return status;
+    buf_init(&job.body, LETTER_MAX);
+    while (status == SPOOL_OK && job.from < count) {
+        status = store_write(spool, &spool->dead, &part, change_body, &job, error);
+        job.from = job.to;
+        if (status == SPOOL_OK && changed)
+            *changed += job.changed;
+    }
+    buf_free(&job.body);
+    return status;
 }
 
 /* --- reading -------------------------------------------------------------------------------- */
@@ -387,27 +523,25 @@ static int each_letter(struct spool *spool, const MDB_val *k, const MDB_val *v,
     return SPOOL_OK;
 }
 
-int spool_dead_each(struct spool *spool, const char *stream,
-                    int (*each)(void *arg, const struct spool_dead *letter), void *arg,
-                    struct spool_error *error)
+/* Every letter whose key has the prefix, from the key start on. */
+static int walk(struct spool *spool, const void *prefix, size_t prefix_size, const void *start,
+                size_t start_size, int (*each)(void *arg, const struct spool_dead *letter),
+                void *arg, struct spool_error *error)
 {
-    size_t prefix = stream ? strlen(stream) + 1 : 0;
-    MDB_val k = {prefix, (void *)(uintptr_t)stream}, v;
+    MDB_val k = {start_size, (void *)(uintptr_t)start}, v;
     MDB_cursor *cursor = NULL;
     MDB_txn *txn = NULL;
     int rc, ended = 0, status;
 
-    if (stream && !stream_name_valid(stream))
-        return spool_error_set(error, SPOOL_E_INVALID, "%s is not a stream's name", stream);
     if (!spool->dead.env)
         return SPOOL_OK;
     status = store_begin_read(&spool->dead, &txn, error);
     if (status != SPOOL_OK)
         return status;
     rc = mdb_cursor_open(txn, spool->dead_letters, &cursor);
-    for (MDB_cursor_op op = stream ? MDB_SET_RANGE : MDB_FIRST; !rc && !ended; op = MDB_NEXT) {
+    for (MDB_cursor_op op = start_size ? MDB_SET_RANGE : MDB_FIRST; !rc && !ended; op = MDB_NEXT) {
         rc = mdb_cursor_get(cursor, &k, &v, op);
-        if (rc || (stream && (k.mv_size < prefix || memcmp(k.mv_data, stream, prefix) != 0)))
+        if (rc || k.mv_size < prefix_size || memcmp(k.mv_data, prefix, prefix_size) != 0)
             break;
         rc = each_letter(spool, &k, &v, each, arg, &ended);
     }
@@ -417,4 +551,55 @@ int spool_dead_each(struct spool *spool, const char *stream,
     if (rc && rc != MDB_NOTFOUND)
         return lmdb_error(error, rc, "read dead letters");
     return ended;
+}
+
+int spool_dead_each(struct spool *spool, const char *stream,
+                    int (*each)(void *arg, const struct spool_dead *letter), void *arg,
+                    struct spool_error *error)
+{
+    size_t prefix = stream ? strlen(stream) + 1 : 0;
+
+    if (stream && !stream_name_valid(stream))
+        return spool_error_set(error, SPOOL_E_INVALID, "%s is not a stream's name", stream);
+    return walk(spool, stream ? stream : "", prefix, stream, prefix, each, arg, error);
+}
+
+int spool_dead_each_from(struct spool *spool, const char *stream, struct spool_dead_place from,
+                         int (*each)(void *arg, const struct spool_dead *letter), void *arg,
+                         struct spool_error *error)
+{
+    uint8_t key[LETTER_KEY_MAX];
+
+    if (!stream_name_valid(stream))
+        return spool_error_set(error, SPOOL_E_INVALID, "%s is not a stream's name", stream);
+    return walk(spool, stream, strlen(stream) + 1, key,
+                letter_key(key, stream, from.origin, from.offset), each, arg, error);
+}
+
+int spool_dead_get(struct spool *spool, const char *stream, const struct spool_dead_place *places,
+                   size_t count, int (*each)(void *arg, const struct spool_dead *letter), void *arg,
+                   struct spool_error *error)
+{
+    uint8_t key[LETTER_KEY_MAX];
+    MDB_txn *txn = NULL;
+    int rc = 0, ended = 0, status;
+
+    if (!stream_name_valid(stream))
+        return spool_error_set(error, SPOOL_E_INVALID, "%s is not a stream's name", stream);
+    if (!spool->dead.env)
+        return SPOOL_OK;
+    status = store_begin_read(&spool->dead, &txn, error);
+    for (size_t i = 0; status == SPOOL_OK && i < count && !rc && !ended; i++) {
+        MDB_val k = {letter_key(key, stream, places[i].origin, places[i].offset), key}, v;
+        rc = mdb_get(txn, spool->dead_letters, &k, &v);
+        if (!rc)
+            rc = each_letter(spool, &k, &v, each, arg, &ended);
+        else if (rc == MDB_NOTFOUND)
+            rc = 0;
+    }
+    if (txn)
+        mdb_txn_abort(txn);
+    if (status == SPOOL_OK && rc)
+        status = lmdb_error(error, rc, "read dead letters");
+    return status == SPOOL_OK ? ended : status;
 }

@@ -49,18 +49,23 @@ int high_reserve(struct high_table *t, size_t extra)
     return SPOOL_OK;
 }
 
-struct high *high_add(struct high_table *t, uint32_t origin, int64_t offset)
+struct high *high_add(struct high_table *t, uint32_t origin, int64_t offset,
+                      const struct spool_mark *mark)
 {
     struct high *h = high_find(t, origin);
 
     if (!h) {
         if (high_reserve(t, 1) != SPOOL_OK)
             return NULL;
-        place(t, (struct high){origin, false, offset});
-        return high_find(t, origin);
+        place(t, (struct high){.origin = origin, .offset = offset});
+        h = high_find(t, origin);
     }
-    if (h->offset < offset)
+    if (h->offset < offset) {
         h->offset = offset;
+        h->mark.known = false;
+    }
+    if (mark && mark->known && h->offset == offset)
+        h->mark = *mark;
     return h;
 }
 

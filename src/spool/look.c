@@ -413,6 +413,7 @@ static int put_block(struct json_writer *w, struct look_origins *origins,
     json_writer_u64(w, "rows", ref->rows);
     json_writer_u64(w, "sealed_rows", sealed);
     json_writer_u64(w, "acked_rows", acked);
+    json_writer_text(w, "format", ref->flags & SPOOL_BLOCK_JSON ? "json" : "native");
     json_writer_u64(w, "raw_bytes", ref->raw_bytes);
     json_writer_u64(w, "stored_bytes", ref->frames_bytes);
     json_writer_time(w, "arrived_at", ref->first_arrival_ms);

@@ -58,19 +58,27 @@ int look_records_each(struct spool *spool, struct spool_stream *stream,
                       const struct look_records_query *query, look_line_fn *line, void *arg,
                       struct spool_error *error);
 
+/* Which letters of a stream; zeros: all. */
+struct dead_filter {
+    const char *origin; /* NULL: any */
+    const char *reason; /* the stable word; NULL: any */
+    bool has_from, has_to, has_code;
+    int64_t from, to; /* offsets, inclusive */
+    int code;
+};
+bool dead_filter_takes(const struct dead_filter *filter, const struct spool_dead *letter);
+
 struct look_dead_query {
     const char *stream; /* NULL: all */
-    const char *origin; /* NULL: any */
-    bool has_offset;
-    int64_t offset; /* selects one letter of an origin */
+    struct dead_filter filter;
     uint64_t limit; /* 0: all */
 };
 
 /* [dead] One line a letter: {"stream","origin","offset","code","reason_name","reason","column",
    "position","record","record_base64","record_bytes","record_cut","rebuilt","key","key_base64",
-   "headers":[{"name","value"}],"attempts","timestamp","received_at","time"}. record is a string,
-   record_bytes its size before it was cut; *_base64 only where the bytes are not UTF-8; key is null
-   where there is none. */
+   "headers":[{"name","value"}],"attempts","timestamp","received_at","time","last_attempt",
+   "in_table","in_topic"}. record is a string, record_bytes its size before it was cut; *_base64
+   only where the bytes are not UTF-8; key is null where there is none. */
 int look_dead(struct spool *spool, const struct look_dead_query *query, struct buf *out,
               struct spool_error *error);
 int look_dead_each(struct spool *spool, const struct look_dead_query *query, look_line_fn *line,

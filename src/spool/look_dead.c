@@ -62,6 +62,9 @@ static void put_letter(struct json_writer *w, const struct spool_dead *letter)
     json_writer_time(w, "timestamp", letter->timestamp_ms);
     json_writer_time(w, "received_at", letter->received_ms);
     json_writer_time(w, "time", letter->dead_ms);
+    json_writer_time(w, "last_attempt", letter->last_ms);
+    json_writer_bool(w, "in_table", letter->flags & SPOOL_DEAD_IN_TABLE);
+    json_writer_bool(w, "in_topic", letter->flags & SPOOL_DEAD_IN_TOPIC);
     json_writer_close(w, '}');
 }
 
@@ -83,11 +86,15 @@ static int emit_truncated(struct dead_walk *walk, const struct spool_dead *next,
     return walk->emit(walk->arg, (const char *)walk->line.data, walk->line.len);
 }
 
-static bool selected(const struct look_dead_query *query, const struct spool_dead *letter)
+bool dead_filter_takes(const struct dead_filter *filter, const struct spool_dead *letter)
 {
-    if (query->origin && (!letter->origin_name || strcmp(query->origin, letter->origin_name) != 0))
-        return false;
-    return !query->has_offset || query->offset == letter->offset;
+    const char *origin = letter->origin_name ? letter->origin_name : "";
+
+    return (!filter->origin || strcmp(filter->origin, origin) == 0) &&
+           (!filter->reason || strcmp(filter->reason, letter->reason_name) == 0) &&
+           (!filter->has_from || letter->offset >= filter->from) &&
+           (!filter->has_to || letter->offset <= filter->to) &&
+           (!filter->has_code || letter->code == filter->code);
 }
 
 static int each_letter(void *arg, const struct spool_dead *letter)
@@ -96,7 +103,7 @@ static int each_letter(void *arg, const struct spool_dead *letter)
     struct json_writer w;
     int status;
 
-    if (!selected(walk->query, letter))
+    if (!dead_filter_takes(&walk->query->filter, letter))
         return 0;
     if (walk->query->limit && walk->shown == walk->query->limit) {
         status = emit_truncated(walk, letter, "limit");

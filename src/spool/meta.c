@@ -44,23 +44,28 @@ static int open_dbis(struct spool *spool, MDB_txn *txn, unsigned flags)
     return rc;
 }
 
-static int meta_init(MDB_txn *txn, void *arg)
+int meta_fill(struct spool *spool, MDB_txn *txn)
 {
-    struct spool *spool = arg;
     uint8_t version[4];
     int rc = open_dbis(spool, txn, MDB_CREATE);
 
-    if (rc)
-        return rc;
+    put_le32(version, SPOOL_FORMAT_VERSION);
+    if (!rc)
+        rc = record_put(txn, spool->meta_info, RECORD_INFO, "version", 7, version, 4, 0);
+    if (!rc)
+        rc = record_put(txn, spool->meta_info, RECORD_INFO, "uuid", 4, spool->uuid, 16, 0);
+    return rc;
+}
+
+static int meta_init(MDB_txn *txn, void *arg)
+{
+    struct spool *spool = arg;
+
     if (getrandom(spool->uuid, sizeof(spool->uuid), 0) != (ssize_t)sizeof(spool->uuid))
         return EIO;
     spool->uuid[6] = (uint8_t)((spool->uuid[6] & 0x0f) | 0x40); /* RFC 4122, version 4 */
     spool->uuid[8] = (uint8_t)((spool->uuid[8] & 0x3f) | 0x80);
-    put_le32(version, SPOOL_FORMAT_VERSION);
-    rc = record_put(txn, spool->meta_info, RECORD_INFO, "version", 7, version, 4, 0);
-    if (!rc)
-        rc = record_put(txn, spool->meta_info, RECORD_INFO, "uuid", 4, spool->uuid, 16, 0);
-    return rc;
+    return meta_fill(spool, txn);
 }
 
 /* --- names by id ---------------------------------------------------------------------------- */
@@ -129,7 +134,7 @@ static int load_origin(struct spool *spool, const MDB_val *k, const MDB_val *v,
     if (status == SPOOL_OK)
         status = cursor_u32le(&body, &epoch);
     if (status != SPOOL_OK)
-        return spool_error_set(error, status, "an origin's record is damaged");
+        return store_lacks(&spool->meta, status, "an origin's record", error);
     id = get_be32(k->mv_data);
     status = origin_room(spool, id, error);
     if (status != SPOOL_OK)
@@ -168,7 +173,7 @@ static int load_stream(struct spool *spool, const MDB_val *k, const MDB_val *v,
     if (status == SPOOL_OK)
         status = stream_publish(spool, id, k->mv_data, k->mv_size);
     if (status != SPOOL_OK)
-        return spool_error_set(error, status, "a stream's record is damaged");
+        return store_lacks(&spool->meta, status, "a stream's record", error);
     return SPOOL_OK;
 }
 
@@ -207,8 +212,7 @@ static int check_info(struct spool *spool, MDB_txn *txn, struct spool_error *err
     if (!rc)
         rc = cursor_u32le(&body, &version);
     if (rc)
-        return lmdb_error(error, rc == MDB_NOTFOUND ? SPOOL_E_CORRUPT : rc,
-                          "read the version in meta.mdb");
+        return store_lacks(&spool->meta, rc, "its version", error);
     if (version > SPOOL_FORMAT_VERSION)
         return spool_error_set(error, SPOOL_E_NEWER,
                                "spool %s has format version %u, this program knows up to %d; use "
@@ -218,13 +222,12 @@ static int check_info(struct spool *spool, MDB_txn *txn, struct spool_error *err
     if (!rc)
         rc = cursor_bytes(&body, 16, &uuid);
     if (rc)
-        return lmdb_error(error, rc == MDB_NOTFOUND ? SPOOL_E_CORRUPT : rc,
-                          "read the uuid in meta.mdb");
+        return store_lacks(&spool->meta, rc, "its uuid", error);
     memcpy(spool->uuid, uuid, 16);
     return SPOOL_OK;
 }
 
-static void uuid_to_text(const uint8_t *u, char *text)
+void uuid_to_text(const uint8_t *u, char *text)
 {
     static const char hex[] = "0123456789abcdef";
     for (int i = 0; i < 16; i++) {
@@ -242,8 +245,8 @@ int meta_open(struct spool *spool, struct spool_error *error)
     int status, rc;
 
     spool->meta.name = "meta.mdb";
-    spool->meta.advice = "Keep a copy of the spool, then restore meta.mdb from a backup; "
-                         "docs/spool-format.md says what it holds and how to go on without it";
+    spool->meta.advice = "Keep a copy of the spool; `spoolctl --spool DIR repair` then makes a new "
+                         "meta.mdb of what the segments say";
     status = store_open(spool, &spool->meta, spool->meta_reserve_bytes, meta_init, spool, error);
     if (status != SPOOL_OK)
         return status;
@@ -254,8 +257,7 @@ int meta_open(struct spool *spool, struct spool_error *error)
         return status;
     rc = open_dbis(spool, txn, 0);
     if (rc)
-        status = lmdb_error(error, rc == MDB_NOTFOUND ? SPOOL_E_CORRUPT : rc,
-                            "find the databases of meta.mdb");
+        status = store_lacks(&spool->meta, rc, "one of its databases", error);
     if (status == SPOOL_OK)
         status = check_info(spool, txn, error);
     if (status == SPOOL_OK)
@@ -292,7 +294,7 @@ static int put_stream(MDB_txn *txn, void *arg, struct spool_error *error)
 
 int meta_stream_id(struct spool *spool, const char *name, uint32_t *id, struct spool_error *error)
 {
-    const unsigned part = 0;
+    const unsigned part = COMMIT_NAME;
     uint32_t count = atomic_load(&spool->stream_count);
     struct new_stream n = {spool, name, count + 1};
     int status;
@@ -413,7 +415,7 @@ static int find_origin(struct spool *spool, struct origin_job *job, struct spool
 int spool_origin(struct spool *spool, const char *name, uint32_t epoch, uint32_t *id,
                  uint32_t *epoch_out, struct spool_error *error)
 {
-    const unsigned part = 0;
+    const unsigned part = COMMIT_NAME;
     struct origin_job job = {spool, name, strlen(name), 0, epoch};
     struct origin *o;
     int status;
@@ -517,6 +519,42 @@ int meta_acked_segments(struct spool *spool, uint32_t stream, uint64_t **numbers
     *numbers = list;
     *count = n;
     return SPOOL_OK;
+}
+
+int spool_notes(struct spool *spool, const char *prefix,
+                int (*each)(void *arg, const char *key, const void *value, size_t size), void *arg,
+                struct spool_error *error)
+{
+    size_t size = strlen(prefix);
+    MDB_val k = {size, (void *)(uintptr_t)prefix}, v;
+    MDB_cursor *cursor = NULL;
+    MDB_txn *txn = NULL;
+    int rc, ended = 0, status = store_begin_read(&spool->meta, &txn, error);
+
+    if (status != SPOOL_OK)
+        return status;
+    rc = mdb_cursor_open(txn, spool->meta_notes, &cursor);
+    for (MDB_cursor_op op = MDB_SET_RANGE; !rc && !ended; op = MDB_NEXT) {
+        char key[NOTE_KEY_MAX + 1];
+        struct cursor body;
+        rc = mdb_cursor_get(cursor, &k, &v, op);
+        if (rc || k.mv_size < size || memcmp(k.mv_data, prefix, size) != 0)
+            break;
+        rc = k.mv_size > NOTE_KEY_MAX
+                 ? SPOOL_E_CORRUPT
+                 : record_open(RECORD_NOTE, k.mv_data, k.mv_size, v.mv_data, v.mv_size, &body);
+        if (rc)
+            break;
+        memcpy(key, k.mv_data, k.mv_size);
+        key[k.mv_size] = 0;
+        ended = each(arg, key, body.at, cursor_left(&body));
+    }
+    if (cursor)
+        mdb_cursor_close(cursor);
+    mdb_txn_abort(txn);
+    if (rc && rc != MDB_NOTFOUND)
+        return lmdb_error(error, rc, "read notes");
+    return ended;
 }
 
 int spool_note_get(struct spool *spool, const char *key, void **value, size_t *size,

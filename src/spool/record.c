@@ -11,6 +11,25 @@ static uint64_t checksum(enum record_kind kind, const void *key, size_t key_size
                                 XXH3_64bits_withSeed(key, key_size, (XXH64_hash_t)kind));
 }
 
+enum record_kind record_kind_of(const char *database)
+{
+    static const struct {
+        const char *database;
+        enum record_kind kind;
+    } kinds[] = {
+        {"info", RECORD_INFO},      {"streams", RECORD_STREAM},
+        {"origins", RECORD_ORIGIN}, {"origin_names", RECORD_ORIGIN_NAME},
+        {"seals", RECORD_SEAL},     {"acks", RECORD_ACK},
+        {"notes", RECORD_NOTE},     {"letters", RECORD_LETTER},
+        {"counts", RECORD_COUNT},
+    };
+
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (!strcmp(database, kinds[i].database))
+            return kinds[i].kind;
+    return 0;
+}
+
 int record_open(enum record_kind kind, const void *key, size_t key_size, const void *data,
                 size_t size, struct cursor *body)
 {

@@ -32,6 +32,9 @@ enum record_kind {
     RECORD_COUNT = 12,
 };
 
+/* Of a database of meta.mdb or dead.mdb by its name; 0 for any other. */
+enum record_kind record_kind_of(const char *database);
+
 /* SPOOL_OK and the body (pointing into data), or SPOOL_E_CORRUPT. */
 int record_open(enum record_kind kind, const void *key, size_t key_size, const void *data,
                 size_t size, struct cursor *body);

@@ -13,7 +13,7 @@
 
 #include "spool/spool_int.h"
 
-static int compare_u64(const void *a, const void *b)
+int compare_u64(const void *a, const void *b)
 {
     uint64_t x, y;
     memcpy(&x, a, sizeof(x));
@@ -84,20 +84,28 @@ static void remove_unfinished(const char *directory)
         closedir(dir);
 }
 
-static bool contains(const uint64_t *list, size_t count, uint64_t n)
+bool contains_u64(const uint64_t *ascending, size_t count, uint64_t n)
 {
-    return count && bsearch(&n, list, count, sizeof(n), compare_u64);
+    return count && bsearch(&n, ascending, count, sizeof(n), compare_u64);
 }
 
-/* What a damaged segment still shows goes into `high` and the sequences, so that neither repeats. */
+/* What a damaged segment still shows goes into `high` and the sequences, so that neither repeats;
+   unless it is a file from elsewhere, whose offsets are those of other origins. */
 static int salvage(struct spool_stream *stream, uint64_t number, const char *path, uint64_t *known)
 {
     struct segment lost = {.number = number};
-    const struct segment_wants wants = {.high = &stream->high, .salvaged_sequence = known};
+    struct high_table high = {0};
+    uint64_t sequence = 0;
+    const struct segment_wants wants = {.high = &high, .salvaged_sequence = &sequence};
     int status = segment_scan(stream->spool, path, stream->id, true, &lost, &wants, NULL);
 
-    if (lost.base_sequence > *known)
-        *known = lost.base_sequence;
+    if (lost.base_sequence > sequence)
+        sequence = lost.base_sequence;
+    if (!lost.foreign && sequence > *known)
+        *known = sequence;
+    if (!lost.foreign && status != SPOOL_E_NOMEM)
+        status = high_copy(&high, &stream->high);
+    high_free(&high);
     return status == SPOOL_E_NOMEM ? status : SPOOL_OK;
 }
 
@@ -159,7 +167,8 @@ static int open_segment(struct spool_stream *stream, uint64_t number, bool newes
         struct high *h = NULL;
         if (!high.slots[i].origin)
             continue;
-        h = high_add(&stream->high, high.slots[i].origin, high.slots[i].offset);
+        h = high_add(&stream->high, high.slots[i].origin, high.slots[i].offset,
+                     &high.slots[i].mark);
         if (!h)
             status = spool_error_set(error, SPOOL_E_NOMEM, "no memory for a segment");
         else
@@ -197,20 +206,59 @@ static int forget_removed(struct spool_stream *stream, const uint64_t *acked, si
     return SPOOL_OK;
 }
 
-static int open_segments(struct spool_stream *stream, struct spool_error *error)
+/* A segment that meta knows and that is not there: as one of which nothing can be read. */
+static int add_missing(struct spool_stream *stream, uint64_t number, struct spool_error *error)
 {
-    uint64_t *numbers = NULL, *acked = NULL, known = 0;
-    size_t count = 0, acked_count = 0;
-    const struct segment *newest;
-    int status = list_segments(stream->directory, &numbers, &count, error);
+    struct segment *segment = stream_add_segment(stream);
 
-    if (status == SPOOL_OK)
-        status = meta_acked_segments(stream->spool, stream->id, &acked, &acked_count, error);
-    for (size_t i = 0; status == SPOOL_OK && i < count; i++)
-        status = open_segment(stream, numbers[i], i + 1 == count,
-                              contains(acked, acked_count, numbers[i]), &known, error);
+    if (!segment)
+        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a segment");
+    *segment = (struct segment){.number = number, .missing = true};
+    segment_damage(segment, "the file is missing");
+    stream->segment_count++;
+    return SPOOL_OK;
+}
+
+/* Those on disk and those that should be there, in order. */
+static int open_each(struct spool_stream *stream, const uint64_t *files, size_t file_count,
+                     const uint64_t *listed, size_t listed_count, uint64_t *known,
+                     struct spool_error *error)
+{
+    uint64_t *acked = NULL;
+    size_t acked_count = 0, i = 0, k = 0;
+    int status = meta_acked_segments(stream->spool, stream->id, &acked, &acked_count, error);
+
+    while (status == SPOOL_OK && (i < file_count || k < listed_count)) {
+        if (k < listed_count && (i == file_count || listed[k] < files[i])) {
+            status = add_missing(stream, listed[k++], error);
+            continue;
+        }
+        k += k < listed_count && listed[k] == files[i];
+        status = open_segment(stream, files[i], i + 1 == file_count && k == listed_count,
+                              contains_u64(acked, acked_count, files[i]), known, error);
+        i++;
+    }
     if (status == SPOOL_OK)
         status = forget_removed(stream, acked, acked_count, error);
+    free(acked);
+    return status;
+}
+
+static int open_segments(struct spool_stream *stream, struct spool_error *error)
+{
+    uint64_t *files = NULL, *listed = NULL, known = 0;
+    size_t file_count = 0, listed_count = 0;
+    const struct segment *newest;
+    int status = list_segments(stream->directory, &files, &file_count, error);
+
+    if (status == SPOOL_OK)
+        status = listing_read(stream->spool, stream->id, &listed, &listed_count, error);
+    if (status == SPOOL_OK)
+        status = open_each(stream, files, file_count, listed, listed_count, &known, error);
+    if (status == SPOOL_OK)
+        status = rebuilt_read(stream->spool, stream->id, &stream->rebuilt_to, error);
+    if (status == SPOOL_OK)
+        status = listing_complete(stream, listed, listed_count, error);
     newest = stream_newest(stream);
     stream->next_number = newest ? newest->number + 1 : 1;
     stream->next_sequence = known + 1;
@@ -220,8 +268,8 @@ static int open_segments(struct spool_stream *stream, struct spool_error *error)
         for (size_t i = 0; i < stream->high.cap; i++)
             stream->high.slots[i].named = false;
     }
-    free(numbers);
-    free(acked);
+    free(files);
+    free(listed);
     return status;
 }
 

@@ -135,9 +135,11 @@ static int scan_segment_record(struct scan *s, struct cursor c)
         cursor_u64le(&c, &s->segment->schema_hash) || cursor_string(&c, &name, &name_size) ||
         cursor_string(&c, &destination, &destination_size))
         return scan_bad(s, "info: the segment's record is damaged");
+    s->segment->foreign = memcmp(uuid, s->spool->uuid, 16) != 0 ||
+                          (s->stream && stream != s->stream) || number != s->segment->number;
     if (memcmp(uuid, s->spool->uuid, 16) != 0)
         return scan_bad(s, "info: the segment belongs to another spool");
-    if ((s->stream && stream != s->stream) || number != s->segment->number)
+    if (s->segment->foreign)
         return scan_bad(s, "info: the segment belongs to another stream or has another number");
     if (s->wants->destination) {
         free(*s->wants->destination);
@@ -194,6 +196,14 @@ static int scan_block(struct scan *s, const struct tree_item *item)
     return SPOOL_OK;
 }
 
+static int scan_keep(struct scan *s, const struct spool_block_ref *ref)
+{
+    if (grow(&s->refs, &s->ref_cap, s->ref_count, sizeof(*s->refs)) != SPOOL_OK)
+        return spool_error_set(s->error, SPOOL_E_NOMEM, "no memory to read a segment");
+    s->refs[s->ref_count++] = *ref;
+    return SPOOL_OK;
+}
+
 static int scan_index(struct scan *s, const struct tree *tree, const struct tree_item *item)
 {
     struct spool_block_ref ref;
@@ -210,9 +220,9 @@ static int scan_index(struct scan *s, const struct tree *tree, const struct tree
     if (s->salvage) {
         if (s->wants->salvaged_sequence && *s->wants->salvaged_sequence < ref.sequence)
             *s->wants->salvaged_sequence = ref.sequence;
-        if (s->wants->high && !high_add(s->wants->high, ref.origin, ref.last_offset))
+        if (s->wants->high && !high_add(s->wants->high, ref.origin, ref.last_offset, NULL))
             return spool_error_set(s->error, SPOOL_E_NOMEM, "no memory to read a segment");
-        return SPOOL_OK;
+        return s->wants->refs ? scan_keep(s, &ref) : SPOOL_OK;
     }
     block = s->ref_count < s->block_count ? &s->blocks[s->ref_count] : NULL;
     if (!block || block->sequence != ref.sequence || block->page != ref.page ||
@@ -220,9 +230,9 @@ static int scan_index(struct scan *s, const struct tree *tree, const struct tree
         return scan_bad(s, "index: it does not match the blocks");
     if (s->found.blocks && ref.sequence != s->found.last_sequence + 1)
         return scan_bad(s, "index: a sequence is missing");
-    if (grow(&s->refs, &s->ref_cap, s->ref_count, sizeof(*s->refs)) != SPOOL_OK)
-        return spool_error_set(s->error, SPOOL_E_NOMEM, "no memory to read a segment");
-    s->refs[s->ref_count++] = ref;
+    status = scan_keep(s, &ref);
+    if (status != SPOOL_OK)
+        return status;
     if (!s->found.blocks++) {
         s->found.first_sequence = ref.sequence;
         s->found.oldest_ms = ref.first_arrival_ms;
@@ -237,16 +247,24 @@ static int scan_index(struct scan *s, const struct tree *tree, const struct tree
 static int scan_high(struct scan *s, const struct tree_item *item)
 {
     struct cursor body;
-    uint64_t offset = 0;
+    uint64_t offset = 0, timestamp = 0;
+    struct spool_mark mark = {0};
     int status = item->key_size == 4 && item->data
                      ? record_open(RECORD_HIGH, item->key, 4, item->data, item->size, &body)
                      : SPOOL_E_CORRUPT;
 
     if (status == SPOOL_OK)
         status = cursor_u64le(&body, &offset);
+    if (status == SPOOL_OK && cursor_left(&body)) {
+        mark.known = true;
+        status = cursor_u64le(&body, &timestamp);
+        mark.timestamp_ms = (int64_t)timestamp;
+        if (status == SPOOL_OK)
+            status = cursor_u64le(&body, &mark.hash);
+    }
     if (status != SPOOL_OK || !get_be32(item->key))
         return scan_bad(s, "high: an entry fails its checksum");
-    if (s->wants->high && !high_add(s->wants->high, get_be32(item->key), (int64_t)offset))
+    if (s->wants->high && !high_add(s->wants->high, get_be32(item->key), (int64_t)offset, &mark))
         return spool_error_set(s->error, SPOOL_E_NOMEM, "no memory to read a segment");
     return SPOOL_OK;
 }
@@ -263,7 +281,7 @@ static int scan_origin(struct scan *s, const struct tree_item *item)
         status = cursor_u32le(&body, &epoch);
     if (status != SPOOL_OK || !get_be32(item->key))
         return scan_bad(s, "origins: an entry fails its checksum");
-    if (s->wants->origin_ids && !high_add(s->wants->origin_ids, get_be32(item->key), epoch))
+    if (s->wants->origin_ids && !high_add(s->wants->origin_ids, get_be32(item->key), epoch, NULL))
         return spool_error_set(s->error, SPOOL_E_NOMEM, "no memory to read a segment");
     return SPOOL_OK;
 }
@@ -316,6 +334,28 @@ static int scan_finish(struct scan *s)
     return SPOOL_OK;
 }
 
+static int by_sequence(const void *a, const void *b)
+{
+    const struct spool_block_ref *x = a, *y = b;
+    return x->sequence < y->sequence ? -1 : x->sequence > y->sequence;
+}
+
+/* Of a damaged file: its entries, if it is known that they are of this segment. */
+static void give_salvaged(struct scan *s)
+{
+    size_t n = 0;
+
+    if (!s->have_segment || !s->ref_count)
+        return;
+    qsort(s->refs, s->ref_count, sizeof(*s->refs), by_sequence);
+    for (size_t i = 0; i < s->ref_count; i++)
+        if (!n || s->refs[i].sequence != s->refs[n - 1].sequence)
+            s->refs[n++] = s->refs[i];
+    *s->wants->refs = s->refs;
+    *s->wants->ref_count = n;
+    s->refs = NULL;
+}
+
 static int give_rows(struct scan *s)
 {
     uint32_t *rows = malloc((s->ref_count + 1) * sizeof(*rows));
@@ -356,7 +396,13 @@ int segment_scan(const struct spool *spool, const char *path, uint32_t stream, b
         segment->totals = s.found;
     if (status == SPOOL_OK && s.wants->rows)
         status = give_rows(&s);
-    if (status == SPOOL_OK && s.wants->refs) {
+    if (salvage && s.wants->refs) {
+        give_salvaged(&s);
+        if (s.wants->schema && (!s.have_segment || s.schema_hash != segment->schema_hash)) {
+            free(*s.wants->schema);
+            *s.wants->schema = NULL;
+        }
+    } else if (status == SPOOL_OK && s.wants->refs) {
         *s.wants->refs = s.refs;
         s.refs = NULL;
     }

@@ -238,9 +238,14 @@ static int change_one(struct commit_job *job, MDB_txn *txn, const struct spool_c
         rc = check_ranges(c->ranges, c->range_count, error);
         if (!rc && (!stream_name_of(job->spool, c->stream) || !c->segment))
             rc = spool_error_set(error, SPOOL_E_NOT_FOUND, "the spool has no stream %u", c->stream);
+        job->part |= COMMIT_DISCARD;
         return rc ? rc
                   : ack_apply(txn, job->spool->meta_acks, c->stream, c->segment, c->ranges,
                               c->range_count, &job->messages);
+    case SPOOL_CHANGE_LIST:
+        return listing_put(txn, job->spool->meta_notes, c->stream, c->segment);
+    case SPOOL_CHANGE_UNLIST:
+        return listing_delete(txn, job->spool->meta_notes, c->stream, c->segment);
     case SPOOL_CHANGE_PUT:
     case SPOOL_CHANGE_DELETE:
         return change_note(job, txn, c, error);
@@ -257,8 +262,11 @@ static int commit_body(MDB_txn *txn, void *arg, struct spool_error *error)
     ack_messages_free(job->messages);
     job->messages = NULL;
     job->part = 0;
-    for (struct forgotten *f = job->forgotten; !rc && f; f = f->next)
+    for (struct forgotten *f = job->forgotten; !rc && f; f = f->next) {
         rc = ack_forget(txn, job->spool->meta_acks, f->stream, f->segment);
+        if (!rc)
+            rc = listing_delete(txn, job->spool->meta_notes, f->stream, f->segment);
+    }
     for (size_t i = 0; !rc && i < job->count; i++)
         rc = change_one(job, txn, &job->changes[i], &inner);
     if (rc == ENOMEM)

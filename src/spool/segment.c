@@ -10,7 +10,8 @@
  *   index    u64be sequence -> 0 u64 page | 8 i64 first offset | 16 i64 last offset |
  *            24 i64 first arrival | 32 i64 last arrival | 40 u64 raw bytes | 48 u64 payload bytes |
  *            56 u32 prefix bytes | 60 u32 origin | 64 u32 rows | 68 u32 flags
- *   high     u32be origin -> i64 highest offset, of this segment and all before it
+ *   high     u32be origin -> 0 i64 highest offset, of this segment and all before it |
+ *            8 i64 timestamp | 16 u64 hash of the record there; both absent where not known
  *   totals   "totals" -> u64 blocks | u64 blocks of 0 rows | u64 rows | u64 payload bytes |
  *            u64 first sequence | u64 last sequence | i64 first arrival of its first block
  *
@@ -72,12 +73,15 @@ int segment_put_high(struct spool_stream *stream, MDB_txn *txn, const struct hig
                      bool with_name)
 {
     const struct origin *o = origin_of(stream->spool, h->origin);
-    uint8_t key[4], offset[8], body[ORIGIN_NAME_MAX + 4];
+    uint8_t key[4], value[24], body[ORIGIN_NAME_MAX + 4];
     int rc;
 
     put_be32(key, h->origin);
-    put_le64(offset, (uint64_t)h->offset);
-    rc = record_put(txn, stream->dbi[DB_HIGH], RECORD_HIGH, key, 4, offset, 8, 0);
+    put_le64(value, (uint64_t)h->offset);
+    put_le64(value + 8, (uint64_t)h->mark.timestamp_ms);
+    put_le64(value + 16, h->mark.hash);
+    rc = record_put(txn, stream->dbi[DB_HIGH], RECORD_HIGH, key, 4, value, h->mark.known ? 24 : 8,
+                    0);
     if (rc || !with_name || !o)
         return rc;
     assert(o->name_size <= ORIGIN_NAME_MAX);
@@ -115,7 +119,7 @@ static uint64_t carried_bytes(const struct spool_stream *stream)
     for (size_t i = 0; i < stream->high.cap; i++) {
         const struct origin *o = origin_of(stream->spool, stream->high.slots[i].origin);
         if (o)
-            n += 2 * (o->name_size + 96ull);
+            n += 2 * (o->name_size + 112ull);
     }
     return n;
 }
@@ -172,6 +176,7 @@ int segment_create(struct spool_stream *stream, uint64_t need_bytes, struct spoo
     status = create_file(stream, fresh, number, map_bytes, &env, error);
     if (status != SPOOL_OK)
         goto done;
+    FAILPOINT(FP_ROLL_BEFORE_RENAME);
     /* From here on a failure leaves a file of which it is unknown whether it will be there. */
     if (rename(fresh, path) < 0)
         status = spool_error_set_errno(error, SPOOL_E_FATAL, errno, "cannot rename to %s", path);

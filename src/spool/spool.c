@@ -114,10 +114,11 @@ static int check_absent(const char *path, struct spool_error *error)
         stream = path_join(streams, entry->d_name);
         status = stream ? list_segments(stream, &numbers, &count, error) : SPOOL_E_NOMEM;
         if (status == SPOOL_OK && count)
-            status = spool_error_set(error, SPOOL_E_CORRUPT,
-                                     "%s has segments but no meta.mdb. Restore meta.mdb from a "
-                                     "backup; docs/spool-format.md says how to go on without it",
-                                     path);
+            status =
+                spool_error_set(error, SPOOL_E_CORRUPT,
+                                "%s has segments but no meta.mdb: `spoolctl --spool %s repair` "
+                                "makes a new one of what they say",
+                                path, path);
         free(numbers);
         free(stream);
     }
@@ -171,7 +172,7 @@ static int prepare_directory(const struct spool_options *options, struct spool_e
     return status;
 }
 
-static int take_lock(struct spool *spool, struct spool_error *error)
+int spool_take_lock(struct spool *spool, struct spool_error *error)
 {
     char *path = path_join(spool->path, "LOCK"), holder[32] = "";
     int status = SPOOL_OK, n;
@@ -234,7 +235,7 @@ int spool_open(const struct spool_options *options, struct spool **out, struct s
     if (!spool->path)
         status = spool_error_set(error, SPOOL_E_NOMEM, "no memory for a spool");
     if (status == SPOOL_OK)
-        status = take_lock(spool, error);
+        status = spool_take_lock(spool, error);
     if (status == SPOOL_OK)
         status = meta_open(spool, error);
     if (status == SPOOL_OK)

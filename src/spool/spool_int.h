@@ -44,9 +44,18 @@ struct store {
 int store_open(struct spool *spool, struct store *store, size_t reserve_bytes,
                int (*init)(MDB_txn *txn, void *arg), void *arg, struct spool_error *error);
 void store_close(struct store *store);
+/* Turns a failure to read what the file must have into a status. what: "its version". */
+int store_lacks(const struct store *store, int rc, const char *what, struct spool_error *error);
 
 /* What a commit contains, so that the failpoints of that moment are passed. */
-enum commit_part { COMMIT_SEAL = 1, COMMIT_ACK = 2, COMMIT_DEAD = 4 };
+enum commit_part {
+    COMMIT_SEAL = 1,
+    COMMIT_ACK = 2,
+    COMMIT_DEAD = 4,
+    COMMIT_DISCARD = 8,
+    COMMIT_DEAD_CHANGE = 16,
+    COMMIT_NAME = 32, /* of a stream or an origin */
+};
 
 /*
  * One durable write transaction: body returns 0, an LMDB code or errno, or a spool status with
@@ -147,6 +156,7 @@ struct spool {
         forgotten; /* a stack: any stream lane pushes, the meta lane takes */
 };
 
+int spool_take_lock(struct spool *spool, struct spool_error *error);
 int check_writable(const struct spool *spool, struct spool_error *error);
 const struct origin *origin_of(const struct spool *spool, uint32_t id); /* NULL: none */
 const char *stream_name_of(const struct spool *spool, uint32_t id);     /* NULL: none */
@@ -154,6 +164,12 @@ bool stream_name_valid(const char *name);
 
 /* meta.c */
 int meta_open(struct spool *spool, struct spool_error *error);
+/* The databases, version and uuid of an empty one. */
+int meta_fill(struct spool *spool, MDB_txn *txn);
+void uuid_to_text(const uint8_t *uuid, char *text);
+/* Problems of its records alone, without the segments. */
+int verify_dead(struct spool *spool, uint64_t *problems, struct spool_error *error);
+int verify_meta(struct spool *spool, uint64_t *problems, struct spool_error *error);
 int meta_stream_id(struct spool *spool, const char *name, uint32_t *id, struct spool_error *error);
 /* Each segment number of the stream that has acknowledgements. numbers malloc'd. */
 int meta_acked_segments(struct spool *spool, uint32_t stream, uint64_t **numbers, size_t *count,
@@ -167,6 +183,19 @@ struct seal_record {
     char token[TOKEN_MAX + 1];
 };
 int seal_decode(struct cursor body, struct seal_record *out);
+
+/* listing.c: the segments that meta knows of. */
+int listing_put(MDB_txn *txn, MDB_dbi notes, uint32_t stream, uint64_t segment);
+int listing_delete(MDB_txn *txn, MDB_dbi notes, uint32_t stream, uint64_t segment);
+/* Ascending; malloc'd. */
+int listing_read(struct spool *spool, uint32_t stream, uint64_t **numbers, size_t *count,
+                 struct spool_error *error);
+/* Sequences up to *last were in the spool when meta.mdb was rebuilt; 0: it was not. */
+int rebuilt_put(MDB_txn *txn, MDB_dbi notes, uint32_t stream, uint64_t last);
+int rebuilt_read(struct spool *spool, uint32_t stream, uint64_t *last, struct spool_error *error);
+/* Lists those of an opened stream that are not. */
+int listing_complete(struct spool_stream *stream, const uint64_t *listed, size_t count,
+                     struct spool_error *error);
 
 /* ack.c: merged lists of acknowledged ranges, stored in chunks of 256 sequences. */
 #define ACK_CHUNK_SHIFT 8
@@ -185,6 +214,11 @@ void ack_messages_free(struct ack_message *messages);
 
 /* dead.c */
 int dead_open(struct spool *spool, struct spool_error *error);
+/* A new file for repair, open as spool's. */
+int dead_create(struct spool *spool, const char *path, struct spool_error *error);
+/* A letter as it stood in another file, which was checked. 0, an LMDB code or a spool status. */
+int dead_letter_copy(struct spool *spool, MDB_txn *txn, uint8_t *key, size_t key_size,
+                     uint8_t *value, size_t size);
 int dead_letter_check(const uint8_t *key, size_t key_size, const uint8_t *data, size_t size,
                       char *stream, uint64_t *bytes);
 
@@ -207,6 +241,8 @@ struct segment {
                           nothing of it was */
     size_t waiting_cap;
     bool damaged;
+    bool missing; /* damaged: meta knows it, and there is no file */
+    bool foreign; /* damaged: it says that it is another spool's, another stream's or number */
     char detail[160];
 };
 #define WAITING_EMPTY UINT32_MAX
@@ -217,12 +253,17 @@ struct high_table {
         uint32_t origin;
         bool named; /* its name stands in the newest segment */
         int64_t offset;
+        struct spool_mark mark; /* of the record at offset */
     } * slots;
     size_t cap, count;
 };
 struct high *high_find(const struct high_table *t, uint32_t origin); /* NULL: none */
-/* Raises an origin's offset, adding it where it is new. NULL: no memory, not after high_reserve. */
-struct high *high_add(struct high_table *t, uint32_t origin, int64_t offset);
+/* Raises an origin's offset, adding it where it is new. mark: of the record there; NULL: none is
+   known. NULL: no memory, not after high_reserve. */
+struct high *high_add(struct high_table *t, uint32_t origin, int64_t offset,
+                      const struct spool_mark *mark);
+/* Raises what to has to what from has. */
+int high_copy(const struct high_table *from, struct high_table *to);
 int high_reserve(struct high_table *t, size_t extra);
 void high_free(struct high_table *t);
 
@@ -236,6 +277,7 @@ extern const char *const segment_db_names[DB_COUNT];
 struct segment_wants {
     uint32_t **rows;               /* rows per block, malloc'd, totals.blocks of them */
     struct spool_block_ref **refs; /* malloc'd */
+    size_t *ref_count;             /* with salvage: of those that can be read */
     struct high_table *high;
     struct high_table *origin_ids; /* ids named in the file, with their epoch as offset */
     char **destination;
@@ -272,8 +314,9 @@ struct spool_stream {
     MDB_env *env; /* of the newest segment, opened by the first append */
     MDB_dbi dbi[DB_COUNT];
     uint32_t page_bytes;
-    uint64_t map_bytes; /* of env: what the file may grow to */
-    bool roll_due;      /* the next append starts a new segment */
+    uint64_t map_bytes;  /* of env: what the file may grow to */
+    uint64_t rebuilt_to; /* sequences up to it were there when meta was rebuilt */
+    bool roll_due;       /* the next append starts a new segment */
 
     bool configured;
     uint8_t *schema;
@@ -308,6 +351,8 @@ struct segment *stream_add_segment(struct spool_stream *stream);
 bool segment_is_acked(const struct segment *segment);
 struct segment *stream_segment(const struct spool_stream *stream, uint64_t number);
 void stream_free(struct spool_stream *stream);
+int compare_u64(const void *a, const void *b);
+bool contains_u64(const uint64_t *ascending, size_t count, uint64_t n);
 /* Numbers of the segment files in a directory, ascending; malloc'd. */
 int list_segments(const char *directory, uint64_t **numbers, size_t *count,
                   struct spool_error *error);

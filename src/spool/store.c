@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -126,8 +127,10 @@ int commit_failed(struct spool *spool, MDB_env *env, int rc, uint64_t need_bytes
     if (!probe && (rc == ENOSPC || rc == EDQUOT || rc == EFBIG || no_room(spool, env, need_bytes)))
         return spool_error_set_errno(error, SPOOL_E_FULL, ENOSPC, "cannot %s", what);
     atomic_store(&spool->broken, true);
-    spool_error_set(error, SPOOL_E_FATAL, "cannot %s, and the disk is not full: %s", what,
-                    mdb_strerror(rc));
+    spool_error_set(error, SPOOL_E_FATAL,
+                    probe ? "cannot %s, and whether it counts is not known: %s"
+                          : "cannot %s, and the disk is not full: %s",
+                    what, mdb_strerror(rc));
     if (error)
         error->sys_errno = rc;
     return SPOOL_E_FATAL;
@@ -135,10 +138,47 @@ int commit_failed(struct spool *spool, MDB_env *env, int rc, uint64_t need_bytes
 
 /* --- opening -------------------------------------------------------------------------------- */
 
-static int store_check(const struct store *store, const char *path, uint64_t *file_bytes,
-                       struct spool_error *error)
+/* What the records say of the file. A record that fails its checksum would not be found under its key,
+   or only when it is needed: an acknowledgement would be forgotten in silence, and its rows sent again.
+   Of letters there may be any amount, and one of them is no reason to stop. */
+struct records {
+    bool newer; /* of a version that may have other records */
+    bool damaged;
+    char text[64];
+    struct spool_error *error;
+};
+
+static int record_check(void *arg, const struct tree *tree, const struct tree_item *item)
+{
+    struct records *r = arg;
+    enum record_kind kind = record_kind_of(item->db);
+    struct cursor body;
+    uint8_t *value = NULL;
+    uint32_t version = 0;
+    int status;
+
+    if (!kind || kind == RECORD_LETTER)
+        return SPOOL_OK;
+    status = tree_value(tree, item, META_RECORD_MAX + RECORD_CHECKSUM_BYTES, &value, r->error);
+    if (status == SPOOL_OK)
+        status = record_open(kind, item->key, item->key_size, value, item->size, &body);
+    if (status == SPOOL_OK && kind == RECORD_INFO && item->key_size == 7 &&
+        !memcmp(item->key, "version", 7) && cursor_u32le(&body, &version) == SPOOL_OK)
+        r->newer = version > SPOOL_FORMAT_VERSION;
+    free(value);
+    if (status == SPOOL_OK || status == SPOOL_E_IO || status == SPOOL_E_NOMEM)
+        return status;
+    if (!r->damaged)
+        snprintf(r->text, sizeof(r->text), "a record of %s fails its checksum", item->db);
+    r->damaged = true;
+    return SPOOL_OK;
+}
+
+static int store_check(const struct store *store, const char *path, bool records,
+                       uint64_t *file_bytes, struct spool_error *error)
 {
     struct spool_error inner = {0};
+    struct records found = {.error = &inner};
     struct tree tree;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     int status;
@@ -147,7 +187,10 @@ static int store_check(const struct store *store, const char *path, uint64_t *fi
         return spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot open %s", path);
     status = tree_open(&tree, fd, &inner);
     if (status == SPOOL_OK)
-        status = tree_walk(&tree, NULL, TREE_OVERFLOW_HEADERS, NULL, NULL, &inner);
+        status = tree_walk(&tree, NULL, TREE_OVERFLOW_HEADERS, records ? record_check : NULL,
+                           &found, &inner);
+    if (status == SPOOL_OK && found.damaged && !found.newer)
+        status = spool_error_set(&inner, SPOOL_E_CORRUPT, "%s", found.text);
     *file_bytes = tree.file_bytes;
     close(fd);
     if (status == SPOOL_E_CORRUPT)
@@ -169,17 +212,25 @@ static int store_create(struct spool *spool, struct store *store, const char *pa
 
     if (asprintf(&fresh, "%s.new", path) < 0)
         return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
-    unlink(fresh);
-    rc = env_open(fresh, 0, store->map_bytes, &store->env);
-    if (!rc)
-        rc = mdb_txn_begin(store->env, NULL, 0, &txn);
-    if (!rc) {
-        rc = init(txn, arg);
-        if (rc)
-            mdb_txn_abort(txn);
-        else
-            rc = mdb_txn_commit(txn);
-    }
+    do { /* what repair writes may be more than the map */
+        unlink(fresh);
+        rc = env_open(fresh, 0, store->map_bytes, &store->env);
+        if (!rc)
+            rc = mdb_txn_begin(store->env, NULL, 0, &txn);
+        if (!rc) {
+            rc = init(txn, arg);
+            if (rc)
+                mdb_txn_abort(txn);
+            else
+                rc = mdb_txn_commit(txn);
+        }
+        if (rc != MDB_MAP_FULL || store->map_bytes >= MAP_MAX_BYTES)
+            break;
+        store_close(store);
+        store->map_bytes *= 2;
+    } while (true);
+    if (!rc && FAILPOINT_ERROR(FP_STORE_BEFORE_RENAME))
+        rc = EIO;
     if (rc) {
         status = rc == ENOSPC || rc == EDQUOT
                      ? spool_error_set_errno(error, SPOOL_E_FULL, rc, "cannot create %s", path)
@@ -213,7 +264,7 @@ int store_open(struct spool *spool, struct store *store, size_t reserve_bytes,
     if (!spool->read_only)
         status = fsync_file(path, error);
     if (status == SPOOL_OK)
-        status = store_check(store, path, &file_bytes, error);
+        status = store_check(store, path, !spool->read_only, &file_bytes, error);
     if (status != SPOOL_OK)
         goto done;
     while (store->map_bytes < 2 * file_bytes)
@@ -233,6 +284,17 @@ done:
     return status;
 }
 
+int store_lacks(const struct store *store, int rc, const char *what, struct spool_error *error)
+{
+    char text[64];
+
+    if (rc == MDB_NOTFOUND || rc == SPOOL_E_CORRUPT)
+        return spool_error_set(error, SPOOL_E_CORRUPT, "%s is damaged: %s can't be read. %s",
+                               store->name, what, store->advice);
+    snprintf(text, sizeof(text), "read %s", store->name);
+    return lmdb_error(error, rc, text);
+}
+
 void store_close(struct store *store)
 {
     if (store->env)
@@ -242,17 +304,38 @@ void store_close(struct store *store)
 
 /* --- transactions --------------------------------------------------------------------------- */
 
-static int store_grow(struct store *store, struct spool_error *error)
+/* What only adds stops earlier: to remove something, a page is written anew. */
+static size_t map_limit(unsigned part)
 {
-    int rc;
+    return part & (COMMIT_DEAD | COMMIT_NAME) ? MAP_MAX_BYTES : 2 * MAP_MAX_BYTES;
+}
 
-    if (store->map_bytes >= MAP_MAX_BYTES)
+static int store_grow(struct spool *spool, struct store *store, size_t limit,
+                      struct spool_error *error)
+{
+    size_t wider = store->map_bytes * 2;
+    void *probe;
+    int fd = -1, rc;
+
+    if (wider > limit)
         return spool_error_set(error, SPOOL_E_LIMIT, "%s is at its largest possible size",
                                store->name);
-    rc = mdb_env_set_mapsize(store->env, store->map_bytes * 2);
-    if (rc)
-        return lmdb_error(error, rc, "grow a file of the spool");
-    store->map_bytes *= 2;
+    /* LMDB gives up the old map before it asks for the new one: where it got none, nothing of the
+       environment could be touched any more. */
+    rc = mdb_env_get_fd(store->env, &fd);
+    probe = rc ? MAP_FAILED : mmap(NULL, wider, PROT_READ, MAP_SHARED, fd, 0);
+    if (probe == MAP_FAILED)
+        return spool_error_set_errno(error, SPOOL_E_FULL, errno,
+                                     "cannot map %s at %zu MiB (a limit on the address space?)",
+                                     store->name, wider >> 20);
+    munmap(probe, wider);
+    rc = mdb_env_set_mapsize(store->env, wider);
+    if (rc) {
+        atomic_store(&spool->broken, true);
+        return spool_error_set(error, SPOOL_E_FATAL, "cannot map %s: %s", store->name,
+                               mdb_strerror(rc));
+    }
+    store->map_bytes = wider;
     return SPOOL_OK;
 }
 
@@ -265,6 +348,10 @@ static int pass_before(unsigned part)
         failed |= FAILPOINT_ERROR(FP_ACK_BEFORE_COMMIT);
     if (part & COMMIT_DEAD)
         failed |= FAILPOINT_ERROR(FP_DEAD_BEFORE_COMMIT);
+    if (part & COMMIT_DISCARD)
+        failed |= FAILPOINT_ERROR(FP_DISCARD_BEFORE);
+    if (part & COMMIT_DEAD_CHANGE)
+        failed |= FAILPOINT_ERROR(FP_CHANGE_BEFORE_COMMIT);
     return failed;
 }
 
@@ -277,6 +364,10 @@ static int pass_after(unsigned part)
         failed |= FAILPOINT_ERROR(FP_ACK_AFTER_COMMIT);
     if (part & COMMIT_DEAD)
         failed |= FAILPOINT_ERROR(FP_DEAD_AFTER_COMMIT);
+    if (part & COMMIT_DISCARD)
+        failed |= FAILPOINT_ERROR(FP_DISCARD_AFTER);
+    if (part & COMMIT_DEAD_CHANGE)
+        failed |= FAILPOINT_ERROR(FP_CHANGE_AFTER_COMMIT);
     return failed;
 }
 
@@ -313,7 +404,7 @@ int store_write(struct spool *spool, struct store *store, const unsigned *part,
         if (rc != MDB_MAP_FULL)
             return commit_failed(spool, store->env, rc, 64 * 1024, "commit to a file of the spool",
                                  error);
-        status = store_grow(store, error);
+        status = store_grow(spool, store, map_limit(*part), error);
         if (status != SPOOL_OK)
             return status;
     }

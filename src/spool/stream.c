@@ -187,6 +187,11 @@ const char *spool_stream_name(const struct spool_stream *stream)
     return stream->name;
 }
 
+uint64_t spool_stream_rebuilt_to(const struct spool_stream *stream)
+{
+    return stream->rebuilt_to;
+}
+
 /* --- what it holds -------------------------------------------------------------------------- */
 
 static uint64_t file_bytes(const struct spool_stream *stream, uint64_t number)
@@ -225,6 +230,7 @@ int spool_stream_segments(struct spool_stream *stream, struct spool_segment_info
             .oldest_ms = s->totals.oldest_ms,
             .newest = newest,
             .damaged = s->damaged,
+            .missing = s->missing,
         };
         memcpy(list[i].detail, s->detail, sizeof(list[i].detail));
     }
@@ -307,6 +313,13 @@ int spool_segment_spec_get(struct spool_stream *stream, uint64_t number, void **
         *destination = NULL;
     }
     return status;
+}
+
+void spool_stream_mark(struct spool_stream *stream, uint32_t origin, struct spool_mark *mark)
+{
+    const struct high *h = high_find(&stream->high, origin);
+
+    *mark = h ? h->mark : (struct spool_mark){0};
 }
 
 int spool_stream_high(struct spool_stream *stream, uint32_t origin, int64_t *offset)
@@ -418,7 +431,8 @@ int stream_spec_ready(struct spool_stream *stream, struct spool_error *error)
 
 /* --- removing ------------------------------------------------------------------------------- */
 
-static int check_removable(struct spool_stream *stream, uint64_t number, struct spool_error *error)
+static int check_removable(struct spool_stream *stream, uint64_t number, bool forsake,
+                           struct spool_error *error)
 {
     const struct segment *segment = stream_segment(stream, number);
     bool successor = false;
@@ -432,14 +446,18 @@ static int check_removable(struct spool_stream *stream, uint64_t number, struct 
         return spool_error_set(error, SPOOL_E_INVALID,
                                "segment %llu is the newest of stream %s and holds its offsets",
                                (unsigned long long)number, stream->name);
-    if (!segment_is_acked(segment))
+    if (forsake && !segment->damaged)
+        return spool_error_set(error, SPOOL_E_INVALID, "segment %llu of stream %s is not damaged",
+                               (unsigned long long)number, stream->name);
+    if (!forsake && !segment_is_acked(segment))
         return spool_error_set(error, SPOOL_E_INVALID,
                                "segment %llu of stream %s is not wholly acknowledged",
                                (unsigned long long)number, stream->name);
     return SPOOL_OK;
 }
 
-int spool_segment_remove(struct spool_stream *stream, uint64_t number, struct spool_error *error)
+static int segment_unlink(struct spool_stream *stream, uint64_t number, bool forsake,
+                          struct spool_error *error)
 {
     struct forgotten *f = NULL;
     struct segment *segment;
@@ -449,7 +467,7 @@ int spool_segment_remove(struct spool_stream *stream, uint64_t number, struct sp
     if (status == SPOOL_OK)
         status = stream_take_acks(stream, error);
     if (status == SPOOL_OK)
-        status = check_removable(stream, number, error);
+        status = check_removable(stream, number, forsake, error);
     if (status != SPOOL_OK)
         return status;
     path = segment_path(stream, number);
@@ -459,7 +477,7 @@ int spool_segment_remove(struct spool_stream *stream, uint64_t number, struct sp
         goto done;
     }
     FAILPOINT(FP_UNLINK_BEFORE);
-    if (unlink(path) < 0) {
+    if (unlink(path) < 0 && !(forsake && errno == ENOENT)) {
         status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot unlink %s", path);
         goto done;
     }
@@ -484,4 +502,14 @@ done:
     free(f);
     free(path);
     return status;
+}
+
+int spool_segment_remove(struct spool_stream *stream, uint64_t number, struct spool_error *error)
+{
+    return segment_unlink(stream, number, false, error);
+}
+
+int spool_segment_forsake(struct spool_stream *stream, uint64_t number, struct spool_error *error)
+{
+    return segment_unlink(stream, number, true, error);
 }

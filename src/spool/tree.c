@@ -36,8 +36,13 @@
 #define META_VERSION      1u
 #define NO_PAGE           UINT64_MAX
 
-enum { PAGE_BRANCH = 1, PAGE_LEAF = 2, PAGE_OVERFLOW = 4, PAGE_META = 8, PAGE_KINDS = 0x6f };
+/* The flags of a page, all of them: LMDB has others for pages in memory ("may be written to in place"),
+   which kill the process that believes them of a page on disk. */
+enum { PAGE_BRANCH = 1, PAGE_LEAF = 2, PAGE_OVERFLOW = 4, PAGE_META = 8 };
 enum { NODE_BIG = 1, NODE_DATABASE = 2 };
+/* The list of free pages has integers for keys; the environment's own flags stand beside that, of
+   which a file in no directory of its own leaves one. */
+enum { FREE_LIST_FLAGS = 0x08, ENVIRONMENT_FLAGS = 0x4000 };
 
 static_assert(sizeof(size_t) == 8, "the format described here is that of 64-bit hosts");
 
@@ -115,8 +120,7 @@ static int meta_read(struct tree *tree, unsigned which, uint64_t at, uint8_t *me
         return status;
     memcpy(meta, page + PAGE_HEADER_BYTES, META_BYTES);
     page_bytes = get32(meta + 24);
-    if (get64(page) != which || (get16(page + 10) & PAGE_KINDS) != PAGE_META ||
-        get32(meta) != META_MAGIC)
+    if (get64(page) != which || get16(page + 10) != PAGE_META || get32(meta) != META_MAGIC)
         return spool_error_set(error, SPOOL_E_CORRUPT, "page %u is not an LMDB meta page", which);
     if (get32(meta + 4) != META_VERSION)
         return spool_error_set(error, SPOOL_E_CORRUPT, "LMDB format %u is not known",
@@ -180,6 +184,8 @@ int tree_open(struct tree *tree, int fd, struct spool_error *error)
         return spool_error_set(error, SPOOL_E_CORRUPT, "the number of the last page is wrong");
     if (tree->main_root.flags)
         return spool_error_set(error, SPOOL_E_CORRUPT, "the main database has unknown flags");
+    if ((tree->free_root.flags & ~ENVIRONMENT_FLAGS) != FREE_LIST_FLAGS)
+        return spool_error_set(error, SPOOL_E_CORRUPT, "the list of free pages has unknown flags");
     return SPOOL_OK;
 }
 
@@ -260,7 +266,7 @@ static int load_page(struct walk *w, uint64_t number, unsigned level, unsigned k
     upper = get16(p + 14);
     if (get64(p) != number)
         return bad(w, number, "carries another page's number");
-    if ((get16(p + 10) & PAGE_KINDS) != kind)
+    if (get16(p + 10) != kind)
         return bad(w, number, "is not of the kind its place in the tree demands");
     if (lower < PAGE_HEADER_BYTES || (lower & 1) || lower > upper || upper > size)
         return bad(w, number, "its bounds are wrong");
@@ -352,8 +358,7 @@ static int check_overflow(struct walk *w, uint64_t page, uint64_t pages)
         tree_pread(w->tree->fd, header, sizeof(header), page * w->tree->page_bytes, w->error);
     if (status != SPOOL_OK)
         return status;
-    if (get64(header) != page || (get16(header + 10) & PAGE_KINDS) != PAGE_OVERFLOW ||
-        get32(header + 12) != pages)
+    if (get64(header) != page || get16(header + 10) != PAGE_OVERFLOW || get32(header + 12) != pages)
         return bad(w, page, "is not the overflow page it should be");
     return SPOOL_OK;
 }

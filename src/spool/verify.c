@@ -160,16 +160,6 @@ static int meta_stream(struct verify *v, struct cursor body)
     return SPOOL_OK;
 }
 
-static const struct {
-    const char *db;
-    enum record_kind kind;
-} kinds[] = {
-    {"info", RECORD_INFO},      {"streams", RECORD_STREAM},
-    {"origins", RECORD_ORIGIN}, {"origin_names", RECORD_ORIGIN_NAME},
-    {"seals", RECORD_SEAL},     {"acks", RECORD_ACK},
-    {"notes", RECORD_NOTE},     {"counts", RECORD_COUNT},
-};
-
 static struct letters *letters_of(struct verify *v, const char *stream, size_t size)
 {
     struct letters *l;
@@ -215,20 +205,18 @@ static int store_count(struct verify *v, const struct tree_item *item, struct cu
 
 static int store_record(struct verify *v, const struct tree_item *item, const uint8_t *value)
 {
+    enum record_kind kind = record_kind_of(item->db);
     struct cursor body;
-    size_t i = 0;
     int status;
 
-    if (!strcmp(item->db, "letters"))
+    if (kind == RECORD_LETTER)
         return store_letter(v, item, value);
-    while (i < sizeof(kinds) / sizeof(kinds[0]) && strcmp(item->db, kinds[i].db) != 0)
-        i++;
-    if (i == sizeof(kinds) / sizeof(kinds[0]))
+    if (!kind)
         return SPOOL_E_CORRUPT;
-    status = record_open(kinds[i].kind, item->key, item->key_size, value, item->size, &body);
+    status = record_open(kind, item->key, item->key_size, value, item->size, &body);
     if (status != SPOOL_OK)
         return status;
-    switch (kinds[i].kind) {
+    switch (kind) {
     case RECORD_SEAL:
         return meta_seal(v, item, body);
     case RECORD_ACK:
@@ -378,7 +366,7 @@ static void verify_offsets(struct verify *v, struct running *run, const struct s
     const struct high *after = high_find(high, ref->origin);
     char detail[200];
 
-    if (before && before->offset >= ref->first_offset) {
+    if (!(ref->flags & SPOOL_BLOCK_REFILL) && before && before->offset >= ref->first_offset) {
         snprintf(detail, sizeof(detail), "offset %lld of origin %u comes after %lld",
                  (long long)ref->first_offset, ref->origin, (long long)before->offset);
         problem(v, ref->sequence, "offset", detail);
@@ -390,7 +378,7 @@ static void verify_offsets(struct verify *v, struct running *run, const struct s
     }
     if (!origin_of(v->spool, ref->origin))
         problem(v, ref->sequence, "origin", "meta.mdb does not know the block's origin");
-    if (!high_add(&run->high, ref->origin, ref->last_offset))
+    if (!high_add(&run->high, ref->origin, ref->last_offset, NULL))
         v->no_memory = true;
 }
 
@@ -417,7 +405,7 @@ static void verify_high(struct verify *v, struct running *run, const struct high
             snprintf(detail, sizeof(detail), "origin %u is not named as in meta.mdb", h->origin);
             problem(v, 0, "origin", detail);
         }
-        if (!high_add(&run->high, h->origin, h->offset))
+        if (!high_add(&run->high, h->origin, h->offset, NULL))
             v->no_memory = true;
     }
 }
@@ -479,6 +467,27 @@ static void verify_segment(struct verify *v, struct running *run, const char *pa
     high_free(&high);
     high_free(&named);
     free(refs);
+}
+
+/* Those that meta.mdb knows and that are not there. */
+static void verify_missing(struct verify *v, uint32_t stream, const char *name,
+                           const uint64_t *numbers, size_t count)
+{
+    uint64_t *listed = NULL;
+    size_t listed_count = 0;
+    struct spool_error inner = {0};
+    char file[SPOOL_STREAM_NAME_MAX + 48];
+    int status = listing_read(v->spool, stream, &listed, &listed_count, &inner);
+
+    v->no_memory = v->no_memory || status == SPOOL_E_NOMEM;
+    v->file = file;
+    for (size_t i = 0; i < listed_count; i++) {
+        if (contains_u64(numbers, count, listed[i]))
+            continue;
+        snprintf(file, sizeof(file), "streams/%s/%012llu.seg", name, (unsigned long long)listed[i]);
+        problem(v, 0, "missing", "meta.mdb knows this segment, and the file is not there");
+    }
+    free(listed);
 }
 
 /* --- a stream ------------------------------------------------------------------------------- */
@@ -550,12 +559,45 @@ static int verify_stream(struct verify *v, const char *name, struct spool_error 
         free(path);
         status = out_of_memory(v, error);
     }
-    if (status == SPOOL_OK && run.stream)
+    if (status == SPOOL_OK && run.stream) {
+        verify_missing(v, run.stream, name, numbers, count);
         verify_batches(v, run.stream);
+        status = out_of_memory(v, error);
+    }
     high_free(&run.high);
     free(numbers);
     free(directory);
     return status;
+}
+
+static int verify_alone(struct spool *spool, const struct store *store, uint64_t *problems,
+                        struct spool_error *error)
+{
+    struct verify *v = calloc(1, sizeof(*v));
+    int status;
+
+    if (!v)
+        return spool_error_set(error, SPOOL_E_NOMEM, "no memory to verify a spool");
+    v->spool = spool;
+    verify_store(v, store);
+    verify_letters(v);
+    *problems = v->problems;
+    status = out_of_memory(v, error);
+    free(v->claims);
+    free(v->batches);
+    free(v->letters);
+    free(v);
+    return status;
+}
+
+int verify_meta(struct spool *spool, uint64_t *problems, struct spool_error *error)
+{
+    return verify_alone(spool, &spool->meta, problems, error);
+}
+
+int verify_dead(struct spool *spool, uint64_t *problems, struct spool_error *error)
+{
+    return verify_alone(spool, &spool->dead, problems, error);
 }
 
 int spool_verify(struct spool *spool, void (*each)(void *arg, const struct spool_problem *problem),

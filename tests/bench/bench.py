@@ -3,7 +3,7 @@
 """The figures spoold must show, as ratios within one run, on a real broker and both servers.
 
     make bench                                  everything
-    make bench BENCH_FLAGS="cpu size"           some of: cpu speed memory size recovery start
+    make bench BENCH_FLAGS="cpu size"           some of: cpu speed memory size recovery start poison stuck
     make bench BENCH_FLAGS="--server engine"    one of: clickhouse (18.16), engine (26.7)
     make bench BENCH_SHORT=1                    fewer records, shorter outages: for trying it out
 
@@ -17,7 +17,9 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from support.clickhouse import Engine, OldServer
 from support.kafka import Kafka
 from support.process import Child, free_port, hold_for, port_answers, wait_until
 from support.spoold import Spoold, stream
+from support.stuck import EACH, HalfStuck
 
 SHORT = os.environ.get("BENCH_SHORT", "") not in ("", "0")
 MIB = 1024 * 1024
@@ -40,6 +43,9 @@ SPEED_RECORDS = 2_000_000 if SHORT else 4_000_000
 OUTAGE_SECONDS = 5 if SHORT else 60
 BACKLOG_GIB = 2
 INTAKE_RATE = 100_000  # records a second, of the producer in `recovery`
+POISON_RECORDS = 100_000
+STUCK_ROUNDS, STUCK_RECORDS = (3, 8000) if SHORT else (5, 20000)  # of each stream that flows
+STUCK_SPOOL_BYTES = 160 * MIB
 # As the daemon sets them (src/source/kafka_conf.c, and tests/support/spoold.py).
 PROPERTIES = {"queued.min.messages": 20000, "queued.max.messages.kbytes": 16384,
               "fetch.message.max.bytes": 262144, "fetch.wait.max.ms": 50,
@@ -145,10 +151,16 @@ def reap(child):
     return usage.ru_utime + usage.ru_stime
 
 
+class BenchKafka(Kafka):
+    """One that lives long enough to be compiled well."""
+
+    java_flags = ("-XX:+UseG1GC",)
+
+
 class Bench:
     def __init__(self, directory, kinds, figures):
         self.directory, self.figures = directory, figures
-        self.kafka = Kafka(os.path.join(directory, "kafka")).start()
+        self.kafka = BenchKafka(os.path.join(directory, "kafka")).start()
         self.servers = [kind(os.path.join(directory, kind.name)).start() for kind in kinds]
         self.topics = {}
         self.record_bytes = 0
@@ -381,10 +393,99 @@ class Bench:
         self.discard_daemon(daemon)
         server.drop_table(table)
 
+    def decode(self):
+        """JSON into blocks into LZ4 frames, in this process's own time; no server takes part."""
+        said = subprocess.run([os.path.join(os.environ["BENCH_DIR"], "bench_decode"), "8192", "2"],
+                              stdout=subprocess.PIPE, text=True, check=True).stdout
+        for label, speed in re.findall(r"^(.+?), LZ4 frames +(\d+) MB/s", said, re.M):
+            bench_record = label == "T..Z"
+            self.figures.add(f"decode, encode and LZ4: {'the bench record' if bench_record else label}",
+                             int(speed), "MB/s", at_least=600 if bench_record else None)
+
+    def poison(self):
+        """Rows that only the server refuses: by a CHECK on 26.7, which names the row; by a
+        MATERIALIZED column that throws on 18.16, which names none."""
+        topic = self.topic(POISON_RECORDS, 1)
+        for server in self.servers:
+            for _ in range(2):  # the first reads from the disk
+                clean = self.load_poisoned(server, topic, "id = 123456789", 0)
+            for condition, bad, goal in (("id = 77777", 1, 2), ("id % 100 = 42", 1000, 30)):
+                took = self.load_poisoned(server, topic, condition, bad)
+                what = "one poison row" if bad == 1 else f"{bad} poison rows"
+                self.figures.add(f"{server.name}: {what} of {POISON_RECORDS // 1000}k, beyond a "
+                                 "clean run", took - clean, "s", at_most=goal)
+
+    def load_poisoned(self, server, topic, condition, bad):
+        """Seconds from the start of the daemon until all others are in and the bad are set aside."""
+        column = f"CONSTRAINT c CHECK NOT ({condition})" if server.modern else \
+            f"poison UInt8 MATERIALIZED throwIf({condition})"
+        table = server.create_table(f"{server.bench_columns}, {column}", order_by="id",
+                                    window=1000)
+        daemon = self.daemon(server, topic, table)
+        count = Counter(server, table)
+        count()
+        started = time.monotonic()
+        daemon.launch()
+        daemon.wait(lambda: count() >= POISON_RECORDS - bad, 600, lambda: f"{count()} rows")
+        seconds = time.monotonic() - started
+        daemon.wait(lambda: daemon.stream_status("s")["dead_letters"] == bad, 60, "dead letters")
+        if count() != POISON_RECORDS - bad:
+            raise RuntimeError(f"{count()} rows, {bad} bad ones of {POISON_RECORDS}")
+        hunts = daemon.events("rows.refused")
+        parts = server.number(f"SELECT count() FROM system.parts WHERE table = '{table}'")
+        print(f"    ({bad} bad: {seconds:.2f} s, {len(hunts)} hunts of "
+              f"{sum(int(h['trials']) for h in hunts)} trials, {parts} parts)")
+        self.discard_daemon(daemon)
+        server.drop_table(table)
+        return seconds
+
+
+    def stuck(self):
+        """25 streams that flow, without and with 25 others that are stuck and fill their share."""
+        for server in self.servers:
+            streams = HalfStuck(self.kafka, server, Spoold, STUCK_SPOOL_BYTES)
+            self.daemons.append(streams.daemon)
+            streams.start()
+            alone = [self.drain_good(streams) for _ in range(STUCK_ROUNDS)]
+            streams.stick()
+            beside = [self.drain_good(streams) for _ in range(STUCK_ROUNDS)]
+            streams.wait_stuck()
+            streams.mend()
+            streams.daemon.wait(lambda d=streams.daemon: all(
+                s["rows_spooled"] == 0 and s["lag"] == 0 for s in d.status()["streams"]),
+                300, "all go on")
+            alone += [self.drain_good(streams) for _ in range(STUCK_ROUNDS)]
+            rates = [EACH * STUCK_RECORDS / seconds for seconds in (*alone, *beside)]
+            middle = statistics.median(rates[:len(alone)])
+            print(f"    ({middle:.0f} rows/s without: {min(rates[:len(alone)]):.0f}.."
+                  f"{max(rates[:len(alone)]):.0f})")
+            self.figures.add(f"{server.name}: rate of 25 streams beside 25 stuck ones, of the rate "
+                             "without", [rate / middle for rate in rates[len(alone):]],
+                             at_least=0.9)
+            streams.drop_tables()
+            self.discard_daemon(streams.daemon)
+
+    @staticmethod
+    def drain_good(streams):
+        """Seconds from when the daemon may see new records of each stream that flows until all of
+        them are in; it stands still while they are produced."""
+        def inserted():
+            return sum(s["rows_inserted"] for s in streams.daemon.status()["streams"]
+                       if s["name"].startswith("good"))
+
+        goal = inserted() + EACH * STUCK_RECORDS
+        streams.daemon.child.signal(signal.SIGSTOP)
+        streams.feed(STUCK_RECORDS)
+        streams.daemon.child.signal(signal.SIGCONT)
+        started = time.monotonic()
+        streams.daemon.wait(lambda: inserted() >= goal, 120, lambda: f"{inserted()} rows of {goal}")
+        return time.monotonic() - started
+
 
 def main():
     parser = argparse.ArgumentParser()
-    names = ["cpu", "speed", "memory", "size", "recovery", "start"]
+    names = ["decode", "cpu", "speed", "memory", "size", "recovery", "start", "poison",
+             "stuck"]
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=" ".join(names))
     parser.add_argument("--server", choices=["clickhouse", "engine"])
     options = parser.parse_args()

@@ -175,7 +175,7 @@ static void on_assigned(void *arg, struct kafka_partition *p,
     (void)arg;
     (void)committed;
     *user = p;
-    kafka_partition_start(p, 0);
+    kafka_partition_start(p, 0, NULL);
 }
 
 static void release_work(uv_work_t *work)
@@ -262,7 +262,7 @@ static void on_closed(void *arg)
 static void consume_source(struct result *result)
 {
     static const struct kafka_callbacks callbacks = {
-        on_assigned, on_run, on_revoking, on_gap, on_range, on_fatal, on_committed,
+        on_assigned, on_run, on_revoking, on_gap, on_range, on_range, on_fatal, on_committed,
     };
     struct taker taker = {.result = result};
     const char *topics[] = {topic};

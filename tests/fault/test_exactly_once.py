@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exactly once where the table carries the origin of its rows: by asking, on both servers."""
+import pytest
+
 from support.process import hold_for
+from support.proxy import Fault, refusal
 from support.spoold import stream
 
 ORIGIN = [{"name": "_topic", "from": "$topic"}, {"name": "_partition", "from": "$partition"},
@@ -87,3 +90,71 @@ def test_frozen_server_is_an_unknown_outcome(kafka, server, spoold):
         server.thaw()
     daemon.wait(lambda: server.unique(table) == 51000, 60, "all rows")
     assert server.count(table) == 51000
+
+
+@pytest.mark.parametrize("question", ["concat('kafka/'", "system.processes"],
+                         ids=["rows", "processes"])
+def test_a_table_that_may_not_be_read_holds_the_stream(kafka, server, proxy, spoold, question):
+    """An answer is lost, and who could tell is not to be asked: said, and nothing is done with the rows
+    until the right is given."""
+    between, topic = proxy(server), kafka.create_topic(1)
+    table = server.create_bench_table(window=1000, origin=True)
+    daemon = spoold(kafka, between.url, [stream("s", topic, table, columns=columns_of(server))])
+    kafka.produce(topic, 1000)
+    daemon.start().wait_rows(server, table, 1000)
+    between.answer_instead(question, refusal(497, "Not enough privileges. (ACCESS_DENIED)", 403))
+    lost = between.arm(Fault("answer", how="rst"), "s")
+    kafka.produce(topic, 500, "--first", 1000)
+    daemon.wait(lost.struck.is_set, 30, "the answer is lost")
+    daemon.wait_state("s", "held")
+    reason = daemon.stream_status("s")["reason"]
+    assert "can't be asked" in reason and "code 497" in reason, reason
+    assert f"SELECT on `default`.`{table}`" in reason, reason
+    assert daemon.events("batch.ask_failed")
+    between.answer_instead(question, None)
+    daemon.wait(committed(daemon, kafka, topic), 30, "committed to the end")
+    daemon.wait_state("s", "running")
+    assert server.count(table) == server.unique(table) == 1500
+    assert daemon.metric("spoold_possible_duplicates_total") == 0
+
+
+def test_a_repeat_is_proved_after_all(kafka, engine, proxy, spoold):
+    """The question that proves the 200 to a repeat gets no answer: it is asked again, and no row is
+    sent again or believed."""
+    between, topic = proxy(engine), kafka.create_topic(1)
+    table = engine.create_bench_table(window=1000, origin=True)
+    daemon = spoold(kafka, between.url, [stream("s", topic, table, columns=columns_of(engine))])
+    kafka.produce(topic, 1000)
+    daemon.start().wait_rows(engine, table, 1000)
+    between.answer_instead("concat('kafka/'", b"")
+    lost = between.arm(Fault("answer", how="rst"), "s")
+    kafka.produce(topic, 500, "--first", 1000)
+    daemon.wait(lost.struck.is_set, 30, "the answer is lost")
+    daemon.wait(lambda: between.asked("concat('kafka/'") >= 2, 30, "asked again")
+    assert len([r for r in between.inserts("s") if r.status == 200]) == 3
+    between.answer_instead("concat('kafka/'", None)
+    daemon.wait(committed(daemon, kafka, topic), 30, "committed to the end")
+    assert [e["stored"] for e in daemon.events("batch.asked")] == ["500"]
+    assert len(between.inserts("s")) == 3  # the first, the lost one, its repeat
+    assert engine.count(table) == engine.unique(table) == 1500
+
+
+def test_server_killed_in_mid_insert_over_many_partitions(kafka, server, spoold):
+    topic = kafka.create_topic(2)
+    columns = server.bench_columns + ", _topic String, _partition Int32, _offset Int64"
+    table = server.create_table(columns, order_by="id", window=10000,
+                                extra=" PARTITION BY id % 60")
+    kafka.produce(topic, 200000)
+    daemon = spoold(kafka, server, [stream("s", topic, table, columns=columns_of(server), flush={
+        "rows": 50000})]).start()
+    for _ in range(3):
+        daemon.wait(lambda: daemon.stream_status("s")["batches"]["in_flight"] > 0
+                    or daemon.stream_status("s")["rows_inserted"] >= 200000, 60, "an insert")
+        before = server.count(table)
+        daemon.wait(lambda: server.count(table) > before or before == 200000, 60, "more rows")
+        server.kill()
+        server.start()
+    daemon.wait(lambda: server.unique(table) == 200000, 90, "all rows")
+    daemon.wait(committed(daemon, kafka, topic), 60, "committed to the end")
+    assert server.count(table) == 200000
+    assert daemon.metric("spoold_possible_duplicates_total") == 0

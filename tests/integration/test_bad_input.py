@@ -3,6 +3,7 @@
 daemon from starting at all is in test_daemon.py."""
 import base64
 import json
+import os
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -210,6 +211,28 @@ def test_compressions(kafka, server, spoold, compression):
                     spool={"compression": compression}).start()
     daemon.wait_rows(server, table, 20000)
     assert server.unique(table) == 20000
+
+
+def test_compression_changed_with_rows_in_the_spool(kafka, server, spoold):
+    """All frames of one insert are of one method, also where its blocks were not, and where LZ4
+    makes a frame larger."""
+    topic, table = kafka.create_topic(1), server.create_table("id UInt64, name String")
+    daemon = spoold(kafka, server, [stream("s", topic, table)]).start()
+    daemon.wait(lambda: daemon.stream_status("s")["state"] == "running", 20, "the table is known")
+    sent = 0
+    server.stop()
+    for method in ("zstd", "none", "lz4"):
+        kafka.send(topic, [json.dumps({"id": sent + i, "name": os.urandom(700).hex()})
+                           for i in range(50)])
+        sent += 50
+        daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == sent, 20, "rows spooled")
+        assert daemon.sigterm() == 0
+        daemon.config["spool"]["compression"] = method
+        daemon.start()
+    server.start()
+    daemon.wait_rows(server, table, sent)
+    assert server.unique(table) == sent
+    assert not daemon.events("batch.retry")
 
 
 def test_timestamps_of_records(kafka, engine, spoold):

@@ -73,6 +73,42 @@ def test_a_wrong_config_is_one_sentence_and_exit_2(tmp_path):
     assert code == 2 and "absent.json: No such file or directory" in err
 
 
+@pytest.mark.parametrize("config, says", [
+    ({"streams": [{"name": "s", "table": "t"}, {"name": "s", "table": "u"}]}, "streams[1].name"),
+    ({"kafka": {"brokers": ["127.0.0.1:1"], "group_id": "g"}, "streams": [
+        {"name": "a", "table": "t", "topics": ["x"]}, {"name": "b", "table": "u", "topics": ["x"]}]},
+     "a topic belongs to one stream"),
+    ({"streams": [{"name": "s", "table": "t", "topics": ["x"]}]}, "kafka.brokers"),
+    ({"streams": [{"name": "s", "table": "t", "columns": [
+        {"name": "c", "from": "a", "value": 1}]}]}, "columns[0]"),
+    ({"streams": [{"name": "s", "table": "t", "create_table": {}}]}, "streams[0]"),
+    ({"spool": {"max_bytes": "64MiB", "segment_bytes": "1GiB"}, "streams": ONE_STREAM}, "spool"),
+    ({"clickhouse": {"password": "a", "password_file": "/dev/null"}, "streams": ONE_STREAM},
+     "clickhouse.password"),
+    ({"clickhouse": {"urls": ["ftp://x"]}, "streams": ONE_STREAM}, "clickhouse.urls[0]"),
+    ({"streams": [{"name": "s", "table": "t", "dead_letters": {"table": "t"}}]},
+     "the table of the stream's own rows"),
+])
+def test_a_contradictory_config_is_one_sentence_and_exit_2(daemon, config, says):
+    path = os.path.join(daemon.directory, "contradictory.json")
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump({"spool": {"path": daemon.spool}, **config}, f)
+    code, out, err = run("-c", path)
+    assert (code, out) == (2, "")
+    assert says in err and err.count("\n") == 1, err
+    assert os.listdir(daemon.spool) == []  # it was not touched
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe{}", b"{}\0", b'{"streams":[]}', b"x" * 5000])
+def test_an_unreadable_config_is_one_sentence_and_exit_2(tmp_path, content):
+    path = tmp_path / "c.json"
+    path.write_bytes(content)
+    code, out, err = run("-c", path)
+    assert (code, out) == (2, "")
+    assert str(path) in err and err.count("\n") == 1, err
+    assert run("-c", tmp_path)[0] == 2  # a directory
+
+
 def test_secrets_are_warned_of_and_never_shown(tmp_path):
     path = tmp_path / "c.json"
     path.write_text(json.dumps({"clickhouse": {"password": "hunter2"}, "streams": ONE_STREAM}))
@@ -116,6 +152,37 @@ def test_a_port_in_use(daemon):
 def test_a_spool_that_can_not_be_made(daemon):
     daemon.config["spool"]["path"] = "/proc/spoold"
     assert "/proc/spoold" in start_failure(daemon, 1)
+
+
+def test_a_spool_path_that_is_a_file(daemon):
+    daemon.config["spool"]["path"] = daemon.config_path
+    daemon.write_config()
+    assert daemon.config_path in start_failure(daemon, 2)
+
+
+def contents(directory):
+    return {os.path.join(at, name): open(os.path.join(at, name), "rb").read()
+            for at, _, names in os.walk(directory) for name in names if name != "LOCK"}
+
+
+def test_a_spool_of_a_newer_version(spoold):
+    """Refused whichever file says so, and nothing in it is changed."""
+    daemon = spoold(None, NOWHERE, [{"name": "events", "table": "t"}])
+    subprocess.run([os.path.join(os.environ["SUPPORT_DIR"], "mkspool"), daemon.spool, "blocks=1",
+                    "dead=1"], check=True, stdout=subprocess.DEVNULL)
+    segment = next(name for name in contents(daemon.spool) if name.endswith(".seg"))
+    for file in (os.path.join(daemon.spool, "meta.mdb"), os.path.join(daemon.spool, "dead.mdb"), segment):
+        with open(file, "rb") as f:
+            old = f.read()
+        subprocess.run([os.path.join(os.environ["SUPPORT_DIR"], "newer"), file], check=True)
+        before = contents(daemon.spool)
+        said = start_failure(daemon, 1)
+        assert "format version 2" in said and "this program knows" in said, said
+        assert contents(daemon.spool) == before
+        with open(file, "wb") as f:
+            f.write(old)
+    daemon.start()
+    assert daemon.stream_status("events")["rows_spooled"] == 1000
 
 
 def test_a_stale_socket_is_replaced(daemon):
@@ -229,6 +296,16 @@ def test_signals_end_it_in_order(daemon, number):
     assert daemon.wait_exit() == 0
     assert daemon.events("daemon.stopping")[0]["signal"] == number.name
     assert daemon.events()[-1]["event"] == "daemon.exit"
+
+
+def test_no_handlers_at_exit(spoold):
+    """A client that can't be destroyed, here one whose broker never answers, keeps its threads to the
+    end: no library may clean up under them (OpenSSL's handler did, in the middle of their handshakes)."""
+    library = os.path.join(os.environ["SUPPORT_DIR"], "preload_exit.so")
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        daemon = spoold(f"127.0.0.1:{broker.getsockname()[1]}", NOWHERE, [stream("s", "topic", "t")])
+        daemon.start(env={"LD_PRELOAD": library})
+        assert daemon.sigterm() == 0
 
 
 def test_a_second_signal_ends_it_at_once(kafka, clickhouse, spoold):

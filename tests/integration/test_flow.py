@@ -237,9 +237,15 @@ def test_views_are_refused(kafka, server, spoold):
     topic = kafka.create_topic(1)
     table = server.create_bench_table()
     server.query(f"CREATE VIEW {table}_v AS SELECT * FROM {table}")
+    kafka.produce(topic, 100)
     daemon = spoold(kafka, server, [stream("s", topic, table + "_v")]).start()
     daemon.wait(lambda: "view" in daemon.stream_status("s")["reason"].lower(), 20, "held")
     assert daemon.stream_status("s")["state"] == "held"
+    assert kafka.committed_offsets(daemon.group, topic).get(0) in (None, 0)
+    assert daemon.sigterm() == 0  # the table behind it is named, and nothing was lost
+    daemon.config["streams"][0]["table"] = table
+    daemon.start()
+    daemon.wait_rows(server, table, 100)
 
 
 def test_topic_that_comes_later(kafka, server, spoold):

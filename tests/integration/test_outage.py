@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers that are not there, come back, or die in the middle; the daemon that stops and starts."""
+import pytest
+
 from support.process import hold_for, wait_until
 from support.spoold import stream
 
@@ -51,18 +53,18 @@ def test_clickhouse_down_at_the_first_start_with_types_in_the_config(kafka, serv
         server.drop_table("first_start")
 
 
-def test_clickhouse_stopped_for_30_seconds(kafka, server, spoold):
+def test_clickhouse_stopped_under_load(kafka, server, spoold):
     topic = kafka.create_topic(4)
     table = server.create_bench_table(window=1000)
     daemon = spoold(kafka, server, [stream("s", topic, table)]).start()
-    producer = kafka.producer(topic, 200000, "--rate", 5000)
+    producer = kafka.producer(topic, 10**9, "--rate", 15000)
     daemon.wait(lambda: server.count(table) > 5000, 30, "rows")
     server.stop()
     daemon.wait_state("s", "down")
-    hold_for(30, lambda: daemon.alive())
-    assert daemon.stream_status("s")["rows_spooled"] > 100000
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] > 100000, 60, "rows spooled")
     server.start()
-    sent = producer.finish()
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] < 50000, 60, "the backlog goes")
+    sent = producer.stop()
     daemon.wait(lambda: server.unique(table) == sent, 60, "all rows")
     daemon.wait(drained(daemon, kafka, topic), 20, "committed to the end")
     assert_exact(server, table, sent)
@@ -100,6 +102,30 @@ def test_broker_stopped_and_started(kafka, server, spoold):
     daemon.wait_rows(server, table, 20000, 90)
     daemon.wait(drained(daemon, kafka, topic), 60, "committed to the end")
     assert_exact(server, table, 20000)
+
+
+@pytest.mark.long
+def test_the_broker_is_back_after_the_session(kafka, engine, spoold):
+    """An insert ends while the broker is away, so its offsets are to be committed just then. The session
+    ends, and the broker comes back with the group as it was: the client has to forget who it was, and
+    must not say a word in nobody's name before it has joined again."""
+    topic = kafka.create_topic(2)
+    table = engine.create_bench_table()
+    daemon = spoold(kafka, engine, [stream("s", topic, table)])
+    daemon.config["kafka"]["properties"]["session.timeout.ms"] = "6000"
+    daemon.start()
+    kafka.produce(topic, 1000)
+    daemon.wait(drained(daemon, kafka, topic), 30, "committed to the end")
+    engine.freeze()
+    kafka.produce(topic, 1000, "--first", 1000)
+    daemon.wait(lambda: daemon.stream_status("s")["batches"]["in_flight"] > 0, 30, "an insert")
+    kafka.kill()
+    hold_for(3, daemon.alive)  # what is committed now would be kept by the client for 6 s
+    engine.thaw()
+    daemon.wait_log(r"partition\.lost", 30)
+    kafka.start()
+    daemon.wait(drained(daemon, kafka, topic), 60, "committed to the end")
+    assert engine.unique(table) == engine.count(table) == 2000
 
 
 def test_sigterm_under_load_keeps_everything(kafka, server, spoold):
@@ -174,11 +200,11 @@ def test_idle_longer_than_max_poll_interval_keeps_the_membership(kafka, server, 
     topic = kafka.create_topic(2)
     table = server.create_bench_table(window=1000)
     daemon = spoold(kafka, server, [stream("s", topic, table)])
-    daemon.config["kafka"]["properties"].update({"max.poll.interval.ms": "6000",
-                                                 "session.timeout.ms": "6000"})
+    daemon.config["kafka"]["properties"].update({
+        "max.poll.interval.ms": "3000", "session.timeout.ms": "3000", "heartbeat.interval.ms": "500"})
     daemon.start()
     daemon.wait_log(r"partition\.assigned")
-    hold_for(15, lambda: daemon.alive())
+    hold_for(6, lambda: daemon.alive())
     assert len(kafka.group(daemon.group)["members"]) == 1
     assert not daemon.events("partition.lost") and not daemon.events("kafka.lost")
     kafka.produce(topic, 100)
@@ -204,7 +230,8 @@ def test_operator_reset_backward_is_honoured(kafka, engine, spoold):
     table = engine.create_bench_table(window=1000)
     kafka.produce(topic, 1000)
     daemon = spoold(kafka, engine, [stream("s", topic, table)])
-    daemon.config["kafka"]["properties"]["session.timeout.ms"] = "6000"
+    daemon.config["kafka"]["properties"].update({"session.timeout.ms": "3000",
+                                                 "heartbeat.interval.ms": "500"})
     daemon.start()
     daemon.wait_rows(engine, table, 1000)
     assert daemon.sigterm() == 0

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who owns a partition, and what becomes of its rows when that changes: instances of one group that
 join, leave, die and freeze; topics that grow, are made anew or lose records; offsets that are reset."""
+import json
 import signal
 
-from support.process import wait_until
+from support.process import hold_for, wait_until
 from support.spoold import stream
 
 ORIGIN = [{"name": "_topic", "from": "$topic"}, {"name": "_partition", "from": "$partition"},
           {"name": "_offset", "from": "$offset"}]
-SESSION_MS = 6000
+SESSION_MS = 3000
 
 
 class Group:
@@ -27,7 +28,8 @@ class Group:
                       "heartbeat.interval.ms": "500",
                       "topic.metadata.refresh.interval.ms": "1000"}
         return self.spoold(self.kafka, self.server,
-                           [stream("s", self.topic, self.table, columns=self.columns)],
+                           [stream("s", self.topic, self.table, columns=self.columns,
+                                   flush={"interval": "50ms"})],
                            kafka={"group_id": self.name, "properties": properties})
 
     def owned(self):
@@ -74,11 +76,29 @@ def test_instances_join_and_leave(kafka, engine, spoold):
     assert second.sigterm() == 0
     group.wait_owned(2, 2)
     group.drain(producer.stop())
-    # Whoever lets go answers for what is in flight first. But a commit under way while the group
-    # rebalances may be refused for its old generation, and the client then gives its partitions up
-    # as lost: rows inserted and not committed are inserted again by the next owner.
-    lost = [d for d in (first, second, third) if d.events("kafka.lost")]
-    assert group.doubled() == 0 or lost
+    # Whoever lets go answers for what is in flight and commits it first, and no commit meets the
+    # next generation of the group: nothing is lost, nothing comes twice.
+    assert not any(d.events("kafka.lost", whole=True) for d in (first, second, third))
+    assert group.doubled() == 0
+
+
+def test_a_topic_comes_into_the_configuration(kafka, engine, spoold):
+    """The broker would leave a member that comes back the partitions it had, none of the new topic."""
+    group = Group(kafka, engine, spoold)
+    daemon = group.daemon()
+    daemon.start()
+    group.wait_owned(4)
+    kafka.produce(group.topic, 100)
+    daemon.wait_rows(engine, group.table, 100)
+    assert daemon.sigterm() == 0
+    topic, table = kafka.create_topic(1), engine.create_bench_table()
+    daemon.config["streams"].append(stream("new", topic, table))
+    kafka.produce(topic, 100)
+    kafka.produce(group.topic, 100, "--first", 100)
+    daemon.start()
+    daemon.wait_rows(engine, table, 100)
+    daemon.wait_rows(engine, group.table, 200)
+    assert engine.count(group.table) == 200
 
 
 def test_instance_killed(kafka, engine, spoold):
@@ -195,6 +215,187 @@ def test_topic_made_anew_under_its_name(kafka, engine, spoold):
     kafka.produce(group.topic, 500, "--first", 3500)
     group.drain(4000)
     assert group.doubled() == 0
+
+
+def make_anew(kafka, group, records, first):
+    """The topic is deleted and made anew under its name, longer than before."""
+    kafka.delete_topic(group.topic)
+    kafka.create_topic(1, group.topic)
+    kafka.produce(group.topic, records, "--first", first)
+
+
+def test_topic_made_anew_and_longer_while_running(kafka, engine, spoold):
+    group = Group(kafka, engine, spoold, 1)
+    daemon = group.daemon().start()
+    kafka.produce(group.topic, 3000)
+    group.drain(3000)
+    make_anew(kafka, group, 3100, 3000)
+    daemon.wait(lambda: engine.unique(group.table) == 6100, 60,
+                lambda: f"the new topic's rows: {engine.unique(group.table)}")
+    assert daemon.events("partition.new_log") or daemon.events("partition.out_of_range")
+    daemon.wait(lambda: group.committed() == {0: 3100}, 30, "committed in the new log")
+    assert group.doubled() == 0
+    assert daemon.sigterm() == 0
+    daemon.start()
+    kafka.produce(group.topic, 500, "--first", 6100)
+    group.drain(6600)
+    assert group.doubled() == 0
+
+
+def test_topic_made_anew_and_longer_while_stopped(kafka, engine, spoold):
+    group = Group(kafka, engine, spoold, 1)
+    daemon = group.daemon().start()
+    kafka.produce(group.topic, 3000)
+    group.drain(3000)
+    assert daemon.sigterm() == 0
+    make_anew(kafka, group, 3100, 3000)
+    daemon.start()
+    group.drain(6100)
+    assert len(daemon.events("partition.new_log")) == 1
+    assert group.doubled() == 0
+    assert daemon.sigterm() == 0
+    daemon.start()
+    kafka.produce(group.topic, 500, "--first", 6100)
+    group.drain(6600)
+    assert not daemon.events("partition.new_log")
+    assert group.doubled() == 0
+
+
+def test_topic_made_anew_while_its_rows_are_held(kafka, engine, spoold):
+    """Rows of the old log that wait in the spool are sent too, and do not hide those of the new."""
+    group = Group(kafka, engine, spoold, 1)
+    daemon = group.daemon().start()
+    kafka.produce(group.topic, 1000)
+    group.drain(1000)
+    assert daemon.sigterm() == 0
+    daemon.config["clickhouse"]["urls"] = ["http://127.0.0.1:9"]  # nobody answers there
+    daemon.start()
+    kafka.produce(group.topic, 1000, "--first", 1000)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 1000, 30, "rows spooled")
+    make_anew(kafka, group, 2500, 2000)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 3500, 60, "the new log's rows")
+    daemon.kill9()
+    daemon.config["clickhouse"]["urls"] = [engine.url]
+    daemon.start()
+    group.drain(4500)
+    assert group.doubled() == 0
+
+
+def test_what_retention_took_is_no_new_log(kafka, engine, spoold):
+    """The last record read is gone, and so is nothing else that could be compared."""
+    group = Group(kafka, engine, spoold, 1)
+    daemon = group.daemon().start()
+    kafka.produce(group.topic, 1000)
+    group.drain(1000)
+    assert daemon.sigterm() == 0
+    kafka.truncate(group.topic, 0, 1000)
+    daemon.start()
+    kafka.produce(group.topic, 500, "--first", 1000)
+    group.drain(1500)
+    kafka.truncate(group.topic, 0, 1500)
+    kafka.kill()
+    kafka.start()  # the fetches fail, and the place is looked at once more
+    kafka.produce(group.topic, 500, "--first", 1500)
+    group.drain(2000)
+    assert not daemon.events("partition.new_log") and not daemon.events("partition.out_of_range")
+    assert daemon.metric("spoold_gap_records_total") == 0
+    assert group.doubled() == 0
+
+
+def send_keyed(kafka, topic, rounds, keys, first=0):
+    """rounds times the same keys, ids that run on; compaction leaves the last of each key."""
+    for n in range(first, first + rounds * keys, keys):
+        kafka.send(topic, [{"value": json.dumps({"id": n + k}), "key": f"key-{k}"}
+                           for k in range(keys)], partition=0)
+
+
+def test_a_compacted_topic_has_holes_and_no_gaps(kafka, engine, spoold):
+    topic = kafka.create_topic(1, cleanup_policy="compact", segment_ms=100, segment_bytes=1 << 20,
+                               min_cleanable_dirty_ratio=0.01, min_compaction_lag_ms=0,
+                               max_compaction_lag_ms=1000, delete_retention_ms=100)
+    table = engine.create_table("id UInt64, _offset Int64", order_by="id")
+    daemon = spoold(kafka, engine, [stream("s", topic, table, columns=[
+        {"name": "id"}, {"name": "_offset", "from": "$offset"}], flush={"interval": "50ms"})])
+    daemon.start()
+    send_keyed(kafka, topic, 2, 50)
+    daemon.wait(lambda: engine.count(table) == 100, 60, "the first rows")
+    assert daemon.sigterm() == 0
+    # Of what is written now only the last of each key stays, and the record last read is gone too.
+    send_keyed(kafka, topic, 20, 50, first=100)
+    kafka.send(topic, [{"value": None, "key": "key-7"}], partition=0)
+
+    def left():
+        kafka.send(topic, [{"value": json.dumps({"id": 10**6}), "key": "pulse"}], partition=0)
+        offsets = [r["offset"] for r in kafka.read(topic)]
+        return offsets if len(offsets) < 120 and 99 not in offsets else None
+    wait_until(left, 120, "compaction")
+    daemon.start()
+    wanted = {json.loads(r["value"])["id"] for r in kafka.read(topic) if r["value"] is not None}
+
+    def ids():
+        return {int(row[0]) for row in engine.rows(f"SELECT id FROM {table}")}
+    daemon.wait(lambda: not wanted - ids(), 60, lambda: f"left and not read: {wanted - ids()}")
+    assert engine.count(table) == engine.unique(table, "_offset")  # none twice
+    assert daemon.metric("spoold_gap_records_total") == 0
+    for event in ("partition.gap", "partition.new_log", "partition.out_of_range"):
+        assert not daemon.events(event)
+
+
+def test_tombstones_are_skipped_and_counted(kafka, engine, spoold):
+    group = Group(kafka, engine, spoold, 1)
+    daemon = group.daemon().start()
+    kafka.produce(group.topic, 10)
+    kafka.send(group.topic, [{"value": None, "key": f"k{n}"} for n in range(25)], partition=0)
+    group.drain(10)  # also the offsets of the tombstones are committed
+    assert daemon.metric("spoold_tombstones_total") == 25
+    assert daemon.metric("spoold_dead_letters_total") == 0
+    assert daemon.sigterm() == 0
+    daemon.start()  # the last record read was a tombstone
+    kafka.produce(group.topic, 10, "--first", 10)
+    group.drain(20)
+    assert group.doubled() == 0 and not daemon.events("partition.new_log")
+
+
+def test_an_empty_topic_is_idle(kafka, engine, spoold):
+    group = Group(kafka, engine, spoold, 3)
+    daemon = group.daemon().start()
+    daemon.wait(lambda: len(daemon.events("partition.assigned")) == 3, 40, "the partitions")
+    daemon.wait(lambda: daemon.metric("spoold_kafka_lag_records") == 0, 30, "no lag")
+    status = daemon.stream_status("s")
+    assert status["state"] == "running" and status["rows_inserted"] == 0
+    assert daemon.metric("spoold_batches_total") == 0
+    assert not [e for e in daemon.events() if e["level"] in ("warn", "error")
+                and e["event"] != "stream.state"]  # it waits for the table at first
+    assert daemon.sigterm() == 0
+    daemon.start()
+    kafka.produce(group.topic, 30)
+    group.drain(30)
+    assert group.doubled() == 0
+
+
+def test_broker_away_with_many_partitions_is_few_lines(kafka, engine, spoold, clock):
+    topics = [kafka.create_topic(20) for _ in range(5)]
+    table = engine.create_bench_table(window=1000)
+    daemon = spoold(kafka, engine, [stream("s", topics, table)])
+    daemon.start(env=clock.env)
+    for n, topic in enumerate(topics):
+        kafka.produce(topic, 1000, "--first", n * 1000)
+    daemon.wait(lambda: engine.unique(table) == 5000, 60, "all rows")
+    before = len(daemon.events())
+    kafka.stop()
+    daemon.wait(lambda: not daemon.status()["kafka"]["connected"], 60, "the outage is seen")
+    clock.run(speed=5)
+    hold_for(5)  # the client's 25
+    clock.run(speed=1)
+    lines = daemon.events()[before:]
+    said = [e for e in lines if e["event"].startswith(("kafka.", "partition.", "commit."))]
+    assert 0 < len(said) <= 12, said
+    assert "refused" in daemon.status()["kafka"]["reason"], daemon.status()["kafka"]
+    kafka.start()
+    for n, topic in enumerate(topics):
+        kafka.produce(topic, 100, "--first", 5000 + n * 100)
+    daemon.wait(lambda: engine.unique(table) == 5500, 60, "rows of every partition")
+    assert not daemon.events("partition.new_log")
 
 
 def test_operator_resets_forward_and_back(kafka, engine, spoold):

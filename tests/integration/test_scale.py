@@ -2,20 +2,14 @@
 """Many partitions, large records, large backlogs."""
 import json
 import os
-import re
 import subprocess
 
 import pytest
 
+from support.process import anonymous_bytes
 from support.spoold import stream
 
 MIB = 1 << 20
-
-
-def anonymous_bytes(pid):
-    """Anonymous memory the process has now."""
-    with open(f"/proc/{pid}/status", encoding="ascii") as f:
-        return int(re.search(r"RssAnon:\s+(\d+) kB", f.read()).group(1)) * 1024
 
 
 def test_a_thousand_partitions(kafka, engine, spoold):

@@ -310,7 +310,7 @@ def test_no_daemon_behind_the_socket(tmp_path):
 @pytest.mark.parametrize("args, says", [
     ([], "which command"),
     (["frobnicate"], "unknown command 'frobnicate'"),
-    (["dead"], "needs ls or show"),
+    (["dead"], "needs ls, show, replay or discard"),
     (["show"], "show needs a STREAM"),
     (["show", "Events"], "can't be a stream"),
     (["show", "a/b"], "can't be a stream"),
@@ -339,6 +339,10 @@ def test_help_and_version():
         assert word in text
     assert spoolctl("--help") == text
     assert "--origin" in spoolctl("help", "show")
+    group = spoolctl("help", "dead")
+    assert all(f"dead {name}" in group for name in ("ls", "show", "replay", "discard"))
+    assert spoolctl("dead", "--help") == group
+    assert "exactly once" in spoolctl("help", "dead", "replay")
     assert spoolctl("dead", "ls", "--help") == spoolctl("help", "dead", "ls")
     version = (ROOT / "VERSION").read_text().strip()
     assert spoolctl("--version") == f"spoolctl {version}\n"

@@ -123,13 +123,45 @@ def test_dead(tmp_path):
               "record": "{\"c\": \u001b[31m}"}
     body = (json.dumps(letter) + "\n").encode()
     answers = {"GET /dead?limit=0": (200, body),
-               "GET /dead?limit=0&stream=events&origin=t-0&offset=4": (200, body)}
+               "GET /dead?limit=0&stream=events&origin=t-0&from=4&to=4": (200, body)}
     with daemon(tmp_path / "s", answers):
         text = spoolctl(tmp_path / "s", "dead", "ls").stdout
         assert "2026-11-23 17:54:00Z" in text and "range" in text
         whole = spoolctl(tmp_path / "s", "dead", "show", "events", "--origin", "t-0", "--offset", 4)
     assert "too big" in whole.stdout
     assert "\x1b" not in text + whole.stdout
+
+
+FILTERED = "origin=t-0&reason=range&from=1&to=9&code=-5"
+FILTER = ["--origin", "t-0", "--reason", "range", "--from", 1, "--to", 9, "--code", -5]
+
+
+def test_dead_replay(tmp_path):
+    fine = {"stream": "events", "replayed": 7, "refused": 0, "unsettled": 0, "cut": 0, "stopped": ""}
+    some = {**fine, "refused": 2, "unsettled": 3, "cut": 4, "stopped": "the spool is full"}
+    answers = {f"POST /streams/events/dead/replay?{FILTERED}": (200, fine),
+               "POST /streams/events/dead/replay": (200, some)}
+    with daemon(tmp_path / "s", answers):
+        done = spoolctl(tmp_path / "s", "dead", "replay", "events", *FILTER)
+        assert (done.returncode, done.stdout) == (0, "events: 7 replayed, 0 refused again\n")
+        done = spoolctl(tmp_path / "s", "dead", "replay", "events")
+        assert done.returncode == 1 and "the spool is full" in done.stderr
+        assert all(f"{n} " in done.stdout for n in (2, 3, 4))
+        done = spoolctl(tmp_path / "s", "dead", "replay", "events", "--json")
+        assert done.returncode == 1 and json.loads(done.stdout) == some
+        assert spoolctl(tmp_path / "s", "dead", "replay").returncode == 2
+
+
+def test_dead_discard_counts_before_it_does(tmp_path):
+    found = {"stream": "events", "letters": 3, "bytes": 1000, "stopped": ""}
+    answers = {f"POST /streams/events/dead/discard?dry=1&{FILTERED}": (200, found),
+               f"POST /streams/events/dead/discard?{FILTERED}": (200, found)}
+    with daemon(tmp_path / "s", answers) as seen:
+        done = spoolctl(tmp_path / "s", "dead", "discard", "events", *FILTER)
+        assert done.returncode == 1 and "3 dead letters" in done.stdout and "--yes" in done.stdout
+        assert len(seen) == 1 and "dry=1" in seen[0]
+        done = spoolctl(tmp_path / "s", "dead", "discard", "events", *FILTER, "--yes", "--json")
+        assert done.returncode == 0 and json.loads(done.stdout) == found
 
 
 def test_ls_blocks_passes_over_a_segment_that_is_gone(tmp_path):

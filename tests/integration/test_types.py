@@ -2,6 +2,7 @@
 """A table with a column of every type: what arrives through the daemon is what the server's own
 JSONEachRow makes of the same records, and no column needs the JSONEachRow fallback."""
 import json
+import random
 
 from support.spoold import stream
 
@@ -88,6 +89,8 @@ MODERN = [
     ("mls", "MultiLineString", [[[[0, 0], [1, 0]], []]]),
     ("pol", "Polygon", [[[[0, 0], [1, 0], [1, 1]]]]),
     ("mpol", "MultiPolygon", [[[[[0, 0], [1, 0], [1, 1]]]], []]),
+    ("geo", "Geometry", [[1, -2.5], [[0, 0], [1, 0]], [[[0, 0], [1, 0]]], [[[[0, 0], [1, 1]]]], None, []]),
+    ("ageo", "Array(Geometry)", [[[1, 2], [[1, 2]], None], []]),
     ("saf", "SimpleAggregateFunction(sum, UInt64)", [18446744073709551615, 0]),
     ("safn", "SimpleAggregateFunction(max, Nullable(Int32))", [None, -5]),
     ("iv", "IntervalSecond", [5, -5]),
@@ -109,6 +112,13 @@ def record(columns, i, change=lambda name, value: value):
     members += [f"{json.dumps(name)}:{text(change(name, values[i % len(values)]))}"
                 for name, _, values in columns]
     return "{" + ",".join(members) + "}"
+
+
+def assert_native(daemon, name="s"):
+    """No table-wide fallback, and each stored block is a Native one."""
+    assert daemon.stream_status(name)["format"] == "native"
+    blocks = json.loads(daemon.control("GET", f"/streams/{name}/blocks")[1])["blocks"]
+    assert blocks and {block["format"] for block in blocks if block["rows"]} == {"native"}, blocks
 
 
 def make_table(server, columns, name, extra="", **settings):
@@ -145,7 +155,7 @@ def test_every_type_of_the_modern_engine(kafka, engine, spoold):
     daemon.wait_rows(engine, table, len(records))
     engine.insert(table + "_twin", ["id", "def"] + [f"`{c}`" for c, _, _ in columns],
                   "\n".join(records).encode(), format="JSONEachRow")
-    assert daemon.stream_status("s")["format"] == "native"
+    assert_native(daemon)
     compare(select(engine, table, "mat", "al"), select(engine, table + "_twin", "mat", "al"))
     compare([engine.query(f"SELECT arrayMap(x -> variantType(x), av), variantType(v), variantType(vn) "
                           f"FROM {t} ORDER BY id") for t in (table,)],
@@ -167,7 +177,7 @@ def test_nested_that_is_not_flattened_and_nullable_tuples(kafka, engine, spoold)
     daemon = spoold(kafka, engine, [stream("s", topic, table)]).start()
     daemon.wait_rows(engine, table, len(records))
     engine.insert(table + "_twin", ["id", "n", "nt"], "\n".join(records).encode(), format="JSONEachRow")
-    assert daemon.stream_status("s")["format"] == "native"
+    assert_native(daemon)
     compare(select(engine, table), select(engine, table + "_twin"))
 
 
@@ -187,9 +197,62 @@ def test_every_type_of_the_old_server(kafka, clickhouse, spoold):
     twin = [record(BOTH, i, as_old) for i in range(60)]
     clickhouse.insert(table + "_twin", ["id"] + [f"`{c}`" for c, _, _ in BOTH],
                       "\n".join(twin).encode(), format="JSONEachRow")
-    assert daemon.stream_status("s")["format"] == "native"
+    assert_native(daemon)
     compare(select(clickhouse, table, "mat"), select(clickhouse, table + "_twin", "mat"))
     assert daemon.metric("spoold_dead_letters_total") == 0
+
+
+def test_defaults_that_only_the_server_knows(kafka, server, spoold):
+    """Records with and without the keys, in any order, in Native blocks on both servers."""
+    topic = kafka.create_topic(1)
+    table = server.create_table(
+        "k UInt32, s String DEFAULT concat('s', toString(k)), a Array(String) DEFAULT splitByChar(',', 'a,b'), "
+        "n Nullable(UInt32) DEFAULT toUInt32(k * 2), t DateTime('UTC') DEFAULT toDateTime(k), "
+        "e Enum8('x' = 1, 'y' = 2) DEFAULT if(k % 2 = 1, 'x', 'y')", order_by="k", window=1000)
+    rng, records, wanted = random.Random(5), [], []
+    for k in range(3000):
+        give = {"s": f"given {k}", "a": [str(k)], "n": rng.choice([None, k]), "t": f"2026-11-23 10:{k % 60:02}:00",
+                "e": "xy"[k % 2]}
+        row = {"s": f"s{k}", "a": ["a", "b"], "n": 2 * k, "e": "yx"[k % 2],
+               "t": f"1970-01-01 00:{k // 60:02}:{k % 60:02}"}
+        shape = rng.random()
+        present = {name: v for name, v in give.items() if shape > 0.7 or (shape > 0.4 and rng.random() < 0.5)}
+        records.append(json.dumps({"k": k, **present}))
+        wanted.append({"k": k, **row, **present})
+    kafka.send(topic, records)
+    daemon = spoold(kafka, server, [stream("s", topic, table)]).start()
+    daemon.wait_rows(server, table, 3000)
+    assert_native(daemon)
+    got = server.query(f"SELECT * FROM {table} ORDER BY k FORMAT JSONEachRow").split("\n")
+    assert [json.loads(line) for line in got] == wanted
+    assert daemon.metric("spoold_dead_letters_total") == 0
+
+
+def test_columns_that_the_server_makes(kafka, server, spoold):
+    """MATERIALIZED and ALIAS are left out, and a wish for one is refused; EPHEMERAL feeds a DEFAULT."""
+    topic = kafka.create_topic(1)
+    columns = "k UInt32, m UInt32 MATERIALIZED k + 1, al UInt32 ALIAS k + 2"
+    wishes = None
+    if server.modern:
+        columns += ", e String EPHEMERAL, d UInt64 DEFAULT length(e)"
+        wishes = [{"name": "k"}, {"name": "e"}, {"name": "d"}]
+    table = server.create_table(columns, order_by="k")
+    options = {"columns": wishes} if wishes else {}
+    daemon = spoold(kafka, server, [stream("s", topic, table, **options)]).start()
+    kafka.send(topic, ['{"k":1,"e":"abc","m":70,"al":70}', '{"k":2,"e":"","d":9}', '{"k":3}'])
+    daemon.wait_rows(server, table, 3)
+    assert_native(daemon)
+    more = ", d" if server.modern else ""
+    got = server.query(f"SELECT k, m, al{more} FROM {table} ORDER BY k FORMAT TabSeparated").split("\n")
+    assert [line.split("\t")[:3] for line in got] == [["1", "2", "3"], ["2", "3", "4"], ["3", "4", "5"]]
+    if server.modern:
+        assert [line.split("\t")[3] for line in got] == ["3", "9", "0"]
+    assert daemon.sigterm() == 0
+    for name, word in (("m", "MATERIALIZED"), ("al", "ALIAS")):
+        daemon.config["streams"][0]["columns"] = [{"name": "k"}, {"name": name}]
+        daemon.start()
+        daemon.wait(lambda: f"column {name}: is {word}" in daemon.stream_status("s")["reason"], 20, "held by name")
+        assert daemon.sigterm() == 0
 
 
 def test_an_aggregate_state_is_refused_with_the_reason(kafka, engine, spoold):

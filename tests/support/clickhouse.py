@@ -26,6 +26,7 @@ CONFIG = """\
   <mark_cache_size>104857600</mark_cache_size>
   <max_concurrent_queries>100</max_concurrent_queries>
   <keep_alive_timeout>3</keep_alive_timeout>
+  <shutdown_wait_unfinished>1</shutdown_wait_unfinished>
   <timezone>UTC</timezone>
 </yandex>
 """

@@ -19,10 +19,13 @@ LEAF = re.compile(r"U?Int\d+|B?Float\d+|Decimal\(\d+, \d+\)|DateTime64\([^)]*\)|
                   r"Enum\d+\(.*?\)|Time64\(\d\)|Time|Bool|UUID|IPv[46]")
 
 
+GEO = ("Point", "Ring", "Polygon", "LineString", "MultiLineString", "MultiPolygon", "Geometry")
+
+
 def leaf_of(type_):
     """The scalar inside, as far as one matters; String loses against the others."""
     found = LEAF.findall(type_)
-    return found[-1] if found else "Float64" if type_ in ("Point", "Ring", "Polygon", "Dynamic") else "String"
+    return found[-1] if found else "Float64" if type_ in GEO + ("Dynamic",) else "String"
 
 
 def _int_bounds(leaf):
@@ -42,6 +45,8 @@ def float_overflow(leaf, text, _quoted):
     exponent = re.search(r"[eE]\+?(\d+)$", text)
     if exponent and len(exponent.group(1)) > 5:
         return True
+    if re.search(r"[eE]-\d{6,}$", text):
+        return False  # smaller than any digits before it could make good, and too small for decimal
     bits, top = {"Float64": (53, 1023), "Float32": (24, 127), "BFloat16": (8, 127)}[leaf]
     limit = (2 - fractions.Fraction(1, 2 ** bits)) * 2 ** top
     return abs(fractions.Fraction(decimal.Decimal(text))) >= limit

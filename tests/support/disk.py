@@ -2,10 +2,11 @@
 """A disk whose power can be cut: ext4 on a sparse file."""
 import fcntl
 import os
+import signal
 import struct
 import subprocess
 
-from .process import wait_until
+from .process import Sampler, wait_until
 
 EXT4_IOC_SHUTDOWN = (2 << 30) | (4 << 16) | (ord("X") << 8) | 125  # _IOR('X', 125, __u32)
 NOLOGFLUSH = 2
@@ -15,6 +16,59 @@ def _run(*argv):
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           check=False)
     return done.stdout.strip() or f"{argv[0]}: exit {done.returncode}" if done.returncode else None
+
+
+def _users(path):
+    """The processes that have something open below path, or work there."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            links = [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+            if any((os.readlink(link) + "/").startswith(path + "/")
+                   for link in links + [f"/proc/{pid}/cwd"]):
+                yield int(pid)
+        except OSError:
+            pass  # it ended, or is not ours
+
+
+def unmount_surely(path):
+    """Kills whoever holds it."""
+    def gone():
+        if not _run("umount", path):
+            return True
+        for pid in _users(path):
+            os.kill(pid, signal.SIGKILL)
+        return False
+    try:
+        wait_until(gone, 5, f"{path} unmounted")
+    except AssertionError:
+        _run("umount", "-l", path)  # it goes with its last user
+        raise
+
+
+def disk_bytes(directory):
+    """What du says."""
+    total = 0
+    for root, _, files in os.walk(directory):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+            except FileNotFoundError:
+                pass  # a segment just went
+    return total
+
+
+class Du(Sampler):
+    """The most a directory has ever taken, and the least its file system had free."""
+
+    def __init__(self, directory):
+        super().__init__()
+        self.most, self.least_free = 0, 1 << 62
+        self._directory = directory
+
+    def look(self):
+        self.most = max(self.most, disk_bytes(self._directory))
+        fs = os.statvfs(self._directory)
+        self.least_free = min(self.least_free, fs.f_bavail * fs.f_frsize)
 
 
 class Disk:
@@ -56,3 +110,10 @@ class Disk:
         if self.mounted:
             wait_until(lambda: not _run("umount", self.path), 10, f"{self.path} unmounted")
             self.mounted = False
+
+    def remove(self):
+        """Whoever uses it is killed."""
+        if self.mounted:
+            unmount_surely(self.path)
+            self.mounted = False
+        os.unlink(self.image)

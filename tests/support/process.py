@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 PR_SET_PDEATHSIG = 1
@@ -26,6 +27,46 @@ def wait_until(condition, seconds, what):
         select.select([], [], [], 0.02)
 
 
+def anonymous_bytes(pid):
+    """Anonymous memory the process has now."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) * 1024 for line in f if line.startswith("RssAnon:"))
+
+
+class Sampler:
+    """Calls look() beside the test, again and again."""
+
+    def __init__(self):
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def look(self):
+        raise NotImplementedError
+
+    def _run(self):
+        while not self._end.wait(0.01):
+            self.look()
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._end.set()
+        self._thread.join()
+
+
+class MostMemory(Sampler):
+    """The most anonymous memory a process has ever had."""
+
+    def __init__(self, pid):
+        super().__init__()
+        self.most, self._pid = 0, pid
+
+    def look(self):
+        self.most = max(self.most, anonymous_bytes(self._pid))
+
+
 def hold_for(seconds, check=None):
     """Keeps an outage of stated length going; check(), if given, is called all along."""
     deadline = time.monotonic() + seconds
@@ -35,10 +76,23 @@ def hold_for(seconds, check=None):
         select.select([], [], [], 0.05)
 
 
+_claims = []
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """No other run on this machine is given it as long as this one lasts, be its server up or not."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0spoold-test-port-{port}")
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port
 
 
 def port_answers(port):

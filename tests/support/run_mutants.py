@@ -1,18 +1,26 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Applies each patch of tests/mutants to a copy of the tree and runs the unit test its header names
-("Test: PROGRAM FUNCTION"), which must fail. run_mutants.py [PATCH...]; the exit code counts the
-survivors."""
+"""Applies each patch of tests/mutants to a copy of the tree and runs the test its header names, which
+must fail: "Test: PROGRAM FUNCTION" is a unit test, "Test: tests/LANE/FILE.py::NAME" one of pytest
+(whose servers and tools come from the environment of `make mutants`).
+
+    run_mutants.py [--unit] [PATCH...]
+
+--unit leaves out those that pytest finds, and those of Kafka's client, of which some hang for two minutes.
+The exit code counts the survivors, and the patches that no longer apply or build."""
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MUTANTS = os.path.join(ROOT, "tests", "mutants")
-COPIED = ["Makefile", "VERSION", ".ci", "include", "src", "tools", "tests/unit", "tests/data",
-          "build/release-failpoints"]  # with what is built, so that little is built anew
+BUILD = "build/release-failpoints"
+COPIED = ["Makefile", "VERSION", ".ci", "include", "src", "tools", "tests",
+          BUILD]  # with what is built, so that little is built anew
 
 
 def patches():
@@ -27,6 +35,10 @@ def named_test(patch):
     raise ValueError(f"{patch} names no test")
 
 
+def is_unit(patch):
+    return len(named_test(patch)) == 2
+
+
 def copy_tree(to):
     for name in COPIED:
         source, target = os.path.join(ROOT, name), os.path.join(to, name)
@@ -37,39 +49,74 @@ def copy_tree(to):
             shutil.copy2(source, target)
 
 
-def run_test(tree, program, function):
-    """Whether the function passed; builds first. A test that crashes or hangs has failed."""
-    binary = f"build/release-failpoints/tests/{program}"
-    subprocess.run(["make", "-s", "-j2", "SANITIZE=0", "FAILPOINTS=1", binary], cwd=tree, check=True)
+def build(tree, target):
+    subprocess.run(["make", "-s", "-j2", "SANITIZE=0", "FAILPOINTS=1", f"{BUILD}/{target}"],
+                   cwd=tree, check=True)
+
+
+def output_of(argv, tree, seconds, env=None):
+    """(exit code, text); None for one that hangs."""
     try:
-        done = subprocess.run([f"./{binary}"], cwd=tree, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=120, check=False)
+        done = subprocess.run(argv, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              timeout=seconds, check=False, env=env)
     except subprocess.TimeoutExpired:
-        return False
-    text = done.stdout.decode(errors="replace")
-    if f"[       OK ] {function}" in text:
+        return None, ""
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def unit_passes(tree, program, function):
+    """A test that crashes or hangs has failed."""
+    build(tree, f"tests/{program}")
+    code, text = output_of([f"./{BUILD}/tests/{program}"], tree, 120)
+    if f"[       OK ] {function}\n" in text:  # the line: names begin with others
         return True
-    if done.returncode >= 0 and f"[  FAILED  ] {function}" not in text:
+    if code is not None and code >= 0 and f"[  FAILED  ] {function}\n" not in text:
         raise ValueError(f"{program} says nothing of {function}:\n{text[-2000:]}")
     return False
 
 
-def run(patch):
-    """Whether the mutant was found, and what its test did."""
-    program, function = named_test(patch)
-    with tempfile.TemporaryDirectory(prefix="mutant-") as tree:
-        copy_tree(tree)
-        subprocess.run(["patch", "-s", "-p1", "-i", patch], cwd=tree, check=True)
-        return not run_test(tree, program, function), f"{program} {function}"
+def pytest_passes(tree, name):
+    build(tree, "spoold")
+    env = {**os.environ, "SPOOLD_BIN": os.path.join(tree, BUILD, "spoold"), "CI": "true"}
+    code, text = output_of([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-x",
+                            name], tree, 600, env)
+    ran = re.search(r"^(\d+) (passed|failed)", text, re.M)
+    if code is not None and (not ran or code not in (0, 1)):
+        raise ValueError(f"{name} was not run:\n{text[-2000:]}")
+    return code == 0
+
+
+def run(tree, patch):
+    """Whether the mutant was found; None where it can't be made. The tree is as it was, afterwards."""
+    test = named_test(patch)
+    argv = ["patch", "-s", "-p1", "-i", patch]
+    if subprocess.run([*argv, "--dry-run"], cwd=tree, check=False).returncode:
+        return None
+    subprocess.run(argv, cwd=tree, check=True)
+    try:
+        return not (unit_passes(tree, *test) if is_unit(patch) else pytest_passes(tree, *test))
+    except subprocess.CalledProcessError:
+        return None  # it does not build
+    finally:
+        subprocess.run([*argv, "-R"], cwd=tree, check=True)
 
 
 def main():
+    arguments = sys.argv[1:]
+    only_unit = arguments[:1] == ["--unit"]
+    chosen = [os.path.abspath(p) for p in arguments[only_unit:]] or patches()
     survivors = 0
-    for patch in [os.path.abspath(p) for p in sys.argv[1:]] or patches():
-        found, test = run(patch)
-        survivors += not found
-        print(f"{'found   ' if found else 'SURVIVED'} {os.path.basename(patch)[:-6]:32} {test}",
-              flush=True)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as tree:
+        copy_tree(tree)
+        for patch in chosen:
+            if only_unit and (not is_unit(patch) or named_test(patch)[0].startswith("test_kafka")):
+                continue
+            started = time.monotonic()
+            found = run(tree, patch)
+            survivors += not found
+            word = "found" if found else "SURVIVED" if found is not None else "BROKEN"
+            print(f"{word:8} {os.path.basename(patch)[:-6]:28} "
+                  f"{time.monotonic() - started:4.0f} s  {' '.join(named_test(patch))}", flush=True)
     return survivors
 
 

@@ -73,6 +73,7 @@ class Spoold:
         self.log_path = os.path.join(self.directory, "spoold.log")
         self.group = f"spoold-{os.urandom(4).hex()}"
         self.child = None
+        self.env = {}  # of every start
         self._log_from = 0
         base = {
             "spool": {"path": self.spool, "min_free_bytes": "1MiB"},
@@ -107,7 +108,7 @@ class Spoold:
     def launch(self, failpoints=None, env=None, args=()):
         """Starts the process and waits for nothing. failpoints: "name=action[@n],..."."""
         self.write_config()
-        env = dict(env or {})
+        env = {**self.env, **(env or {})}
         if failpoints:
             env["SPOOLD_FAILPOINTS"] = failpoints
         self._log_from = os.path.getsize(self.log_path) if os.path.exists(self.log_path) else 0

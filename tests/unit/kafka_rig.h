@@ -39,6 +39,7 @@ struct rig;
 struct seat { /* a partition as the pipeline sees it */
     struct rig *rig;
     struct kafka_partition *partition;
+    bool owned; /* assigned and not yet asked back */
     int64_t committed;
     char metadata[64];
     int64_t low, high;
@@ -46,7 +47,7 @@ struct seat { /* a partition as the pipeline sees it */
     uint64_t records;
     uint64_t bytes;
     int64_t gap_from, gap_to;
-    int64_t out_of_range;
+    int64_t out_of_range, new_log;
     int64_t commit_ok, commit_failed;
 };
 
@@ -132,6 +133,7 @@ static void rig_assigned(void *arg, struct kafka_partition *p,
 
     seat->rig = rig;
     seat->partition = p;
+    seat->owned = true;
     seat->committed = committed->offset;
     snprintf(seat->metadata, sizeof(seat->metadata), "%s", committed->metadata);
     seat->low = committed->low;
@@ -141,8 +143,8 @@ static void rig_assigned(void *arg, struct kafka_partition *p,
     rig->assigned++;
     if (rig->hold_assigned)
         return;
-    kafka_partition_start(p, rig->resume_committed && committed->offset >= 0 ? committed->offset
-                                                                             : rig->begin);
+    kafka_partition_start(
+        p, rig->resume_committed && committed->offset >= 0 ? committed->offset : rig->begin, NULL);
 }
 
 struct rig_job {
@@ -251,7 +253,8 @@ static void rig_revoking(void *arg, struct kafka_partition *const *partitions, s
 {
     struct rig *rig = arg;
 
-    (void)partitions;
+    for (size_t i = 0; i < count; i++)
+        rig->seats[kafka_partition_number(partitions[i])].owned = false;
     assert_true(max_ms > 0 && max_ms <= 30000);
     rig->revoked += count;
     rig->lost += lost ? count : 0;
@@ -277,6 +280,14 @@ static void rig_out_of_range(void *arg, struct kafka_partition *p, int64_t posit
     seat->out_of_range = position;
 }
 
+static void rig_new_log(void *arg, struct kafka_partition *p, int64_t position)
+{
+    struct seat *seat = kafka_partition_user(p);
+
+    (void)arg;
+    seat->new_log = position;
+}
+
 static void rig_fatal(void *arg, const char *text)
 {
     struct rig *rig = arg;
@@ -298,7 +309,8 @@ static void rig_committed(void *arg, struct kafka_partition *p, int64_t offset, 
 }
 
 static const struct kafka_callbacks rig_callbacks = {
-    rig_assigned, rig_run, rig_revoking, rig_gap, rig_out_of_range, rig_fatal, rig_committed,
+    rig_assigned,     rig_run,     rig_revoking, rig_gap,
+    rig_out_of_range, rig_new_log, rig_fatal,    rig_committed,
 };
 
 static void rig_expired(uv_timer_t *timer)
@@ -341,7 +353,7 @@ static UNUSED void rig_init(struct rig *rig)
     for (int i = 0; i < RIG_PARTITIONS_MAX; i++) {
         struct seat *seat = &rig->seats[i];
         seat->committed = seat->first = seat->last = seat->commit_ok = seat->commit_failed = -1;
-        seat->gap_from = seat->gap_to = seat->out_of_range = -1;
+        seat->gap_from = seat->gap_to = seat->out_of_range = seat->new_log = -1;
     }
 }
 

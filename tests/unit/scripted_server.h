@@ -33,7 +33,7 @@ struct step {
     void *arg;
 };
 
-#define SCRIPT_STEPS       12
+#define SCRIPT_STEPS       16
 #define SCRIPT_CONNECTIONS 16
 
 struct script {

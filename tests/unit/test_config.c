@@ -395,11 +395,18 @@ static void wrong_values_are_refused_with_path_and_reason(void **state)
     };
     for (size_t i = 0; i < sizeof(CASES) / sizeof(CASES[0]); i++)
         assert_refused(CASES[i].text, CASES[i].sentence);
-    assert_refused_as("{\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"dead_letters\":{\"topic\":"
-                      "\"x\"}}]}",
-                      SPOOL_E_UNSUPPORTED,
-                      "f.json:1:61: streams[0].dead_letters.topic: this version of spoold can't do "
-                      "that yet; remove the key");
+    assert_refused("{\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"dead_letters\":{\"topic\":"
+                   "\"x\"}}]}",
+                   "f.json:1:1: kafka.brokers: is missing; streams with topics need it");
+    assert_refused("{\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"dead_letters\":{\"table\":"
+                   "\"t\"}}]}",
+                   "f.json:1:61: streams[0].dead_letters.table: is the table of the stream's own "
+                   "rows");
+    assert_refused(
+        "{\"kafka\":{\"brokers\":[\"k:1\"],\"group_id\":\"g\"},\"streams\":[{\"name\":\"a\","
+        "\"topics\":[\"x\"],\"table\":\"t\",\"dead_letters\":{\"topic\":\"x\"}}]}",
+        "f.json:1:119: streams[0].dead_letters.topic: is a topic that stream \"a\" reads: "
+        "its letters would come back as records");
 }
 
 static void contradictions_are_refused(void **state)

@@ -89,6 +89,13 @@ void clickhouse_endpoint_status(const struct clickhouse *ch, size_t i, struct en
     (void)out;
 }
 
+uint64_t pipeline_endpoint_waiting(const struct pipeline *p, size_t endpoint)
+{
+    (void)p;
+    (void)endpoint;
+    return 0;
+}
+
 size_t pipeline_streams(const struct pipeline *p)
 {
     (void)p;
@@ -186,6 +193,65 @@ int pipeline_look(struct pipeline *p, enum look_lane lane, const char *stream,
     return SPOOL_OK;
 }
 
+static void nothing(void *arg, struct spool *spool, struct spool_stream *stream)
+{
+    (void)arg;
+    (void)spool;
+    (void)stream;
+}
+
+static struct {
+    void (*replayed)(void *arg, const struct replay_result *result);
+    void (*discarded)(void *arg, int status, uint64_t letters, uint64_t bytes,
+                      const struct spool_error *error);
+    void *arg;
+} dead;
+
+static void end_replay(void *arg)
+{
+    const struct replay_result result = {
+        .replayed = 3, .refused = 2, .unsettled = 1, .cut = 4, .text = "told to"};
+    (void)arg;
+    dead.replayed(dead.arg, &result);
+}
+
+static void end_discard(void *arg)
+{
+    const struct spool_error error = {.text = "that failed"};
+    (void)arg;
+    dead.discarded(dead.arg, played.look_status, 5, 17, &error);
+}
+
+static void note_filter(const char *what, const struct dead_filter *f)
+{
+    snprintf(played.query, sizeof(played.query), "%s %s %s %d:%d %d:%lld %d:%lld", what,
+             f->origin ? f->origin : "-", f->reason ? f->reason : "-", f->has_code, f->code,
+             f->has_from, (long long)f->from, f->has_to, (long long)f->to);
+}
+
+int pipeline_dead_replay(struct pipeline *p, const char *name, const struct dead_filter *filter,
+                         void (*done)(void *arg, const struct replay_result *result), void *arg)
+{
+    if (strcmp(name, "busy") == 0)
+        return SPOOL_E_EXISTS;
+    note_filter("replay", filter);
+    dead.replayed = done;
+    dead.arg = arg;
+    return pipeline_look(p, LOOK_DEAD, name, nothing, end_replay, NULL);
+}
+
+int pipeline_dead_discard(struct pipeline *p, const char *name, const struct dead_filter *filter,
+                          bool dry,
+                          void (*done)(void *arg, int status, uint64_t letters, uint64_t bytes,
+                                       const struct spool_error *error),
+                          void *arg)
+{
+    note_filter(dry ? "count" : "discard", filter);
+    dead.discarded = done;
+    dead.arg = arg;
+    return pipeline_look(p, LOOK_DEAD, name, nothing, end_discard, NULL);
+}
+
 static int answer(struct buf *out, struct spool_error *error)
 {
     if (played.look_status != SPOOL_OK)
@@ -230,8 +296,9 @@ int look_dead(struct spool *spool, const struct look_dead_query *query, struct b
 {
     (void)spool;
     snprintf(played.query, sizeof(played.query), "dead %s %s %d:%lld %llu",
-             query->stream ? query->stream : "-", query->origin ? query->origin : "-",
-             query->has_offset, (long long)query->offset, (unsigned long long)query->limit);
+             query->stream ? query->stream : "-", query->filter.origin ? query->filter.origin : "-",
+             query->filter.has_from, (long long)query->filter.from,
+             (unsigned long long)query->limit);
     return answer(out, error);
 }
 
@@ -515,6 +582,44 @@ static void looks_get_their_parameters(void **state)
     }
 }
 
+static void dead_letters_are_replayed_and_discarded(void **state)
+{
+    (void)state;
+    check("POST", false, "/streams/a/dead/replay?origin=o%2F1&reason=range&code=-5&from=1&to=9",
+          200, JSON,
+          "{\"stream\":\"a\",\"replayed\":3,\"refused\":2,\"unsettled\":1,\"cut\":4,"
+          "\"stopped\":\"told to\"}\n");
+    assert_string_equal(played.query, "replay o/1 range 1:-5 1:1 1:9");
+    check("POST", false, "/streams/a/dead/discard?dry=1&offset=3", 200, JSON,
+          "{\"stream\":\"a\",\"letters\":5,\"bytes\":17,\"stopped\":\"\"}\n");
+    assert_string_equal(played.query, "count - - 0:0 1:3 1:3");
+    check("POST", false, "/streams/a/dead/discard", 200, JSON, NULL);
+    assert_string_equal(played.query, "discard - - 0:0 0:0 0:0");
+    played.look_status = SPOOL_E_IO;
+    check("POST", false, "/streams/a/dead/discard", 500, JSON, "{\"error\":\"that failed\"}\n");
+    check("POST", false, "/streams/b/dead/replay", 404, JSON,
+          "{\"error\":\"there is no stream \\\"b\\\"\"}\n");
+    check("POST", false, "/streams/busy/dead/replay", 503, JSON,
+          "{\"error\":\"dead letters of \\\"busy\\\" are being replayed already\"}\n");
+    check("POST", false, "/streams/a/dead/replay?code=x", 400, JSON, NULL);
+    check("POST", false, "/streams/a/dead/replay?code=5000000000", 400, JSON, NULL);
+    check("GET", false, "/streams/a/dead/replay", 405, JSON, NULL);
+    check("POST", true, "/streams/a/dead/replay", 404, JSON, NULL);
+}
+
+static void a_replay_outlives_whoever_asked(void **state)
+{
+    struct question q;
+    (void)state;
+    played.park = true;
+    ask_begin(&q, "POST", false, "/streams/a/dead/replay");
+    while (played.parked_count < 1)
+        uv_run(&loop, UV_RUN_ONCE);
+    close_control();
+    ask_end(&q);
+    buf_free(&q.body);
+}
+
 static void looks_that_fail_say_why(void **state)
 {
     (void)state;
@@ -710,6 +815,8 @@ int main(void)
         TEST(the_listener_neither_steers_nor_looks),
         TEST(streams_are_steered),
         TEST(looks_get_their_parameters),
+        TEST(dead_letters_are_replayed_and_discarded),
+        TEST(a_replay_outlives_whoever_asked),
         TEST(looks_that_fail_say_why),
         TEST(a_large_answer_arrives_whole),
         TEST(only_so_many_look_at_a_time),

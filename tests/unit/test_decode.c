@@ -518,7 +518,7 @@ static void test_json_format(void **state)
         {.name = "a", .type = "Array(Nullable(Enum8('x' = 1)))"},
         {.name = "u", .type = "UUID"},
         {.name = "x", .type = "FixedString(4)"},
-        {.name = "m", .type = "Geometry"},
+        {.name = "m", .type = "QBit(Float32, 4)"},
         {.name = "w", .type = "IPv6"},
         {.name = "k", .type = "Foo(String, String)", .value = "{\"k\": 1}"},
     };

@@ -216,6 +216,39 @@ static void test_rows_go_on_old(void **state)
     rows_go_on(1);
 }
 
+/* Once its buffers have grown, the decoder asks for no memory, however many records come. */
+static void no_allocation_per_record(size_t version)
+{
+    struct fixture f;
+
+    if (!can_fail())
+        skip();
+    assert_int_equal(open_for(&f, version), SPOOL_OK);
+    for (int block = 0; block < 4; block++) {
+        for (int i = 0; i < 4000; i++) {
+            allocations_left = block < 2 ? -1 : 0;
+            int status = decoder_row(f.decoder, &record, &f.why);
+            allocations_left = -1;
+            assert_int_equal(status, SPOOL_OK);
+        }
+        buf_reset(&f.raw);
+        assert_int_equal(decoder_finish(f.decoder, &f.raw), SPOOL_OK);
+    }
+    fixture_close(&f);
+}
+
+static void test_no_allocation_per_record(void **state)
+{
+    (void)state;
+    no_allocation_per_record(0);
+}
+
+static void test_no_allocation_per_record_old(void **state)
+{
+    (void)state;
+    no_allocation_per_record(1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -223,6 +256,8 @@ int main(void)
         cmocka_unit_test(test_rows_go_on),
         cmocka_unit_test(test_every_allocation_old),
         cmocka_unit_test(test_rows_go_on_old),
+        cmocka_unit_test(test_no_allocation_per_record),
+        cmocka_unit_test(test_no_allocation_per_record_old),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

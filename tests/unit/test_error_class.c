@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,15 +19,17 @@ static void test_every_code(void **state)
         enum error_class class_;
         int codes[40];
     } rows[] = {
-        {CLASS_TRANSIENT, {159, 209, 210, 202, 203, 216, 236, 242, 252, 319, 394, 425, 439, 999}},
-        {CLASS_UPLOAD, {3, 32, 33, 40, 89, 271, 354, 432}},
+        {CLASS_TRANSIENT, {159, 209, 210, 202, 203, 216, 225, 236, 242, 252, 279,
+                           285, 286, 319, 394, 425, 439, 473, 700, 733, 745, 999}},
+        {CLASS_UPLOAD, {3, 32, 33, 39, 40, 89, 271, 354, 432, 561, 618}},
         {CLASS_SCHEMA, {16, 44, 50, 53, 70, 368}},
-        {CLASS_TOO_BIG, {241, 307}},
+        {CLASS_TOO_BIG, {173, 241, 307}},
         {CLASS_ENVIRONMENT,
-         {192, 193, 194, 195, 516, 60, 81, 497, 164, 452, 201, 75, 243, 48, 115}},
-        {CLASS_DATA, {6,   25,  26,  27,  38,  41,  69,  72,  117, 128, 130,
-                      131, 190, 321, 349, 376, 407, 467, 469, 675, 676, 691}},
-        {CLASS_UNKNOWN, {1, 2, 1000, 1001, 1002, 49, 62, 77777}},
+         {192, 193, 194, 195, 516, 60, 81, 497, 164, 452, 201, 218, 291, 75, 76, 243, 48, 115,
+          774}},
+        {CLASS_DATA, {6,   12,  25,  26,  27,  38,  41,  69,  72,  117, 128, 130, 131, 135,
+                      153, 190, 321, 349, 376, 395, 407, 441, 467, 469, 675, 676, 691}},
+        {CLASS_UNKNOWN, {1, 2, 36, 1000, 1001, 1002, 49, 62, 77777}},
     };
 
     (void)state;
@@ -63,6 +66,9 @@ static void test_codes_of_two_meanings(void **state)
     assert_int_equal(
         error_classify(117, "Unknown field found while parsing JSONEachRow format: b", 400, 0),
         CLASS_SCHEMA);
+    assert_int_equal(error_classify(49, "Unknown element 'z' for type Enum8('a' = 1)", 500, 1),
+                     CLASS_DATA);
+    assert_int_equal(error_classify(49, "Logical error", 500, 1), CLASS_UNKNOWN);
     assert_int_equal(error_classify(201,
                                     "Quota for user `default` for 3600s has been exceeded: "
                                     "Interval will end at 2026-11-23 19:00:00",
@@ -156,8 +162,56 @@ static void test_what_proves_nothing_stored(void **state)
     for (const int *code = does_not; *code; code++)
         assert_false(error_proves_nothing_stored(*code, NULL));
     assert_false(error_proves_nothing_stored(6, "Cannot parse: while pushing to view db.v"));
-    assert_false(error_proves_nothing_stored(252, "Too many parts (3)."));
+    assert_false(error_proves_nothing_stored(60, "Received from other:9000. DB::Exception: x"));
+    assert_true(error_proves_nothing_stored(252, "Too many parts (3)."));
+    assert_true(error_proves_nothing_stored(49, "Unknown element 'z' for type Enum8('a' = 1)"));
     assert_true(error_proves_nothing_stored(252, "Too many partitions for single INSERT block"));
+}
+
+static bool among(const int *list, int code)
+{
+    while (*list && *list != code)
+        list++;
+    return *list != 0;
+}
+
+static void test_when_it_was_raised(void **state)
+{
+    static const int before_commit[] = {159, 209, 210, 225, 236, 241, 242, 279,
+                                        285, 286, 319, 394, 425, 439, 999, 0};
+    static const int no_room[] = {75, 173, 241, 243, 0};
+    static const int passes_elsewhere[] = {225, 242, 0};
+
+    (void)state;
+    for (int code = 0; code < 1100; code++) {
+        assert_int_equal(error_is_before_commit(code), among(before_commit, code));
+        assert_int_equal(error_is_no_room(code), among(no_room, code));
+        assert_int_equal(error_turns_away(code, CLASS_TRANSIENT), among(passes_elsewhere, code));
+        assert_true(error_turns_away(code, CLASS_ENVIRONMENT));
+    }
+}
+
+static void test_what_may_be_of_a_row(void **state)
+{
+    (void)state;
+    assert_true(error_may_be_of_a_row(469, CLASS_DATA));
+    assert_true(error_may_be_of_a_row(32, CLASS_UPLOAD));
+    assert_true(error_may_be_of_a_row(117, CLASS_SCHEMA));
+    assert_true(error_may_be_of_a_row(36, CLASS_UNKNOWN));
+    assert_false(error_may_be_of_a_row(40, CLASS_UPLOAD));
+    assert_false(error_may_be_of_a_row(16, CLASS_SCHEMA));
+    assert_false(error_may_be_of_a_row(0, CLASS_UNKNOWN));
+    assert_false(error_may_be_of_a_row(1001, CLASS_UNKNOWN));
+    assert_false(error_may_be_of_a_row(60, CLASS_ENVIRONMENT));
+    assert_false(error_may_be_of_a_row(241, CLASS_TOO_BIG));
+}
+
+static void test_views(void **state)
+{
+    (void)state;
+    assert_true(error_is_of_view("Division by zero: while pushing to view default.v"));
+    assert_false(error_is_of_view("Division by zero"));
+    assert_false(error_is_of_view(NULL));
 }
 
 int main(void)
@@ -170,6 +224,9 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_overrides),
         cmocka_unit_test(test_what_proves_nothing_stored),
+        cmocka_unit_test(test_when_it_was_raised),
+        cmocka_unit_test(test_what_may_be_of_a_row),
+        cmocka_unit_test(test_views),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/limits.h"
 #include "sink/http_client.h"
 
@@ -42,8 +43,9 @@ struct exchange {
     size_t source_step;     /* gives so many at a time; 0: all it may */
     unsigned source_waits;  /* says "not ready" so often, resuming by the loop */
     size_t source_abort_at; /* gives up there; 0: never */
-    bool source_never;      /* is never ready */
-    uv_timer_t wake;        /* the next loop turn of the source */
+    uint32_t stall_factor;
+    bool source_never; /* is never ready */
+    uv_timer_t wake;   /* the next loop turn of the source */
     bool wake_open;
 };
 
@@ -169,6 +171,7 @@ static void post_source(struct exchange *e, size_t size)
                                      .url = e->world->server.url,
                                      .body_size = size,
                                      .read_body = source_read,
+                                     .stall_factor = e->stall_factor,
                                      .arg = e,
                                      .done = on_done};
     struct spool_error error;
@@ -458,6 +461,47 @@ static void test_refused(void **state)
     world_close(&w);
 }
 
+/* One descriptor listens there, the other one holds the only place: no further SYN is answered. */
+static void fill_backlog(char *url, size_t size, int fds[2])
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof(at);
+
+    fds[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    fds[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fds[0], (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(fds[0], 0), 0);
+    assert_int_equal(getsockname(fds[0], (struct sockaddr *)&at, &length), 0);
+    assert_int_equal(connect(fds[1], (struct sockaddr *)&at, sizeof(at)), 0);
+    snprintf(url, size, "http://127.0.0.1:%d", ntohs(at.sin_port));
+}
+
+static void get_b(struct exchange *e)
+{
+    get(&e->world->b, 50);
+}
+
+/* libcurl does not tell that it closes such a connection. */
+static void test_connect_times_out(void **state)
+{
+    static const struct script script = {{{.kind = STEP_HEAD}}};
+    struct world w;
+    int fds[2];
+
+    (void)state;
+    world_open(&w, &script, 1);
+    fill_backlog(w.server.url, sizeof(w.server.url), fds);
+    w.a.then = get_b;
+    get(&w.a, 50);
+    world_run(&w);
+    assert_int_equal(w.b.status, 0);
+    assert_true(w.a.timed_out && w.b.timed_out);
+    assert_false(w.a.connected || w.b.connected);
+    close(fds[0]);
+    close(fds[1]);
+    world_close(&w);
+}
+
 static void test_stall(void **state)
 {
     static const struct script no_answer = {{{.kind = STEP_BODY}, {.kind = STEP_HOLD}}};
@@ -479,6 +523,22 @@ static void test_stall(void **state)
         assert_false(w.a.ended_here);
         world_close(&w);
     }
+}
+
+static void test_stall_of_a_patient_request(void **state)
+{
+    static const struct script script = {{{.kind = STEP_BODY}, {.kind = STEP_HOLD}}};
+    uint64_t start = clock_monotonic_ms();
+    struct world w;
+
+    (void)state;
+    world_open(&w, &script, 1);
+    w.a.stall_factor = 4;
+    post_source(&w.a, 100);
+    world_run(&w);
+    assert_true(w.a.timed_out);
+    assert_true(clock_monotonic_ms() - start >= 4 * STALL_MS);
+    world_close(&w);
 }
 
 static void test_total_timeout(void **state)
@@ -961,7 +1021,9 @@ int main(void)
         cmocka_unit_test(test_closed_before_the_answer),
         cmocka_unit_test(test_garbage_answer),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_connect_times_out),
         cmocka_unit_test(test_stall),
+        cmocka_unit_test(test_stall_of_a_patient_request),
         cmocka_unit_test(test_total_timeout),
         cmocka_unit_test(test_body_paused_and_resumed),
         cmocka_unit_test(test_slow_source_is_no_stall),

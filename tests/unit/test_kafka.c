@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The Kafka source by itself: options, records, offsets, limits, pauses. */
 #include "kafka_rig.h"
+#include "source/kafka_int.h"
 
 static struct rig rig; /* large; one at a time */
 
@@ -53,6 +54,65 @@ static void test_options(void **state)
     expect_refused("fetch.max.bytes", "1000", "fetch.max.bytes"); /* only rd_kafka_new finds it */
     expect_refused("sasl.username", "me", NULL);
     expect_refused("ssl.ca.location", "/nonexistent", NULL); /* read only where TLS is on */
+}
+
+/* Whoever looks for a new topic every five minutes, as the client does by itself, is late; a test
+   that waits for one sets an interval of its own. */
+static void test_new_topics_are_looked_for(void **state)
+{
+    const char *topics[] = {"t"};
+    struct kafka_options options = {
+        .brokers = "b", .group_id = "g", .topics = topics, .topic_count = 1};
+    struct spool_error error;
+    rd_kafka_conf_t *conf;
+    char text[32];
+    size_t size = sizeof(text);
+
+    (void)state;
+    assert_int_equal(kafka_conf_build(&options, true, &conf, &error), SPOOL_OK);
+    assert_int_equal(rd_kafka_conf_get(conf, "topic.metadata.refresh.interval.ms", text, &size),
+                     RD_KAFKA_CONF_OK);
+    assert_string_equal(text, "10000");
+    rd_kafka_conf_destroy(conf);
+}
+
+static int refuse(struct kafka_hook *h, const char *broker, int x509)
+{
+    char text[100];
+
+    return kafka_reason_certificate(NULL, broker, 1, &x509, 0, NULL, 0, text, sizeof(text), h);
+}
+
+/* The client tells an error like the last one to nobody: what was wrong may be told much later, when
+   something else is. */
+static void test_a_certificates_fault_is_told_of_it_alone(void **state)
+{
+    static const char of_a[] = "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL "
+                               "routines::certificate verify failed: broker certificate could not "
+                               "be verified (after 5ms in state SSL_HANDSHAKE)";
+    static const char of_b[] = "ssl://b:1/2: SSL handshake failed: certificate verify failed";
+    struct kafka_hook h = {0};
+    char host[20];
+
+    (void)state;
+    assert_int_equal(uv_mutex_init(&h.lines_lock), 0);
+    assert_int_equal(refuse(&h, "a:1", 0), 1); /* accepted */
+    assert_int_equal(kafka_reason_fault(&h, of_a), 0);
+    assert_int_equal(refuse(&h, "a:1", 10), 0);
+    assert_int_equal(kafka_reason_fault(&h, of_a), 10);
+    assert_int_equal(kafka_reason_fault(&h, of_a), 10);
+    assert_int_equal(kafka_reason_fault(&h, of_b), 0);
+    assert_int_equal(kafka_reason_fault(&h, "ssl://a:1/1: SSL handshake failed: wrong version"), 0);
+    refuse(&h, "b:1", 62);
+    refuse(&h, "a:1", 20);
+    assert_int_equal(kafka_reason_fault(&h, of_a), 20);
+    assert_int_equal(kafka_reason_fault(&h, of_b), 62);
+    for (int i = 0; i < 3 * KAFKA_FAULTS; i++) {
+        snprintf(host, sizeof(host), "c:%d", i);
+        refuse(&h, host, 18);
+    }
+    assert_int_equal(kafka_reason_fault(&h, of_a), 0);
+    uv_mutex_destroy(&h.lines_lock);
 }
 
 static void test_topics_by_name(void **state)
@@ -173,7 +233,7 @@ static void test_start_where_told(void **state)
     assert_int_equal(rig.seats[0].first, 400);
     /* Again, in the midst of it. */
     rig.seats[0].first = rig.seats[0].last = -1;
-    kafka_partition_start(rig.seats[0].partition, 100);
+    kafka_partition_start(rig.seats[0].partition, 100, NULL);
     RIG_UNTIL(&rig, rig.records == 1500);
     assert_int_equal(rig.seats[0].first, 100);
     assert_int_equal(rig.seats[0].last, 999);
@@ -186,6 +246,35 @@ static void test_start_where_told(void **state)
     produce(&c, "t", 0, 5, 10);
     RIG_UNTIL(&rig, rig.records == 5);
     assert_int_equal(rig.seats[0].first, 1000);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* The record in front of the start is looked at: another one there means another log, and the one
+   that is known, or none at all, is no matter. */
+static void test_another_record_in_front(void **state)
+{
+    const struct spool_mark wrong = {true, 1, 1};
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 1000, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 1000);
+    kafka_partition_start(rig.seats[0].partition, 1000, NULL); /* its own mark is right */
+    produce(&c, "t", 0, 10, 10);
+    RIG_UNTIL(&rig, rig.records == 1010);
+    assert_int_equal(rig.seats[0].new_log, -1);
+    kafka_partition_start(rig.seats[0].partition, 500, &wrong);
+    RIG_UNTIL(&rig, rig.seats[0].new_log >= 0);
+    assert_int_equal(rig.seats[0].new_log, 500);
+    rig_let_pass(&rig, 300);
+    assert_int_equal(rig.records, 1010); /* held, until it is told where to begin */
+    rig.seats[0].last = -1;
+    kafka_partition_start(rig.seats[0].partition, KAFKA_OFFSET_BEGINNING, NULL);
+    RIG_UNTIL(&rig, rig.records == 2020);
     rig_close(&rig, true);
     cluster_close(&c);
 }
@@ -203,7 +292,7 @@ static void test_nothing_before_the_answer(void **state)
     RIG_UNTIL(&rig, rig.assigned == 1);
     rig_let_pass(&rig, 300);
     assert_int_equal(rig.runs, 0);
-    kafka_partition_start(rig.seats[0].partition, 50);
+    kafka_partition_start(rig.seats[0].partition, 50, NULL);
     RIG_UNTIL(&rig, rig.records == 50);
     rig_close(&rig, true);
     cluster_close(&c);
@@ -299,6 +388,31 @@ static void test_pause(void **state)
     cluster_close(&c);
 }
 
+/* The pause has thrown away an open run, and ends before the client was told of it. */
+static void test_pause_ends_as_it_begins(void **state)
+{
+    struct kafka_options options = {.run_rows = 50, .run_linger_ms = 100000};
+    struct kafka_partition *p;
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 80, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", options);
+    RIG_UNTIL(&rig, rig.records == 50);
+    p = rig.seats[0].partition;
+    RIG_UNTIL(&rig, p->taken == 79);
+    kafka_partition_pause(p, KAFKA_PAUSE_HELD);
+    RIG_UNTIL(&rig, p->taken == 49); /* in the phase of timers */
+    assert_false(p->parked);
+    kafka_partition_resume(p, KAFKA_PAUSE_HELD);
+    produce(&c, "t", 0, 70, 10);
+    RIG_UNTIL(&rig, rig.records == 150); /* fails where an offset is left out */
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 static int toggles;
 
 static void toggle(uv_timer_t *timer)
@@ -390,7 +504,7 @@ static void test_beyond_the_end(void **state)
     produce(&c, "t", 0, 10, 10);
     rig_let_pass(&rig, 200);
     assert_int_equal(rig.records, 0); /* held until told */
-    kafka_partition_start(seat->partition, KAFKA_OFFSET_POLICY);
+    kafka_partition_start(seat->partition, KAFKA_OFFSET_POLICY, NULL);
     RIG_UNTIL(&rig, rig.records == 110);
     rig_close(&rig, true);
     cluster_close(&c);
@@ -444,14 +558,18 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_options),
+        cmocka_unit_test(test_new_topics_are_looked_for),
+        cmocka_unit_test(test_a_certificates_fault_is_told_of_it_alone),
         cmocka_unit_test(test_topics_by_name),
         cmocka_unit_test(test_all_in_order),
         cmocka_unit_test(test_facts_of_a_record),
         cmocka_unit_test(test_start_where_told),
+        cmocka_unit_test(test_another_record_in_front),
         cmocka_unit_test(test_nothing_before_the_answer),
         cmocka_unit_test(test_limits_and_membership),
         cmocka_unit_test(test_held_bytes),
         cmocka_unit_test(test_pause),
+        cmocka_unit_test(test_pause_ends_as_it_begins),
         cmocka_unit_test(test_pauses_in_every_mixture),
         cmocka_unit_test(test_gap_at_start_and_underway),
         cmocka_unit_test(test_beyond_the_end),

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The Kafka source among others: commits, rebalances, topics that come late, brokers that go. */
-#include "kafka_rig.h"
+#include <dlfcn.h>
+#include <sched.h>
 
-#define API_OFFSET_COMMIT 8
-#define API_HEARTBEAT     12
+#include "kafka_rig.h"
+#include "source/kafka_int.h"
+
+#define API_OFFSET_COMMIT    8
+#define API_FIND_COORDINATOR 10
+#define API_HEARTBEAT        12
 
 static struct rig rig;
 
@@ -232,6 +237,180 @@ static void test_fatal(void **state)
     cluster_close(&c);
 }
 
+static void start_static(struct cluster *c)
+{
+    cluster_open(c, "t", 1);
+    produce(c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig.resume_committed = true;
+    rig_start(&rig, c, "t",
+              (struct kafka_options){
+                  .properties = quick, .property_count = 3, .group_instance_id = "spool-1"});
+    RIG_UNTIL(&rig, rig.records == 100);
+    kafka_commit(rig.seats[0].partition, 40, "");
+    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 40);
+}
+
+/* The session is over, and the member has no id: whatever is committed now is refused as another
+   member's with the same group.instance.id, where the broker came back with the group as it was. */
+static void back_without_a_name(struct cluster *c, bool down)
+{
+    RIG_UNTIL(&rig, rig.lost == 1);
+    rd_kafka_mock_push_request_errors(c->mock, API_OFFSET_COMMIT, 1,
+                                      RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
+    if (down)
+        rd_kafka_mock_broker_set_up(c->mock, 1);
+    else
+        rd_kafka_mock_clear_request_errors(c->mock, API_FIND_COORDINATOR);
+    RIG_UNTIL(&rig, rig.assigned == 2 || rig.fatal[0]);
+    assert_string_equal(rig.fatal, "");
+    rd_kafka_mock_clear_request_errors(c->mock, API_OFFSET_COMMIT);
+    assert_int_equal(rig.seats[0].committed, 40);
+    RIG_UNTIL(&rig, rig.records == 160);
+    kafka_commit(rig.seats[0].partition, 100, "");
+    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 100);
+    rig_close(&rig, true);
+    cluster_close(c);
+}
+
+static void test_commit_while_the_broker_is_away(void **state)
+{
+    struct kafka_stats stats;
+    struct cluster c;
+
+    (void)state;
+    start_static(&c);
+    rd_kafka_mock_broker_set_down(c.mock, 1);
+    RIG_UNTIL(&rig, (kafka_source_stats(rig.source, &stats), !stats.connected));
+    rig_let_pass(&rig,
+                 4000); /* of the 6 s that the client would keep it there are many left then */
+    kafka_commit(rig.seats[0].partition, 70, "");
+    back_without_a_name(&c, true);
+}
+
+/* Refused three times, the client keeps a commit until there is a coordinator again. */
+static void test_commit_kept_by_the_client(void **state)
+{
+    static rd_kafka_resp_err_t none[1000];
+    struct cluster c;
+
+    (void)state;
+    start_static(&c);
+    for (size_t i = 0; i < 1000; i++)
+        none[i] = RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE;
+    rd_kafka_mock_push_request_errors_array(c.mock, API_FIND_COORDINATOR, 1000, none);
+    rd_kafka_mock_push_request_errors(
+        c.mock, API_OFFSET_COMMIT, 3, RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+        RD_KAFKA_RESP_ERR_NOT_COORDINATOR, RD_KAFKA_RESP_ERR_NOT_COORDINATOR);
+    kafka_commit(rig.seats[0].partition, 70, "");
+    back_without_a_name(&c, false);
+}
+
+static void rebalance(struct cluster *c)
+{
+    rd_kafka_mock_push_request_errors(c->mock, API_HEARTBEAT, 1,
+                                      RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS);
+}
+
+/* Waits for what the client's threads put there, while the loop stands still. */
+static void queue_fills(size_t length)
+{
+    uint64_t end_ns = uv_hrtime() + RIG_DEADLINE_MS * 1000000ull;
+
+    while (rd_kafka_queue_length(rig.source->consumer_queue) < length && uv_hrtime() < end_ns)
+        sched_yield();
+}
+
+static bool rebalanced_once;
+
+/* In the middle of a batch: a rebalance, and all that it puts into the queue behind the records: the
+   barrier of a pause, and the callback. */
+static rd_kafka_resp_err_t rebalance_at_150(rd_kafka_t *client, rd_kafka_message_t *m, void *arg)
+{
+    size_t queued = rd_kafka_queue_length(rig.source->consumer_queue);
+
+    (void)client;
+    if (m->err || m->offset != 150 || rebalanced_once)
+        return RD_KAFKA_RESP_ERR_NO_ERROR;
+    rebalanced_once = true; /* it comes again */
+    rebalance(arg);
+    queue_fills(queued + 2);
+    return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+static struct cluster *rebalanced; /* NULL: no test wants it */
+
+/* In the library's place, since an interceptor can be added only while the client is made. */
+rd_kafka_resp_err_t
+rd_kafka_interceptor_add_on_request_sent(rd_kafka_t *client, const char *name,
+                                         rd_kafka_interceptor_f_on_request_sent_t *sent, void *arg)
+{
+    __typeof__(&rd_kafka_interceptor_add_on_request_sent) real =
+        (__typeof__(real))dlsym(RTLD_NEXT, "rd_kafka_interceptor_add_on_request_sent");
+
+    if (rebalanced)
+        rd_kafka_interceptor_add_on_consume(client, "test", rebalance_at_150, rebalanced);
+    return real(client, name, sent, arg);
+}
+
+/* Records that were taken out of the queue when the barrier comes are thrown out of their batch, and
+   2.0.2 goes on behind them. The loop stands still until all are queued, so they are one batch. */
+static void test_rebalance_within_a_batch(void **state)
+{
+    struct kafka_options options = {.properties = quick, .property_count = 3};
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rebalanced = &c;
+    rebalanced_once = false;
+    rig_start(&rig, &c, "t", options);
+    rebalanced = NULL;
+    RIG_UNTIL(&rig, rig.records == 100);
+    produce(&c, "t", 0, 100, 10);
+    queue_fills(100);
+    RIG_UNTIL(&rig, rig.records == 200);
+    produce(&c, "t", 0, 100, 10);
+    RIG_UNTIL(&rig, rig.records == 300); /* fails where an offset is left out */
+    assert_true(rig.source->reseeks > 0);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* What is known of the last record handed over outlives an open run that is looked behind and then
+   thrown away. */
+static void test_mark_behind_a_discarded_run(void **state)
+{
+    struct kafka_options options = {
+        .properties = quick, .property_count = 3, .run_rows = 50, .run_linger_ms = 100000};
+    struct kafka_partition *p;
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 50, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", options);
+    RIG_UNTIL(&rig, rig.records == 50);
+    p = rig.seats[0].partition;
+    produce(&c, "t", 0, 30, 10);
+    RIG_UNTIL(&rig, p->taken == 79);
+    uint64_t before = rig.source->reseeks;
+    rebalance(&c);
+    RIG_UNTIL(&rig, rig.source->reseeks > before);
+    kafka_partition_pause(p, KAFKA_PAUSE_HELD);
+    RIG_UNTIL(&rig, p->parked);
+    assert_int_equal(p->taken, 49);
+    p->mark.hash++; /* as if another record stood there in the log now */
+    kafka_partition_resume(p, KAFKA_PAUSE_HELD);
+    RIG_UNTIL(&rig, rig.seats[0].new_log >= 0 || p->taken == 79);
+    assert_int_equal(rig.seats[0].new_log, 50);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -244,6 +423,10 @@ int main(void)
         cmocka_unit_test(test_broker_goes_and_comes),
         cmocka_unit_test(test_no_broker_at_all),
         cmocka_unit_test(test_fatal),
+        cmocka_unit_test(test_commit_while_the_broker_is_away),
+        cmocka_unit_test(test_commit_kept_by_the_client),
+        cmocka_unit_test(test_rebalance_within_a_batch),
+        cmocka_unit_test(test_mark_behind_a_discarded_run),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -152,13 +152,59 @@ static void test_two_members(void **state)
     cluster_close(&c);
 }
 
+static void commit_everything(uv_timer_t *timer)
+{
+    struct rig *r = timer->data;
+    static int64_t offset;
+
+    offset++;
+    for (int i = 0; i < 8; i++)
+        if (r->seats[i].owned)
+            kafka_commit(r->seats[i].partition, offset, "now");
+}
+
+/* A member that commits without end, while another comes and goes: no commit meets the next
+   generation of the group, upon which 2.0.2 would give everything up as lost (kafka_join.c). */
+static void test_commits_while_members_come_and_go(void **state)
+{
+    struct kafka_options options = {.properties = quick, .property_count = 3};
+    uv_timer_t timer;
+    char topic[64];
+    struct cluster c;
+
+    (void)state;
+    if (!real_open(&c, topic, 8))
+        skip();
+    options.group_id = topic;
+    rig_init(&rig);
+    rig_start(&rig, &c, topic, options);
+    RIG_UNTIL(&rig, rig.assigned == 8);
+    uv_timer_init(&rig.loop, &timer);
+    timer.data = &rig;
+    uv_timer_start(&timer, commit_everything, 1, 1);
+    for (int round = 1; round <= 5; round++) {
+        rig_init(&other);
+        rig_start(&other, &c, topic, options);
+        BOTH_UNTIL(other.assigned == 4 && rig.revoked == 4u * (unsigned)round);
+        rig_close(&other, true);
+        RIG_UNTIL(&rig, rig.assigned == 8 + 4u * (unsigned)round);
+        assert_int_equal(rig.lost, 0);
+    }
+    for (int i = 0; i < 8; i++)
+        assert_true(rig.seats[i].commit_ok > 0);
+    uv_timer_stop(&timer);
+    uv_close((uv_handle_t *)&timer, NULL);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 /* The pipeline never answers a revocation: the time is over by itself, and the other member gets
    the partitions. */
 static void test_revocation_is_bounded(void **state)
 {
-    struct kafka_property bounded[] = {{"session.timeout.ms", "4000"},
+    struct kafka_property bounded[] = {{"session.timeout.ms", "3000"},
                                        {"heartbeat.interval.ms", "100"},
-                                       {"max.poll.interval.ms", "6000"}};
+                                       {"max.poll.interval.ms", "3000"}};
     struct kafka_options options = {.properties = bounded, .property_count = 3};
     char topic[64];
     struct cluster c;
@@ -312,7 +358,7 @@ static void test_topic_made_anew(void **state)
     renew_producer(&c); /* the old one still believes that the topic is gone */
     produce(&c, topic, 0, 10, 10);
     RIG_UNTIL(&rig, rig.seats[0].out_of_range == 1000);
-    kafka_partition_start(rig.seats[0].partition, KAFKA_OFFSET_POLICY);
+    kafka_partition_start(rig.seats[0].partition, KAFKA_OFFSET_POLICY, NULL);
     RIG_UNTIL(&rig, rig.records == 10);
     rig_close(&rig, true);
     cluster_close(&c);
@@ -320,7 +366,8 @@ static void test_topic_made_anew(void **state)
 
 static void test_topic_comes_late(void **state)
 {
-    struct kafka_property settings[] = {{"session.timeout.ms", "6000"}};
+    struct kafka_property settings[] = {{"session.timeout.ms", "6000"},
+                                        {"topic.metadata.refresh.interval.ms", "500"}};
     char topic[64], late[80];
     struct cluster c;
 
@@ -331,11 +378,11 @@ static void test_topic_comes_late(void **state)
     rig_init(&rig);
     rig_start(
         &rig, &c, late,
-        (struct kafka_options){.group_id = topic, .properties = settings, .property_count = 1});
+        (struct kafka_options){.group_id = topic, .properties = settings, .property_count = 2});
     rig_let_pass(&rig, 1000);
     make_topic(&c, late, 2);
     produce(&c, late, 1, 10, 10);
-    RIG_UNTIL(&rig, rig.assigned == 2 && rig.records == 10); /* with our own refresh: 10 s */
+    RIG_UNTIL(&rig, rig.assigned == 2 && rig.records == 10);
     rig_close(&rig, true);
     cluster_close(&c);
 }
@@ -369,10 +416,15 @@ static void test_thousand_partitions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two_members),      cmocka_unit_test(test_revocation_is_bounded),
-        cmocka_unit_test(test_static_member),    cmocka_unit_test(test_large_records),
-        cmocka_unit_test(test_transactions),     cmocka_unit_test(test_topic_made_anew),
-        cmocka_unit_test(test_topic_comes_late), cmocka_unit_test(test_thousand_partitions),
+        cmocka_unit_test(test_two_members),
+        cmocka_unit_test(test_revocation_is_bounded),
+        cmocka_unit_test(test_static_member),
+        cmocka_unit_test(test_large_records),
+        cmocka_unit_test(test_transactions),
+        cmocka_unit_test(test_topic_made_anew),
+        cmocka_unit_test(test_topic_comes_late),
+        cmocka_unit_test(test_thousand_partitions),
+        cmocka_unit_test(test_commits_while_members_come_and_go),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -600,18 +600,18 @@ static void test_dead(void **state)
 static void test_dead_selected(void **state)
 {
     struct place *p = *state;
-    struct look_dead_query query = {.stream = "events", .origin = "topic-0"};
+    struct look_dead_query query = {.stream = "events", .filter.origin = "topic-0"};
     cJSON *all;
 
     for (int64_t i = 0; i < 5; i++)
         put_dead(p, i, "{}", 2);
-    query.has_offset = true;
-    query.offset = 3;
+    query.filter.has_from = query.filter.has_to = true;
+    query.filter.from = query.filter.to = 3;
     all = dead(p, &query, MIB);
     assert_int_equal(cJSON_GetArraySize(all), 1);
     assert_true(number(all->child, "offset") == 3);
     cJSON_Delete(all);
-    query.origin = "topic-1";
+    query.filter.origin = "topic-1";
     all = dead(p, &query, MIB);
     assert_int_equal(cJSON_GetArraySize(all), 0);
     cJSON_Delete(all);

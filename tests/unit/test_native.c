@@ -114,7 +114,7 @@ static void test_rows_of_every_sample(void **state)
             expect_row(b, row, s->rows[row]);
         native_block_free(b);
     }
-    assert_int_equal(readable, 79);
+    assert_int_equal(readable, 80);
 }
 
 static void test_columns(void **state)
@@ -255,11 +255,9 @@ static void test_bodies_that_are_no_block(void **state)
 {
     static const char *const bad[] = {
         "EMPTY_BLOCK_LOSES_THE_REST.native",
-        "blocks_of_different_types.native",
         "rows_lie.native",
         "trailing_byte.native",
         "truncated.native",
-        "two_blocks.native",
         "zero_row_block_between.native",
     };
 
@@ -272,6 +270,44 @@ static void test_bodies_that_are_no_block(void **state)
         assert_int_equal(try_block(raw.data, raw.len), SPOOL_E_CORRUPT);
         buf_free(&raw);
     }
+}
+
+/* Several Native blocks are read as one, each row with its own columns, and cut as one. */
+static void test_blocks_behind_each_other(void **state)
+{
+    static const char text[] = "\2\2\1k\5UInt8\1\2\1s\6String\1a\1b" /* k 1, 2; s a, b */
+                               "\1\1\1k\5UInt8\3"                    /* k 3 */
+                               "\1\2\1s\6String\1c\1d";              /* s c, d */
+    static const char *const rows[] = {"{\"k\":1,\"s\":\"a\"}", "{\"k\":2,\"s\":\"b\"}",
+                                       "{\"k\":3}", "{\"s\":\"c\"}", "{\"s\":\"d\"}"};
+    struct native_block *b = open_block(text, sizeof(text) - 1);
+    struct spool_error error = {0};
+    struct buf out;
+
+    (void)state;
+    buf_init(&out, MIB);
+    assert_int_equal(native_block_rows(b), 5);
+    for (uint64_t i = 0; i < 5; i++)
+        expect_row(b, i, rows[i]);
+    assert_int_equal(native_block_row_json(b, 5, &out, &error), SPOOL_E_INVALID);
+    for (uint64_t first = 0; first <= 5; first++)
+        for (uint64_t count = 1; first + count <= 5; count++) {
+            struct native_block *part;
+            buf_reset(&out);
+            assert_int_equal(native_block_slice(b, first, count, &out, &error), SPOOL_OK);
+            part = open_block(out.data, out.len);
+            assert_int_equal(native_block_rows(part), count);
+            for (uint64_t i = 0; i < count; i++)
+                expect_row(part, i, rows[first + i]);
+            native_block_free(part);
+        }
+    buf_reset(&out);
+    assert_int_equal(native_block_slice(b, 0, 5, &out, &error), SPOOL_OK);
+    assert_int_equal(out.len, sizeof(text) - 1);
+    assert_memory_equal(out.data, text, out.len);
+    assert_int_equal(native_block_slice(b, 0, 6, &out, &error), SPOOL_E_INVALID);
+    native_block_free(b);
+    buf_free(&out);
 }
 
 /* A block of one column made by hand: type, then the bytes of its data. */
@@ -457,6 +493,7 @@ int main(void)
         cmocka_unit_test(test_any_byte_wrong),
         cmocka_unit_test(test_random_damage),
         cmocka_unit_test(test_bodies_that_are_no_block),
+        cmocka_unit_test(test_blocks_behind_each_other),
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_zones),
         cmocka_unit_test(test_claims_are_checked),

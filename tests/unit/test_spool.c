@@ -366,9 +366,10 @@ static void test_dead(void **state)
     uint32_t o1 = open_origin(spool, "o/1"), o2 = open_origin(spool, "o/2");
     struct spool_dead letters[] = {letter("b", o1, 10), letter("b", o1, -10), letter("b", o2, 5),
                                    letter("ab", o1, INT64_MAX), letter("b", o1, 0)};
+    const struct spool_dead_change gone = {.kind = SPOOL_DEAD_REMOVE, .place = {o1, 0}};
     struct collected got = {0};
     uint64_t count = 0, bytes = 0, one;
-    size_t added = 0;
+    size_t added = 0, changed = 0;
 
     (void)state;
     check_ok(spool_dead_put(spool, letters, 5, &added, &the_error));
@@ -392,8 +393,10 @@ static void test_dead(void **state)
     check_ok(spool_dead_count(spool, "b", &count, &bytes, &the_error));
     assert_int_equal(count, 4);
     assert_int_equal(bytes, 4 * one);
-    check_ok(spool_dead_remove(spool, "b", o1, 0, &the_error));
-    assert_int_equal(spool_dead_remove(spool, "b", o1, 0, &the_error), SPOOL_E_NOT_FOUND);
+    check_ok(spool_dead_change(spool, "b", &gone, 1, &changed, &the_error));
+    assert_int_equal(changed, 1);
+    check_ok(spool_dead_change(spool, "b", &gone, 1, &changed, &the_error));
+    assert_int_equal(changed, 0);
     check_ok(spool_dead_count(spool, "b", &count, &bytes, &the_error));
     assert_int_equal(count, 3);
     assert_int_equal(bytes, 3 * one);
@@ -410,6 +413,88 @@ static void test_dead(void **state)
 }
 
 /* More than the first map of dead.mdb holds, so it must grow. */
+struct seen {
+    struct spool_dead last;
+    size_t count;
+    int64_t offsets[16];
+    char reason[64], column[16];
+};
+
+static int see(void *arg, const struct spool_dead *d)
+{
+    struct seen *seen = arg;
+
+    seen->last = *d;
+    snprintf(seen->reason, sizeof(seen->reason), "%s/%s", d->reason_name, d->reason);
+    snprintf(seen->column, sizeof(seen->column), "%s", d->column);
+    assert_int_equal(d->record_size, 12);
+    assert_memory_equal(d->record, "{\"id\":\"x\0y\"}", 12);
+    assert_int_equal(d->headers_size, 4);
+    seen->offsets[seen->count++] = d->offset;
+    return 0;
+}
+
+/* What a replay and the destinations change of a letter, and where a walk may begin. */
+static void test_dead_changes(void **state)
+{
+    char *path = make_directory();
+    struct spool *spool = open_spool(path, 0);
+    uint32_t o1 = open_origin(spool, "o/1"), o2 = open_origin(spool, "o/2");
+    struct spool_dead letters[] = {letter("b", o1, 10), letter("b", o1, 20), letter("b", o2, 5),
+                                   letter("c", o1, 0)};
+    const struct spool_dead_place places[] = {{o2, 5}, {o1, 11}, {o1, 10}};
+    const struct spool_dead_change changes[] = {
+        {.kind = SPOOL_DEAD_MARK, .place = {o1, 10}, .flags = SPOOL_DEAD_IN_TOPIC},
+        {.kind = SPOOL_DEAD_REMOVE, .place = {o1, 9}}, /* there is none */
+        {.kind = SPOOL_DEAD_REFUSE,
+         .place = {o1, 10},
+         .now_ms = 1700000009999,
+         .code = 5,
+         .reason_name = "range",
+         .reason = "a longer reason than the one before it was",
+         .column = "v",
+         .position = 3},
+        {.kind = SPOOL_DEAD_REMOVE, .place = {o1, 20}},
+    };
+    struct seen seen = {0};
+    uint64_t count = 0, bytes = 0, before = 0;
+    size_t changed = 0;
+
+    (void)state;
+    check_ok(spool_dead_put(spool, letters, 4, NULL, &the_error));
+    check_ok(spool_dead_count(spool, "b", &count, &before, &the_error));
+    check_ok(spool_dead_get(spool, "b", &places[2], 1, see, &seen, &the_error));
+    assert_int_equal(seen.last.last_ms, seen.last.dead_ms);
+    check_ok(spool_dead_change(spool, "b", changes, 4, &changed, &the_error));
+    assert_int_equal(changed, 3);
+    spool_close(spool);
+    spool = open_spool(path, 0);
+    check_verified(spool);
+    check_ok(spool_dead_count(spool, "b", &count, &bytes, &the_error));
+    assert_int_equal(count, 2);
+    assert_true(bytes < before && bytes > before / 2);
+    seen.count = 0;
+    check_ok(spool_dead_get(spool, "b", places, 3, see, &seen, &the_error));
+    assert_int_equal(seen.count, 2);
+    assert_int_equal(seen.offsets[0], 5);
+    assert_int_equal(seen.last.flags, SPOOL_DEAD_IN_TOPIC | SPOOL_DEAD_RETRIED);
+    assert_int_equal(seen.last.attempts, 3);
+    assert_int_equal(seen.last.code, 5);
+    assert_int_equal(seen.last.position, 3);
+    assert_int_equal(seen.last.last_ms, 1700000009999);
+    assert_int_equal(seen.last.dead_ms, 1700000000123);
+    assert_string_equal(seen.reason, "range/a longer reason than the one before it was");
+    assert_string_equal(seen.column, "v");
+    seen.count = 0;
+    check_ok(spool_dead_each_from(spool, "b", (struct spool_dead_place){o1, 11}, see, &seen,
+                                  &the_error));
+    assert_int_equal(seen.count, 1); /* not c's, which come behind it */
+    assert_int_equal(seen.offsets[0], 5);
+    spool_close(spool);
+    remove_tree(path);
+    free(path);
+}
+
 static void test_dead_grows(void **state)
 {
     char *path = make_directory();
@@ -549,6 +634,7 @@ int main(void)
         cmocka_unit_test(test_origins),
         cmocka_unit_test(test_notes),
         cmocka_unit_test(test_dead),
+        cmocka_unit_test(test_dead_changes),
         cmocka_unit_test(test_dead_grows),
         cmocka_unit_test(test_read_only),
         cmocka_unit_test(test_names_and_usage),

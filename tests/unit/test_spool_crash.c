@@ -211,8 +211,12 @@ static void child_remove(struct child *c)
     need(spool_stream_segments(c->stream, &info, &segments, NULL) == SPOOL_OK);
     for (size_t i = 0; i < segments; i++) {
         struct message m = {.kind = TOLD_REMOVED, .segment = info[i].number};
+        const struct spool_change unlist = {.kind = SPOOL_CHANGE_UNLIST,
+                                            .stream = spool_stream_id(c->stream),
+                                            .segment = info[i].number};
         if (info[i].newest || info[i].acked_blocks < info[i].blocks)
             continue;
+        need(spool_commit(c->spool, &unlist, 1, NULL) == SPOOL_OK);
         need(spool_segment_remove(c->stream, info[i].number, NULL) == SPOOL_OK);
         tell(c, &m);
         for (size_t k = kept = 0; k < c->count; k++)
@@ -578,6 +582,9 @@ static void drain(struct spool *spool, struct spool_stream *stream)
         check_ok(spool_commit(spool, &change, 1, &the_error));
         change = (struct spool_change){
             .kind = SPOOL_CHANGE_ACK, .stream = seal.stream, .batch = seal.batch};
+        check_ok(spool_commit(spool, &change, 1, &the_error));
+        change = (struct spool_change){
+            .kind = SPOOL_CHANGE_UNLIST, .stream = seal.stream, .segment = info[i].number};
         check_ok(spool_commit(spool, &change, 1, &the_error));
         check_ok(spool_segment_remove(stream, info[i].number, &the_error));
         free(ranges);

@@ -389,41 +389,132 @@ static void test_damaged_newest(void **state)
     unmake(&m);
 }
 
-/* meta.mdb and dead.mdb: opening either says CORRUPT and what to do, or what it gives is right. */
-static void check_store(const struct made *m, const struct file *f, const char *advice)
+/* A segment whose file is gone, in the middle or as the newest; one that was unlisted before is none. */
+static void test_missing_segment(void **state)
 {
-    const struct spool_options options = {.path = m->path};
+    (void)state;
+    for (uint64_t gone = 1; gone <= 3; gone++) {
+        char *path = make_directory(), *file = NULL;
+        struct spool *spool = open_spool(path, 0);
+        struct spool_stream *stream = open_stream(spool, "s");
+        const uint32_t origin = open_origin(spool, "o/0");
+        struct spool_change change = {.stream = spool_stream_id(stream)};
+        struct spool_salvage salvage = {0};
+        struct spool_segment_info *info;
+        struct spool_block_ref ref;
+        size_t count = 0;
+
+        for (uint64_t i = 1; i <= 3; i++) {
+            const struct spool_segment_spec spec = {&i, sizeof(i), "db.table"};
+            check_ok(spool_stream_configure(stream, &spec, &the_error));
+            assert_int_equal(append_one(stream, origin, 10, 100).segment, i);
+            change.kind = SPOOL_CHANGE_LIST;
+            change.segment = i;
+            check_ok(spool_commit(spool, &change, 1, &the_error));
+        }
+        change.kind = SPOOL_CHANGE_UNLIST;
+        change.segment = 1;
+        check_ok(spool_commit(spool, &change, 1, &the_error));
+        spool_close(spool);
+        assert_true(asprintf(&file, "%s/streams/s/%012u.seg", path, (unsigned)gone) > 0);
+        assert_int_equal(unlink(file), 0);
+        spool = open_spool(path, 0);
+        assert_int_equal(problems_of(spool), gone > 1);
+        stream = open_stream(spool, "s");
+        info = segments_of(stream, &count);
+        assert_int_equal(count, gone == 1 ? 2 : 3);
+        for (size_t i = 0; i < count; i++)
+            assert_int_equal(info[i].missing && info[i].damaged,
+                             gone > 1 && info[i].number == gone);
+        free(info);
+        if (gone > 1) {
+            check_ok(spool_segment_salvage(stream, gone, &salvage, &the_error));
+            assert_int_equal(salvage.count, 0);
+            assert_int_equal(salvage.lost_count, gone == 2);
+            if (gone == 2)
+                assert_true(salvage.lost[0].first == 10 && salvage.lost[0].last == 19);
+            spool_salvage_free(&salvage);
+        }
+        ref = append_one(stream, origin, 10, 100);
+        assert_int_equal(ref.segment, 4);
+        assert_int_equal(ref.first_offset, gone == 3 ? 20 : 30);
+        if (gone > 1) {
+            check_ok(spool_segment_forsake(stream, gone, &the_error));
+            check_ok(spool_commit(spool, NULL, 0, &the_error));
+            check_verified(spool);
+        }
+        spool_close(spool);
+        free(file);
+        remove_tree(path);
+        free(path);
+    }
+}
+
+/* What was let in must not lead a writer astray either. */
+static void write_to(struct spool *spool)
+{
     const struct spool_change put = {
         .kind = SPOOL_CHANGE_PUT, .key = "note", .value = "value", .value_size = 5};
     const struct spool_dead letter = {.stream = "s", .origin = 1, .offset = 99, .record = "r"};
-    size_t letters = 0, refused = 0, opened = 0;
+    const struct spool_dead_change change = {.kind = SPOOL_DEAD_REMOVE, .place = {1, 2}};
     uint32_t origin = 0;
+    size_t count = 0;
+
+    (void)problems_of(spool);
+    (void)spool_commit(spool, &put, 1, &the_error);
+    (void)spool_dead_put(spool, &letter, 1, &count, &the_error);
+    (void)spool_dead_change(spool, "s", &change, 1, &count, &the_error);
+    (void)spool_origin(spool, "another", 0, &origin, NULL, &the_error);
+}
+
+/* Whether the spool opens with one bit of the file changed. */
+static bool opens_flipped(const struct made *m, const struct file *f, size_t at, unsigned bit,
+                          bool write)
+{
+    const struct spool_options options = {.path = m->path};
+    struct spool *spool = NULL;
+    size_t letters = 0;
+    int status;
+
+    set_byte(f, at, (uint8_t)(f->bytes[at] ^ 1u << bit));
+    status = spool_open(&options, &spool, &the_error);
+    if (status == SPOOL_OK) {
+        (void)spool_dead_each(spool, "s", count_letter, &letters, &the_error);
+        assert_true(letters <= 5);
+        if (write)
+            write_to(spool);
+    } else {
+        assert_true(status == SPOOL_E_CORRUPT || status == SPOOL_E_NEWER);
+    }
+    spool_close(spool);
+    write_file(&m->meta, m->meta.size);
+    write_file(&m->dead, m->dead.size);
+    return status == SPOOL_OK;
+}
+
+/* meta.mdb and dead.mdb: opening either says CORRUPT and what to do, or what it gives is right. Every
+   byte at the head of a page, every bit of its flags, and some of the rest. */
+static void check_store(const struct made *m, const struct file *f, const char *advice)
+{
+    const struct spool_options options = {.path = m->path};
+    size_t refused = 0, opened = 0;
     uint64_t seed = 12;
     size_t step = getenv("TEST_LONG") ? 1 : 97;
 
-    for (size_t at = 0; at < f->size; at += at % 4096 < (at < 8192 ? 160 : 40) ? 1 : step) {
-        struct spool *spool = NULL;
-        int status;
-        set_byte(f, at, (uint8_t)(f->bytes[at] ^ 1u << (next_random(&seed) % 8)));
-        status = spool_open(&options, &spool, &the_error);
-        if (status == SPOOL_OK) {
-            letters = 0;
-            (void)spool_dead_each(spool, "s", count_letter, &letters, &the_error);
-            assert_true(letters <= 5);
-            if (opened % 4 == 0) { /* what was let in must not lead a writer astray either */
-                (void)problems_of(spool);
-                (void)spool_commit(spool, &put, 1, &the_error);
-                (void)spool_dead_put(spool, &letter, 1, &letters, &the_error);
-                (void)spool_origin(spool, "another", 0, &origin, NULL, &the_error);
-            }
-            opened++;
-        } else {
-            assert_true(status == SPOOL_E_CORRUPT || status == SPOOL_E_NEWER);
-            refused++;
+    for (size_t at = 0; at < f->size;) {
+        size_t in_page = at % 4096;
+        bool flags = in_page == 10 || in_page == 11;
+        for (unsigned i = 0; i < (flags ? 8 : 1); i++) {
+            unsigned bit = flags ? i : (unsigned)(next_random(&seed) % 8);
+            if (opens_flipped(m, f, at, bit, flags || opened % 4 == 0))
+                opened++;
+            else
+                refused++;
         }
-        spool_close(spool);
-        write_file(&m->meta, m->meta.size);
-        write_file(&m->dead, m->dead.size);
+        if (in_page < (at < 8192 ? 160 : 40))
+            at++;
+        else
+            at += in_page + step < 4096 ? step : 4096 - in_page;
     }
     print_message("flips: %zu refused, %zu opened\n", refused, opened);
     assert_true(refused > 50);
@@ -448,7 +539,7 @@ static void test_damaged_meta(void **state)
     struct spool *spool = NULL;
 
     (void)state;
-    check_store(&m, &m.meta, "backup");
+    check_store(&m, &m.meta, "spoolctl");
     assert_int_equal(unlink(m.meta.path), 0);
     assert_int_equal(spool_open(&options, &spool, &the_error), SPOOL_E_CORRUPT);
     write_file(&m.meta, m.meta.size);
@@ -464,7 +555,7 @@ static void test_damaged_dead(void **state)
     struct spool *spool;
 
     (void)state;
-    check_store(&m, &m.dead, "move it away");
+    check_store(&m, &m.dead, "repair");
     assert_int_equal(unlink(m.dead.path), 0);
     spool = open_spool(m.path, 0); /* an empty one takes its place */
     check_verified(spool);
@@ -515,6 +606,7 @@ static void test_foreign_files(void **state)
     struct spool_segment_info *info;
     char *other = NULL;
     size_t count = 0;
+    int64_t high = 0;
 
     (void)state;
     assert_int_equal(rename(b.segment.path, a.segment.path), 0);
@@ -534,6 +626,8 @@ static void test_foreign_files(void **state)
     assert_non_null(strstr(info[0].detail, "another spool"));
     assert_non_null(strstr(info[1].detail, "another number"));
     free(info);
+    /* Their offsets are not taken for this stream's. */
+    assert_int_equal(spool_stream_high(stream, a.origin[0], &high), SPOOL_E_NOT_FOUND);
     spool_close(spool);
     assert_int_equal(rename(b.dead.path, a.dead.path), 0);
     assert_int_equal(spool_open(&options, &spool, &the_error), SPOOL_E_CORRUPT);
@@ -549,7 +643,7 @@ int main(void)
         cmocka_unit_test(test_flipped_transaction), cmocka_unit_test(test_wrong_references),
         cmocka_unit_test(test_damaged_newest),      cmocka_unit_test(test_damaged_meta),
         cmocka_unit_test(test_damaged_dead),        cmocka_unit_test(test_newer),
-        cmocka_unit_test(test_foreign_files),
+        cmocka_unit_test(test_foreign_files),       cmocka_unit_test(test_missing_segment),
     };
     return cmocka_run_group_tests_name("spool_damage", tests, NULL, NULL);
 }

@@ -196,6 +196,7 @@ static void test_carries_high(void **state)
     struct spool_block_ref refs[500];
     uint32_t origins[500];
     size_t appended = 0;
+    struct spool_mark mark;
 
     (void)state;
     assert_non_null(schema);
@@ -212,7 +213,8 @@ static void test_carries_high(void **state)
                                              .first_offset = 1000 * round + i,
                                              .last_offset = 1000 * round + i,
                                              .frames = "x",
-                                             .frames_size = 1};
+                                             .frames_size = 1,
+                                             .mark = {i % 2 == 0, round, (uint64_t)i}};
         check_ok(spool_stream_append(stream, blocks, 500, refs, &appended, &the_error));
     }
     assert_true(refs[499].segment > 2);
@@ -221,10 +223,16 @@ static void test_carries_high(void **state)
     spool = open_spool(path, SMALL_SEGMENT);
     stream = open_stream(spool, "s");
     append_one(stream, origins[0], 1, 10);
+    spool_stream_mark(stream, origins[0], &mark);
+    assert_false(mark.known); /* it was of the record before */
     for (int i = 1; i < 500; i++) {
         int64_t high = 0;
         check_ok(spool_stream_high(stream, origins[i], &high));
         assert_int_equal(high, 2000 + i);
+        /* Without a mark the record has the 8 bytes it had before there were any. */
+        spool_stream_mark(stream, origins[i], &mark);
+        assert_int_equal(mark.known, i % 2 == 0);
+        assert_true(!mark.known || (mark.timestamp_ms == 2 && mark.hash == (uint64_t)i));
     }
     check_verified(spool);
     spool_close(spool);

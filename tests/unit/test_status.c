@@ -64,6 +64,12 @@ void clickhouse_endpoint_status(const struct clickhouse *ch, size_t i, struct en
     *out = played.endpoints[i];
 }
 
+uint64_t pipeline_endpoint_waiting(const struct pipeline *p, size_t endpoint)
+{
+    (void)p;
+    return endpoint ? 3 : 0;
+}
+
 size_t pipeline_streams(const struct pipeline *p)
 {
     (void)p;
@@ -157,7 +163,12 @@ static void every_field_is_there(void **state)
                                                .batches_sealed = 7,
                                                .batches_in_flight = 8,
                                                .batches_acknowledged = 9,
-                                               .retries = 10};
+                                               .retries = 10,
+                                               .views_unsure = 11,
+                                               .possible_duplicates = 12,
+                                               .damaged_segments = 14,
+                                               .missing_segments = 13,
+                                               .damaged_blocks = 15};
     played.streams[1] = (struct stream_status){.name = "b", .reason = "", .lag = 11};
     cJSON *s = status(PIPELINE);
     assert_text(s, "version", SPOOLD_VERSION);
@@ -184,6 +195,8 @@ static void every_field_is_there(void **state)
     assert_text(s, "endpoints.1.state", "down");
     assert_text(s, "endpoints.1.version", "");
     assert_text(s, "endpoints.1.reason", "connection refused");
+    assert_number(s, "endpoints.0.waiting_batches", 0);
+    assert_number(s, "endpoints.1.waiting_batches", 3);
     assert_text(s, "streams.0.name", "a");
     assert_text(s, "streams.0.state", "held");
     assert_text(s, "streams.0.reason", "no table \"t\"");
@@ -200,6 +213,11 @@ static void every_field_is_there(void **state)
     assert_number(s, "streams.0.dead_letters", 5);
     assert_number(s, "streams.0.rows_inserted", 6);
     assert_number(s, "streams.0.retries", 10);
+    assert_number(s, "streams.0.views_unsure_rows", 11);
+    assert_number(s, "streams.0.possible_duplicates", 12);
+    assert_number(s, "streams.0.damaged_segments", 14);
+    assert_number(s, "streams.0.missing_segments", 13);
+    assert_number(s, "streams.0.damaged_blocks", 15);
     assert_number(s, "streams.0.batches.sealed", 7);
     assert_number(s, "streams.0.batches.in_flight", 8);
     assert_number(s, "streams.0.batches.acknowledged", 9);

@@ -99,7 +99,8 @@ static void test_plain_names(void **state)
         {"MultiPolygon", TYPE_MULTI_POLYGON, 0},
         {"IntervalSecond", TYPE_INTERVAL, 8},
         {"IntervalYear", TYPE_INTERVAL, 8},
-        {"Geometry", TYPE_OTHER, 0},
+        {"Geometry", TYPE_VARIANT, 0},
+        {"Foo", TYPE_OTHER, 0},
         {"string", TYPE_OTHER, 0},
     };
 
@@ -396,12 +397,13 @@ static void test_native(void **state)
         "Nullable(Int128)",
         "Variant(Int8, Array(String))",
         "Nested(a Int8)",
+        "Geometry",
+        "Array(Geometry)",
         "LowCardinality(Nullable(String))",
         "SimpleAggregateFunction(sum, UInt64)",
     };
     static const char *const no[] = {
         "Foo",
-        "Geometry",
         "Array(Foo)",
         "Nullable(Array(Int8))",
         "Nullable(Dynamic)",

@@ -8,6 +8,7 @@
 
 #define PAGE        "docs/types.md"
 #define DIFFERENCES "tests/data/json-differences.tsv"
+#define RULES       "tests/data/json-difference-rules.tsv"
 #define CELLS       5
 
 static char *read_file(const char *path)
@@ -131,11 +132,42 @@ static void test_differences_are_listed(void **state)
     free(table);
 }
 
+/* Each rule's reason stands in the list by rule, with its example's type in the same line. */
+static void test_rules_are_listed(void **state)
+{
+    char *page = read_file(PAGE), *list = strstr(page, "\n## By rule");
+    char *table = read_file(RULES), *line, *rest;
+    size_t rows = 0;
+
+    (void)state;
+    assert_non_null(list);
+    for (line = strtok_r(table, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        char *fields[7], type[256];
+        if (line[0] == '#')
+            continue;
+        for (size_t i = 0; i < 7; i++) {
+            fields[i] = strsep(&line, "\t");
+            assert_non_null(fields[i]);
+        }
+        if (strcmp(fields[5], "-") == 0)
+            snprintf(type, sizeof(type), "%s", "");
+        else
+            snprintf(type, sizeof(type), "`%s`", fields[5]);
+        if (!page_has(list, fields[4], type))
+            fail_msg(PAGE " does not say by rule of %s: %s", fields[5], fields[4]);
+        rows++;
+    }
+    assert_true(rows >= 40);
+    free(page);
+    free(table);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_wire_forms),
         cmocka_unit_test(test_differences_are_listed),
+        cmocka_unit_test(test_rules_are_listed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -129,6 +129,10 @@ int main(int argc, char **argv)
             deliver(spool, stream, segments[i].number);
         /* The newest segment stays: it remembers how far each origin has come. */
         if (!segments[i].newest && !segments[i].damaged) {
+            const struct spool_change unlist = {.kind = SPOOL_CHANGE_UNLIST,
+                                                .stream = spool_stream_id(stream),
+                                                .segment = segments[i].number};
+            check(spool_commit(spool, &unlist, 1, &error), &error);
             check(spool_segment_remove(stream, segments[i].number, &error), &error);
             printf("removed segment %llu\n", (unsigned long long)segments[i].number);
         }

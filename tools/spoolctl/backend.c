@@ -309,6 +309,23 @@ int backend_records(struct backend *b, const char *stream, const struct look_rec
     return status;
 }
 
+static int add_filter(struct buf *path, const struct dead_filter *filter)
+{
+    int status = SPOOL_OK;
+
+    if (filter->origin)
+        status = client_add_query(path, "origin", filter->origin);
+    if (status == SPOOL_OK && filter->reason)
+        status = client_add_query(path, "reason", filter->reason);
+    if (status == SPOOL_OK && filter->has_from)
+        status = add_number(path, "from", filter->from);
+    if (status == SPOOL_OK && filter->has_to)
+        status = add_number(path, "to", filter->to);
+    if (status == SPOOL_OK && filter->has_code)
+        status = add_number(path, "code", filter->code);
+    return status;
+}
+
 int backend_dead(struct backend *b, const struct look_dead_query *query, look_line_fn *line,
                  void *arg, struct spool_error *error)
 {
@@ -321,11 +338,30 @@ int backend_dead(struct backend *b, const struct look_dead_query *query, look_li
     status = buf_printf(&path, "/dead?limit=%" PRIu64, query->limit);
     if (status == SPOOL_OK && query->stream)
         status = client_add_query(&path, "stream", query->stream);
-    if (status == SPOOL_OK && query->origin)
-        status = client_add_query(&path, "origin", query->origin);
-    if (status == SPOOL_OK && query->has_offset)
-        status = add_number(&path, "offset", query->offset);
+    if (status == SPOOL_OK)
+        status = add_filter(&path, &query->filter);
     status = get_lines(b, &path, status, line, arg, error);
+    buf_free(&path);
+    return status;
+}
+
+int backend_dead_action(struct backend *b, const char *stream, const char *action,
+                        const struct dead_filter *filter, bool dry, struct buf *out,
+                        struct spool_error *error)
+{
+    struct buf path;
+    const char *text = NULL;
+    int status;
+
+    buf_init(&path, 8 * KIB);
+    status = buf_printf(&path, "/streams/%s/dead/%s%s", stream, action, dry ? "?dry=1" : "");
+    if (status == SPOOL_OK)
+        status = add_filter(&path, filter);
+    if (status == SPOOL_OK)
+        text = buf_cstr(&path);
+    status = text ? client_request(b->client, true, text, true, out, error)
+                  : spool_error_set(error, SPOOL_E_LIMIT,
+                                    "the request is too long: a shorter --origin?");
     buf_free(&path);
     return status;
 }

@@ -38,6 +38,10 @@ int backend_blocks(struct backend *b, const char *stream, uint64_t segment, stru
 int backend_verify(struct backend *b, struct buf *out, struct spool_error *error);
 int backend_steer(struct backend *b, const char *stream, const char *action, struct buf *out,
                   struct spool_error *error);
+/* POST of dead/<action> for the letters that filter takes; waits as long as it takes. */
+int backend_dead_action(struct backend *b, const char *stream, const char *action,
+                        const struct dead_filter *filter, bool dry, struct buf *out,
+                        struct spool_error *error);
 
 /* Lines. */
 int backend_records(struct backend *b, const char *stream, const struct look_records_query *query,

@@ -27,28 +27,63 @@ static const struct option {
     [OPTION_TO] = {"--to", "OFFSET", "up to and with this offset"},
     [OPTION_LIMIT] = {"--limit", "N", "at most this many records (100)"},
     [OPTION_OFFSET] = {"--offset", "OFFSET", "only the letter of this offset"},
+    [OPTION_REASON] = {"--reason", "WORD", "only of this reason, as dead ls shows it"},
+    [OPTION_CODE] = {"--code", "N", "only of this code: spoold's reason, or ClickHouse's"},
+    [OPTION_YES] = {"--yes", NULL, "do it; without, only say what would be done"},
     [OPTION_ACCEPT_BAD] = {"--accept-bad", NULL, "let rows over bad_ratio go to the dead letters"},
     [OPTION_HELP] = {"--help", NULL, "this text"},
     [OPTION_VERSION] = {"--version", NULL, "the version"},
 };
 
+#define RANGE_OPTIONS  (BIT(OPTION_ORIGIN) | BIT(OPTION_FROM) | BIT(OPTION_TO))
+#define FILTER_OPTIONS (RANGE_OPTIONS | BIT(OPTION_REASON) | BIT(OPTION_CODE))
+
 const struct command commands[] = {
-    {"status", "", "streams, their states and what waits", 0, 0, 0, false, command_status},
-    {"ls", "[STREAM]", "segments, batches or blocks with their offsets", 0, 1,
+    {"status", "", "streams, their states and what waits", NULL, 0, 0, 0, false, command_status},
+    {"ls", "[STREAM]", "segments, batches or blocks with their offsets", NULL, 0, 1,
      BIT(OPTION_SEGMENTS) | BIT(OPTION_BATCHES) | BIT(OPTION_BLOCKS), true, command_ls},
-    {"show", "STREAM", "the records themselves", 1, 1,
-     BIT(OPTION_ORIGIN) | BIT(OPTION_FROM) | BIT(OPTION_TO) | BIT(OPTION_LIMIT), true,
-     command_show},
-    {"verify", "", "read everything and check it; exit 1 if anything is wrong", 0, 0, 0, false,
-     command_verify},
-    {"dead ls", "[STREAM]", "the dead letters, one a line", 0, 1, 0, true, command_dead_ls},
-    {"dead show", "STREAM", "dead letters with all that is known of them", 1, 1,
-     BIT(OPTION_ORIGIN) | BIT(OPTION_OFFSET), true, command_dead_show},
-    {"pause", "STREAM", "stop a stream's intake and its inserts", 1, 1, 0, true, command_steer},
-    {"resume", "STREAM", "let a paused or held stream go on", 1, 1, BIT(OPTION_ACCEPT_BAD), true,
+    {"show", "STREAM", "the records themselves", NULL, 1, 1, RANGE_OPTIONS | BIT(OPTION_LIMIT),
+     true, command_show},
+    {"verify", "", "read everything and check it; exit 1 if anything is wrong", NULL, 0, 0, 0,
+     false, command_verify},
+    {"repair", "", "make meta.mdb or dead.mdb anew of what can be read, where it is damaged",
+     "For a stopped spoold, and after a copy of the directory was made. Without --yes it says "
+     "what\n"
+     "it finds and would do, and exits 1 where one of them is damaged, or meta.mdb gone. The old\n"
+     "file is kept under another name. A new meta.mdb is made of what the segments say: streams,\n"
+     "origins and all rows are had again. Acknowledgements and seals are not: rows below the "
+     "offset\n"
+     "that the Kafka group committed are not sent again, others are asked about where the table\n"
+     "has origin columns, and may come twice elsewhere. A new dead.mdb gets the letters that can\n"
+     "still be read.\n",
+     0, 0, BIT(OPTION_YES), false, command_repair},
+    {"dead ls", "[STREAM]", "the dead letters, one a line",
+     "The letters of a stream, or of all, in order of origin and offset, with the beginning of\n"
+     "each record. `dead show` tells all of a letter.\n",
+     0, 1, FILTER_OPTIONS | BIT(OPTION_LIMIT), true, command_dead_ls},
+    {"dead show", "STREAM", "dead letters with all that is known of them",
+     "Why each was refused (reason, code, column, position in the record), how often and when it\n"
+     "was tried, where it came from, its key and headers, and the record itself. A record that\n"
+     "only ClickHouse refused was rebuilt from its columns, and says so.\n",
+     1, 1, FILTER_OPTIONS | BIT(OPTION_OFFSET) | BIT(OPTION_LIMIT), true, command_dead_show},
+    {"dead replay", "STREAM", "decode dead letters again, and put those that fit into the spool",
+     "For when the cause is mended: the table, the columns in the configuration, "
+     "max_record_bytes.\n"
+     "The running spoold reads the table's columns anew and decodes each letter by them, with the\n"
+     "record's own topic, partition, offset, key, headers and time. A letter that fits becomes a\n"
+     "row of the spool exactly once, and is gone; one that does not stays, with one attempt more\n"
+     "and the new reason. Exit 1 where a letter was refused or could not be replayed.\n",
+     1, 1, FILTER_OPTIONS, true, command_dead_replay},
+    {"dead discard", "STREAM", "remove dead letters for good",
+     "Without --yes it says how many letters would go, and exits 1. What is discarded can't be\n"
+     "had back from spoold; Kafka may still have it.\n",
+     1, 1, FILTER_OPTIONS | BIT(OPTION_YES), true, command_dead_discard},
+    {"pause", "STREAM", "stop a stream's intake and its inserts", NULL, 1, 1, 0, true,
      command_steer},
-    {"flush", "STREAM", "insert what waits now", 1, 1, 0, true, command_steer},
-    {"help", "[COMMAND]", "this text, or a command's", 0, 2, 0, false, command_help},
+    {"resume", "STREAM", "let a paused or held stream go on", NULL, 1, 1, BIT(OPTION_ACCEPT_BAD),
+     true, command_steer},
+    {"flush", "STREAM", "insert what waits now", NULL, 1, 1, 0, true, command_steer},
+    {"help", "[COMMAND]", "this text, or a command's", NULL, 0, 2, 0, false, command_help},
 };
 const size_t command_count = sizeof(commands) / sizeof(commands[0]);
 
@@ -115,6 +150,14 @@ static int take_value(struct arguments *args, size_t id, const char *value)
         return *value ? 0 : usage_error("--socket needs a path");
     case OPTION_ORIGIN:
         args->origin = value;
+        return 0;
+    case OPTION_REASON:
+        args->reason = value;
+        return 0;
+    case OPTION_CODE:
+        args->code = (int)number;
+        if (!is_number || number < INT32_MIN || number > INT32_MAX)
+            return usage_error("--code takes a number, not '%s'", value);
         return 0;
     case OPTION_FROM:
         args->from = number;
@@ -272,9 +315,12 @@ int main(int argc, char **argv)
     if (!args.word_count)
         return args.given[OPTION_HELP] ? command_help(NULL, &args) : usage_error("which command?");
     command = find_command(&args);
+    if (!command && args.given[OPTION_HELP])
+        return command_help(NULL, &args);
     if (!command)
-        return usage_error(strcmp(args.words[0], "dead") ? "unknown command '%s'"
-                                                         : "%s needs ls or show behind it",
+        return usage_error(strcmp(args.words[0], "dead")
+                               ? "unknown command '%s'"
+                               : "%s needs ls, show, replay or discard behind it",
                            args.words[0]);
     if (args.given[OPTION_HELP])
         return command_help(command, &args);

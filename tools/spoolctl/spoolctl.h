@@ -23,6 +23,9 @@ enum option_id {
     OPTION_TO,
     OPTION_LIMIT,
     OPTION_OFFSET,
+    OPTION_REASON,
+    OPTION_CODE,
+    OPTION_YES,
     OPTION_ACCEPT_BAD,
     OPTION_HELP,
     OPTION_VERSION,
@@ -35,6 +38,8 @@ struct arguments {
     const char *spool;
     const char *socket;
     const char *origin;
+    const char *reason;
+    int code;
     int64_t from;
     int64_t to;
     int64_t offset;
@@ -46,7 +51,8 @@ struct arguments {
 struct command {
     const char *name; /* one word, or two */
     const char *synopsis;
-    const char *help;
+    const char *help;   /* one line */
+    const char *detail; /* paragraphs, each line ends with a newline; NULL: none */
     size_t words_min, words_max;
     uint32_t options; /* bits of enum option_id beside --json, --spool and --socket */
     bool first_is_stream;
@@ -63,7 +69,10 @@ int command_show(const struct command *command, const struct arguments *args);
 int command_verify(const struct command *command, const struct arguments *args);
 int command_dead_ls(const struct command *command, const struct arguments *args);
 int command_dead_show(const struct command *command, const struct arguments *args);
+int command_dead_replay(const struct command *command, const struct arguments *args);
+int command_dead_discard(const struct command *command, const struct arguments *args);
 int command_steer(const struct command *command, const struct arguments *args);
+int command_repair(const struct command *command, const struct arguments *args);
 int command_help(const struct command *command, const struct arguments *args);
 
 /* Says the sentence on stderr; returns EXIT_PROBLEM. */

@@ -46,6 +46,7 @@ struct body {
     size_t in_at;
     size_t in_len;
     bool frames;
+    uint8_t method;   /* of the frames so far; 0: none yet */
     struct buf frame; /* one frame as it came */
     struct buf opened;
     size_t opened_at;
@@ -322,6 +323,13 @@ static int frame_next(struct body *b)
     if (method != FRAME_LZ4 && method != FRAME_ZSTD && method != FRAME_STORED)
         return (int)fail(b, UNKNOWN_CODEC, "Unknown codec family code: %d. (UNKNOWN_CODEC)",
                          method);
+    /* As CompressedReadBuffer does it for a request's body: one method from the first frame on. */
+    if (b->method && method != b->method)
+        return (int)fail(b, CANNOT_DECOMPRESS,
+                         "Data compressed with different methods, given method byte 0x%x, previous "
+                         "method byte 0x%x. (CANNOT_DECOMPRESS)",
+                         method, b->method);
+    b->method = method;
     struct spool_error error;
     if (frames_open(b->frame.data, b->frame.len, &b->opened, &error) != SPOOL_OK)
         return (int)fail(b, CANNOT_DECOMPRESS, "Cannot decompress: %.300s. (CANNOT_DECOMPRESS)",

@@ -36,7 +36,7 @@ struct engine_result {
 };
 
 /* Loads the library and opens the data directory; exits with a sentence where that fails. */
-void engine_start(const char *library, const char *path);
+void engine_start(const char *library, const char *path, const char *config);
 /* Closes the data directory. No request may run any more. */
 void engine_stop(void);
 const char *engine_version(void);

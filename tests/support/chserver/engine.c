@@ -65,7 +65,7 @@ struct engine_insert {
 
 /* The library keeps its data directory open while one connection is; this one is for that. */
 static struct engine_connection *keeper;
-static char path_argument[4096];
+static char path_argument[4096], config_argument[4096];
 static char version[64];
 
 static void fail(const char *what, const char *why)
@@ -74,7 +74,7 @@ static void fail(const char *what, const char *why)
     exit(1);
 }
 
-void engine_start(const char *library, const char *path)
+void engine_start(const char *library, const char *path, const char *config)
 {
     void *handle = dlopen(library, RTLD_NOW);
     if (!handle)
@@ -87,6 +87,8 @@ void engine_start(const char *library, const char *path)
     }
     chdb.set_signal_handlers_enabled(0);
     snprintf(path_argument, sizeof path_argument, "--path=%s", path);
+    if (config)
+        snprintf(config_argument, sizeof config_argument, "--config-file=%s", config);
     keeper = engine_connect();
     if (!keeper)
         fail(path, "cannot be opened; perhaps another process has it");
@@ -112,9 +114,9 @@ const char *engine_version(void)
 struct engine_connection *engine_connect(void)
 {
     char name[] = "clickhouse";
-    char *argv[] = {name, path_argument, NULL};
+    char *argv[] = {name, path_argument, config_argument[0] ? config_argument : NULL, NULL};
     struct engine_connection *c = calloc(1, sizeof *c);
-    if (c && !(c->held = chdb.connect(2, argv))) {
+    if (c && !(c->held = chdb.connect(argv[2] ? 3 : 2, argv))) {
         free(c);
         return NULL;
     }

@@ -24,8 +24,8 @@
 static void usage(void)
 {
     fprintf(stderr,
-            "chserver --port N --path DIR [--lib libchdb.so] [--user NAME [--password TEXT] "
-            "[--readonly]]...\n"
+            "chserver --port N --path DIR [--lib libchdb.so] [--config FILE] [--user NAME "
+            "[--password TEXT] [--readonly]]...\n"
             "ClickHouse's HTTP interface on 127.0.0.1 over libchdb. The library's path may also\n"
             "stand in CHDB_LIB. Without --user: 'default' with no password.\n");
     exit(2);
@@ -111,16 +111,14 @@ static void serve(int listener, const sigset_t *stop)
 
 int main(int argc, char **argv)
 {
-    static const struct option OPTIONS[] = {{"port", required_argument, NULL, 'P'},
-                                            {"path", required_argument, NULL, 'd'},
-                                            {"lib", required_argument, NULL, 'l'},
-                                            {"user", required_argument, NULL, 'u'},
-                                            {"password", required_argument, NULL, 'p'},
-                                            {"readonly", no_argument, NULL, 'r'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option OPTIONS[] = {
+        {"port", required_argument, NULL, 'P'}, {"path", required_argument, NULL, 'd'},
+        {"lib", required_argument, NULL, 'l'},  {"config", required_argument, NULL, 'c'},
+        {"user", required_argument, NULL, 'u'}, {"password", required_argument, NULL, 'p'},
+        {"readonly", no_argument, NULL, 'r'},   {NULL, 0, NULL, 0}};
     static struct account accounts[ACCOUNTS_MAX] = {{"default", "", false}};
     size_t count = 0;
-    const char *port = NULL, *path = NULL, *library = getenv("CHDB_LIB");
+    const char *port = NULL, *path = NULL, *library = getenv("CHDB_LIB"), *config = NULL;
     int opt;
     while ((opt = getopt_long(argc, argv, "", OPTIONS, NULL)) != -1) {
         if (opt == 'P')
@@ -129,6 +127,8 @@ int main(int argc, char **argv)
             path = optarg;
         else if (opt == 'l')
             library = optarg;
+        else if (opt == 'c')
+            config = optarg;
         else if (opt == 'u' && count < ACCOUNTS_MAX)
             accounts[count++] = (struct account){optarg, "", false};
         else if (opt == 'p' && count > 0)
@@ -150,7 +150,7 @@ int main(int argc, char **argv)
     pthread_sigmask(SIG_BLOCK, &stop, NULL);
     signal(SIGPIPE, SIG_IGN);
 
-    engine_start(library, path);
+    engine_start(library, path, config);
     int listener = listen_on(port);
     fprintf(stderr, "chserver: ClickHouse %s on port %s\n", engine_version(), port);
     serve(listener, &stop);

@@ -88,6 +88,7 @@ rd_kafka_conf_t *client_conf(const struct property *defaults)
     if (brokers)
         conf_set(conf, "bootstrap.servers", brokers);
     conf_set(conf, "client.id", "kafkatool");
+    conf_set(conf, "reconnect.backoff.max.ms", "500"); /* a broker that is away comes back soon */
     for (; defaults && defaults->name; defaults++)
         conf_set(conf, defaults->name, defaults->value);
     for (int i = 0; i < property_count; i++) {

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The dead letters of a stream as a whole: their bound, and discarding them on request. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "pipeline/pipeline_int.h"
+#include "spool/look.h"
+
+#define LETTER_OVERHEAD_BYTES 64 /* fixed fields of a stored letter, about */
+#define LETTER_KEY_BYTES      100
+#define PAGE_BYTES            4096
+#define DISCARD_CHUNK         4096
+
+/* --- the bound ------------------------------------------------------------------------------ */
+
+static uint64_t letter_bytes(const struct spool_dead *letter)
+{
+    return LETTER_OVERHEAD_BYTES + letter->record_size + letter->key_size + letter->headers_size +
+           strlen(letter->reason);
+}
+
+/* Leaf pages are half full at worst; a long letter has pages of its own. */
+static uint64_t letter_disk_bytes(const struct spool_dead *letter)
+{
+    uint64_t bytes = letter_bytes(letter) + LETTER_KEY_BYTES;
+    return bytes < PAGE_BYTES / 2 ? 2 * bytes
+                                  : (bytes / PAGE_BYTES + 1) * PAGE_BYTES + 2 * LETTER_KEY_BYTES;
+}
+
+uint64_t dead_disk_bytes(const struct spool_dead *letters, size_t count)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < count; i++)
+        bytes += letter_disk_bytes(&letters[i]);
+    return bytes;
+}
+
+int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, uint64_t room_bytes,
+             struct dead_stored *stored, struct spool_error *error)
+{
+    struct spool *spool = s->p->spool;
+    const char *name = s->options->name;
+    const uint64_t max = s->options->dead_letters_max_bytes;
+    uint64_t inside = 0, disk = 0;
+    bool no_room = false;
+    size_t fit = 0;
+    int status;
+
+    *stored = (struct dead_stored){0};
+    status = spool_dead_count(spool, name, &stored->letters, &stored->bytes, error);
+    if (status == SPOOL_OK)
+        status = spool_dead_room(spool, &inside, error);
+    for (uint64_t bytes = stored->bytes; fit < count; fit++) {
+        bytes += letter_bytes(&letters[fit]);
+        disk += letter_disk_bytes(&letters[fit]);
+        no_room = disk > inside && disk - inside > room_bytes;
+        if (no_room || (max && bytes > max))
+            break;
+    }
+    if (status == SPOOL_OK)
+        status = spool_dead_put(spool, letters, fit, NULL, error);
+    if (status != SPOOL_OK)
+        return status;
+    stored->put = fit;
+    status = spool_dead_count(spool, name, &stored->letters, &stored->bytes, error);
+    if (status != SPOOL_OK || fit == count)
+        return status;
+    if (no_room)
+        return spool_error_set(error, SPOOL_E_FULL, "the spool has reached its bound");
+    return spool_error_set(error, SPOOL_E_LIMIT,
+                           "the dead letters hold %llu bytes, the next has %llu, "
+                           "dead_letters.max_bytes is %llu: replay or discard some with spoolctl "
+                           "dead, or raise the bound and restart",
+                           (unsigned long long)stored->bytes,
+                           (unsigned long long)letter_bytes(&letters[fit]),
+                           (unsigned long long)max);
+}
+
+void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes)
+{
+    bool fewer = bytes < s->dead_bytes;
+
+    if (!fewer)
+        s->p->grown_bytes += bytes - s->dead_bytes;
+    if (letters > s->dead_letters)
+        dead_out_added(s, letters - s->dead_letters);
+    s->dead_letters = letters;
+    s->dead_bytes = bytes;
+    if (!fewer)
+        return;
+    s->dead_retry_at_ms = 0; /* what found no room may fit now */
+    stream_unhold(s, HOLD_DEAD_FULL);
+}
+
+/* --- discarding ----------------------------------------------------------------------------- */
+
+struct discard {
+    struct job job;
+    struct stream *stream;
+    struct dead_filter filter;
+    char *origin, *reason; /* what the filter points to */
+    bool dry;
+    struct spool_dead_place next;
+    struct spool_dead_change *changes;
+    size_t count;
+    bool at_end;
+    uint64_t letters, bytes; /* selected so far */
+    uint64_t left, left_bytes;
+    int status;
+    struct spool_error error;
+    void (*done)(void *arg, int status, uint64_t letters, uint64_t bytes,
+                 const struct spool_error *error);
+    void *arg;
+};
+
+static int discard_each(void *arg, const struct spool_dead *letter)
+{
+    struct discard *d = arg;
+
+    if (!dead_filter_takes(&d->filter, letter))
+        return 0;
+    if (d->count == DISCARD_CHUNK) {
+        d->next = (struct spool_dead_place){letter->origin, letter->offset};
+        d->at_end = false;
+        return 1;
+    }
+    d->changes[d->count++] = (struct spool_dead_change){.kind = SPOOL_DEAD_REMOVE,
+                                                        .place = {letter->origin, letter->offset}};
+    d->letters++;
+    d->bytes += letter->record_size;
+    return 0;
+}
+
+static void discard_work(struct job *job)
+{
+    struct discard *d = (struct discard *)job;
+    struct spool *spool = job->pipeline->spool;
+    const char *name = d->stream->options->name;
+
+    do {
+        d->count = 0;
+        d->at_end = true;
+        d->status = spool_dead_each_from(spool, name, d->next, discard_each, d, &d->error);
+        if (d->status >= 0 && !d->dry)
+            d->status = spool_dead_change(spool, name, d->changes, d->count, NULL, &d->error);
+    } while (d->status >= 0 && !d->at_end);
+    if (d->status >= 0)
+        d->status = spool_dead_count(spool, name, &d->left, &d->left_bytes, &d->error);
+}
+
+static void discard_free(struct discard *d)
+{
+    free(d->changes);
+    free(d->origin);
+    free(d->reason);
+    free(d);
+}
+
+static void discard_done(struct job *job)
+{
+    struct discard *d = (struct discard *)job;
+    struct stream *s = d->stream;
+
+    if (d->status == SPOOL_E_FATAL)
+        pipeline_fatal(s->p, "dead.mdb: %s", d->error.text);
+    if (d->status == SPOOL_OK) {
+        dead_counted(s, d->left, d->left_bytes);
+        if (!d->dry && d->letters)
+            log_event(LOG_WARN, "dead.discarded", "stream", s->options->name, "letters",
+                      log_u64(d->letters), "bytes", log_u64(d->bytes), "reason",
+                      "an operator asked for it", NULL);
+    }
+    d->done(d->arg, d->status, d->letters, d->bytes, &d->error);
+    discard_free(d);
+    pipeline_advance(s->p);
+}
+
+int pipeline_dead_discard(struct pipeline *p, const char *name, const struct dead_filter *filter,
+                          bool dry,
+                          void (*done)(void *arg, int status, uint64_t letters, uint64_t bytes,
+                                       const struct spool_error *error),
+                          void *arg)
+{
+    struct stream *s = pipeline_stream(p, name);
+    struct lane *lanes[2] = {&p->dead_lane, &p->meta_lane};
+    struct discard *d;
+
+    if (!s)
+        return SPOOL_E_NOT_FOUND;
+    if (p->closing || p->fatal)
+        return SPOOL_E_CANCELLED;
+    if (s->replay)
+        return SPOOL_E_EXISTS;
+    d = calloc(1, sizeof(*d));
+    if (!d)
+        return SPOOL_E_NOMEM;
+    d->stream = s;
+    d->filter = *filter;
+    d->origin = filter->origin ? strdup(filter->origin) : NULL;
+    d->reason = filter->reason ? strdup(filter->reason) : NULL;
+    d->filter.origin = d->origin;
+    d->filter.reason = d->reason;
+    d->changes = calloc(DISCARD_CHUNK, sizeof(*d->changes));
+    d->dry = dry;
+    d->next = (struct spool_dead_place){0, INT64_MIN};
+    d->done = done;
+    d->arg = arg;
+    d->job.work = discard_work;
+    d->job.done = discard_done;
+    if ((filter->origin && !d->origin) || (filter->reason && !d->reason) || !d->changes ||
+        job_start(p, &d->job, lanes, 2) != SPOOL_OK) {
+        discard_free(d);
+        return SPOOL_E_NOMEM;
+    }
+    return SPOOL_OK;
+}

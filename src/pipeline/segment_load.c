@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Loading a segment's index: its blocks, what of them is acknowledged, its origins and schema, read
+ * in one job when delivery reaches it.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "pipeline/segment_load_int.h"
+
+#define LOAD_RETRY_MS 5000
+
+static void load_discard_note(struct load_job *l, struct load_origin *lo)
+{
+    char key[128];
+    void *value = NULL;
+    size_t size = 0;
+
+    snprintf(key, sizeof(key), "discard/%u/%u", l->stream->id, lo->id);
+    if (spool_note_get(l->job.pipeline->spool, key, &value, &size, NULL) == SPOOL_OK && size < 32) {
+        char text[32] = {0};
+        memcpy(text, value, size);
+        lo->discard = true;
+        lo->discard_to = strtoll(text, NULL, 10);
+    }
+    free(value);
+}
+
+/* The origin's name, asked once. */
+static int load_origin(struct load_job *l, uint32_t id)
+{
+    struct load_origin *grown;
+    size_t k = 0;
+    int status;
+
+    while (k < l->origin_count && l->origins[k].id != id)
+        k++;
+    if (k < l->origin_count) {
+        struct load_origin hit = l->origins[k]; /* move to front: origins come in turns */
+        memmove(l->origins + 1, l->origins, k * sizeof(*l->origins));
+        l->origins[0] = hit;
+        return SPOOL_OK;
+    }
+    grown = realloc(l->origins, (l->origin_count + 1) * sizeof(*grown));
+    if (!grown)
+        return SPOOL_E_NOMEM;
+    l->origins = grown;
+    memset(&grown[l->origin_count], 0, sizeof(*grown));
+    grown[l->origin_count].id = id;
+    status = spool_origin_name(l->job.pipeline->spool, id, &grown[l->origin_count].name,
+                               &grown[l->origin_count].epoch, &l->error);
+    if (status != SPOOL_OK)
+        return status;
+    load_discard_note(l, &grown[l->origin_count]);
+    l->origin_count++;
+    return SPOOL_OK;
+}
+
+/* Of every origin in the segment, or lost with it. */
+static int load_origins(struct load_job *l)
+{
+    int status = SPOOL_OK;
+
+    for (size_t i = 0; i < l->ref_count && status == SPOOL_OK; i++)
+        status = load_origin(l, l->refs[i].origin);
+    for (size_t i = 0; i < l->salvage.lost_count && status == SPOOL_OK; i++)
+        status = load_origin(l, l->salvage.lost[i].origin);
+    return status;
+}
+
+/* What is to be had of a damaged segment; why is in error. */
+static int load_salvage(struct load_job *l)
+{
+    struct spool_salvage *v = &l->salvage;
+    struct spool_error error = {0};
+    char key[64];
+    void *value = NULL;
+    size_t size = 0;
+    int status = spool_segment_salvage(l->stream->spool, l->segment->number, v, &error);
+
+    if (status != SPOOL_OK) {
+        l->error = error;
+        return status;
+    }
+    l->damaged = true;
+    free(l->refs);
+    l->refs = v->refs;
+    l->ref_count = v->count;
+    l->schema = v->schema;
+    l->schema_size = v->schema_size;
+    l->destination = v->destination;
+    v->refs = NULL;
+    v->schema = NULL;
+    v->destination = NULL;
+    salvage_note_key(l->stream, l->segment->number, key, sizeof(key));
+    l->noted = spool_note_get(l->job.pipeline->spool, key, &value, &size, NULL) == SPOOL_OK;
+    free(value);
+    return SPOOL_OK;
+}
+
+static void load_work(struct job *job)
+{
+    struct load_job *l = (struct load_job *)job;
+    uint64_t number = l->segment->number;
+
+    l->status = spool_segment_blocks(l->stream->spool, number, &l->refs, &l->ref_count, &l->error);
+    if (l->status == SPOOL_OK)
+        l->status = spool_segment_spec_get(l->stream->spool, number, &l->schema, &l->schema_size,
+                                           &l->destination, &l->error);
+    if (l->status == SPOOL_E_CORRUPT)
+        l->status = load_salvage(l);
+    if (l->status == SPOOL_OK)
+        l->status = spool_acked(job->pipeline->spool, l->stream->id, number, &l->acked,
+                                &l->acked_count, &l->error);
+    if (l->status == SPOOL_OK)
+        l->status = load_origins(l);
+}
+
+static void load_free(struct load_job *l)
+{
+    for (size_t i = 0; i < l->origin_count; i++)
+        free(l->origins[i].name);
+    free(l->origins);
+    free(l->refs);
+    free(l->acked);
+    free(l->schema);
+    free(l->destination);
+    spool_salvage_free(&l->salvage);
+    free(l);
+}
+
+/* The schema the segment was written under: the stream's own where it is the same. */
+static int segment_schema(struct stream *s, struct segment *g, struct load_job *l)
+{
+    struct schema *schema = NULL;
+    struct target *t;
+    int status;
+
+    if (g->schema || !l->schema)
+        return SPOOL_OK;
+    if (s->schema && s->schema->serialized.len == l->schema_size &&
+        memcmp(s->schema->serialized.data, l->schema, l->schema_size) == 0 &&
+        strcmp(s->schema->target->destination, l->destination) == 0) {
+        g->schema = stream_schema_ref(s->schema);
+        return SPOOL_OK;
+    }
+    status = schema_deserialize(l->schema, l->schema_size, &schema, &l->error);
+    if (status != SPOOL_OK)
+        return status;
+    t = target_by_destination(s, l->destination);
+    if (!t) {
+        schema_free(schema);
+        return spool_error_set(&l->error, SPOOL_E_CORRUPT, "destination \"%s\" is not readable",
+                               l->destination);
+    }
+    return stream_schema_create(schema, t, &g->schema);
+}
+
+/* Ranges are ascending and merged: a block is acknowledged when one covers all its rows. */
+static bool acked_covers(const struct load_job *l, size_t *at, const struct spool_block_ref *ref,
+                         uint32_t *acked_rows)
+{
+    uint64_t rows = 0;
+    bool seen = false;
+
+    while (*at < l->acked_count && l->acked[*at].sequence < ref->sequence)
+        (*at)++;
+    for (size_t i = *at; i < l->acked_count && l->acked[i].sequence == ref->sequence; i++) {
+        rows += l->acked[i].rows;
+        seen = true;
+    }
+    *acked_rows = (uint32_t)rows;
+    return seen && rows >= ref->rows;
+}
+
+static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
+{
+    uint64_t unacked_rows = 0;
+    size_t at = 0;
+
+    for (size_t i = 0; i < l->origin_count; i++) {
+        struct origin *o = origin_get(s, l->origins[i].id);
+        if (!o) {
+            pipeline_fatal(s->p, "out of memory while reading a segment's index");
+            return;
+        }
+        if (l->origins[i].discard) {
+            o->discard_all = true;
+            o->discard_to = l->origins[i].discard_to;
+        }
+        if (!o->name) {
+            o->name = l->origins[i].name;
+            l->origins[i].name = NULL;
+            o->epoch = l->origins[i].epoch;
+            o->kafka = strncmp(o->name, "kafka/", 6) == 0;
+            kafka_in_adopt(o);
+        }
+    }
+    for (size_t i = 0; i < l->ref_count; i++) {
+        struct block *b;
+        uint32_t acked_rows = 0;
+        if (acked_covers(l, &at, &l->refs[i], &acked_rows)) {
+            struct origin *o = origin_get(s, l->refs[i].origin);
+            g->acked_blocks++;
+            if (o && !o->first && o->front <= l->refs[i].last_offset)
+                o->front = l->refs[i].last_offset + 1;
+            continue;
+        }
+        b = block_add(s, g, &l->refs[i], 0);
+        if (!b) {
+            pipeline_fatal(s->p, "out of memory while reading a segment's index");
+            return;
+        }
+        b->acked_rows = acked_rows;
+        unacked_rows += b->ref.rows - acked_rows;
+    }
+    g->blocks_total = l->ref_count;
+    g->loaded = true;
+    g->damaged = l->damaged;
+    if (l->damaged)
+        g->unacked_rows = unacked_rows;
+    if (batches_segment_loaded(s, g) || l->damaged)
+        segment_salvaged(s, g, l);
+    (void)segment_discard(s, g, block_discarded, NULL);
+    segment_skip_delivered(s, g);
+    segment_check_acked(g);
+    if (segments_all_loaded(s))
+        for (struct origin *o = s->origins; o; o = o->next) {
+            origin_refresh_front(o);
+            holes_check(o);
+            origin_commit(o);
+        }
+}
+
+static void load_done(struct job *job)
+{
+    struct load_job *l = (struct load_job *)job;
+    struct stream *s = l->stream;
+    struct segment *g = l->segment;
+
+    s->loading = false;
+    g->loading = false;
+    if (l->status == SPOOL_OK)
+        l->status = segment_schema(s, g, l);
+    if (l->status == SPOOL_OK) {
+        load_apply(s, g, l);
+    } else if (l->status == SPOOL_E_NOMEM) {
+        pipeline_fatal(s->p, "out of memory while reading a segment's index");
+    } else if (l->status == SPOOL_E_IO) {
+        log_event(LOG_ERROR, "segment.not_read", "stream", s->options->name, "segment",
+                  log_u64(g->number), "error", l->error.text, "action", "trying again", NULL);
+        s->load_retry_at_ms = clock_monotonic_ms() + LOAD_RETRY_MS;
+    } else { /* it is whole, and not to be understood */
+        stream_hold(s, HOLD_SEGMENT, "segment %llu can't be read: %s",
+                    (unsigned long long)g->number, l->error.text);
+        s->load_retry_at_ms = UINT64_MAX;
+    }
+    load_free(l);
+    stream_advance(s);
+}
+
+void segment_load(struct stream *s, struct segment *g)
+{
+    struct load_job *l = calloc(1, sizeof(*l));
+    struct lane *lanes[2] = {&s->lane, &s->p->meta_lane};
+
+    if (l) {
+        l->stream = s;
+        l->segment = g;
+        l->job.work = load_work;
+        l->job.done = load_done;
+        g->loading = true;
+        s->loading = true;
+        if (job_start(s->p, &l->job, lanes, 2) == SPOOL_OK)
+            return;
+    }
+    pipeline_fatal(s->p, "out of memory while reading a segment's index");
+}

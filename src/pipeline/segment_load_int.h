@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Shared by segment_load.c and segment_salvage.c. */
+#ifndef PIPELINE_SEGMENT_LOAD_INT_H
+#define PIPELINE_SEGMENT_LOAD_INT_H
+
+#include "pipeline/pipeline_int.h"
+
+struct load_origin {
+    uint32_t id, epoch;
+    char *name;
+    bool discard; /* a durable discard stands for rows up to discard_to */
+    int64_t discard_to;
+};
+
+/* What was read of a segment. */
+struct load_job {
+    struct job job;
+    struct stream *stream;
+    struct segment *segment;
+    int status;
+    struct spool_error error; /* of a damaged segment: why */
+    struct spool_block_ref *refs;
+    size_t ref_count;
+    struct spool_range *acked;
+    size_t acked_count;
+    void *schema;
+    size_t schema_size;
+    char *destination;
+    struct load_origin *origins;
+    size_t origin_count;
+    bool damaged;                 /* then refs are what was found of it */
+    bool noted;                   /* ... and what is missing was dealt with before */
+    struct spool_salvage salvage; /* its refs and schema were moved out */
+};
+
+void salvage_note_key(const struct stream *s, uint64_t segment, char *key, size_t size);
+/* After the blocks were taken: what is missing becomes holes; batches that name it are ended. */
+void segment_salvaged(struct stream *s, struct segment *g, const struct load_job *l);
+
+#endif

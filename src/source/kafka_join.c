@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * When a commit may be sent.
+ *
+ * A commit carries the group's generation as the client knows it when it sends it, and a broker
+ * looks at one request of a connection after the other. So a commit sent behind a JoinGroup is
+ * looked at when the group has its next generation, and refused. librdkafka before 2.10 then
+ * forgets its generation and gives up all partitions as lost: rows inserted and not committed are
+ * inserted again by whoever gets them. No commit may be in the client's hands, therefore, between
+ * the moment it decides to join again and the end of that join.
+ *
+ * Only the client's main thread knows that moment, and says so nowhere but in its log ("REJOIN",
+ * debug=consumer), which our callback sees on that very thread. The end is the rebalance callback:
+ * each join has one, if with an empty list. A commit is a message in the main thread's queue, so
+ * two gaps are left between asking and its being read there, and are closed so:
+ *   - A join begins with the answer to a heartbeat. No commit is queued while a heartbeat is out,
+ *     nor until the main thread has worked its answer off: HEARTBEAT_SETTLE_NS after the answer was
+ *     seen (by then it is in the queue) the main thread is asked something, and answers in order.
+ *   - A join after partitions were taken from us begins when the last commit under way is answered.
+ *     So the main thread is asked something before each commit.
+ * Interceptors see heartbeats go and come, on the threads of brokers.
+ *
+ * And when not: without a coordinator. 2.0.2 keeps such a commit until there is one, for as long as
+ * a session lasts, and writes the member's id into it only then. If the session ended meanwhile the
+ * client has none, and a broker that came back with the group as it was takes the nameless member
+ * for another one with our group.instance.id: "Static consumer fenced", which is fatal. So no commit
+ * is handed over while the coordinator is away (CGRPSTATE) or the member has no id (MEMBERID), both
+ * lines of debug=cgrp. One that was under way when the coordinator went may be kept all the same;
+ * if the session ends then, no connection is made until the client has given that commit up.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "source/kafka_int.h"
+
+#define API_FETCH           1
+#define API_HEARTBEAT       12
+#define HEARTBEAT_SETTLE_NS 10000000u
+
+enum heartbeat { HEARTBEAT_NONE, HEARTBEAT_OUT, HEARTBEAT_ANSWERED };
+
+static rd_kafka_resp_err_t request_sent(rd_kafka_t *client, int fd, const char *broker_name,
+                                        int32_t broker, int16_t api, int16_t version,
+                                        int32_t correlation, size_t size, void *arg)
+{
+    struct kafka_hook *h = arg;
+
+    (void)client, (void)fd, (void)broker_name, (void)broker;
+    (void)version, (void)correlation, (void)size;
+    if (api != API_HEARTBEAT)
+        return RD_KAFKA_RESP_ERR_NO_ERROR;
+    uv_mutex_lock(&h->heartbeat_lock);
+    h->heartbeat = HEARTBEAT_OUT;
+    uv_mutex_unlock(&h->heartbeat_lock);
+    return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+/* Also for a heartbeat that failed; before the main thread hears of it. */
+static rd_kafka_resp_err_t response_received(rd_kafka_t *client, int fd, const char *broker_name,
+                                             int32_t broker, int16_t api, int16_t version,
+                                             int32_t correlation, size_t size, int64_t round_trip,
+                                             rd_kafka_resp_err_t err, void *arg)
+{
+    struct kafka_hook *h = arg;
+
+    (void)client, (void)fd, (void)broker_name, (void)broker;
+    (void)version, (void)correlation, (void)size, (void)round_trip;
+    if (api == API_FETCH && err)
+        kafka_mark_fetch_failed(h);
+    if (api != API_HEARTBEAT)
+        return RD_KAFKA_RESP_ERR_NO_ERROR;
+    uv_mutex_lock(&h->heartbeat_lock);
+    h->heartbeat = HEARTBEAT_ANSWERED;
+    h->answered_ns = uv_hrtime();
+    uv_mutex_unlock(&h->heartbeat_lock);
+    return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+static rd_kafka_resp_err_t client_made(rd_kafka_t *client, const rd_kafka_conf_t *conf, void *arg,
+                                       char *text, size_t text_size)
+{
+    rd_kafka_resp_err_t err;
+
+    (void)conf, (void)text, (void)text_size;
+    err = rd_kafka_interceptor_add_on_request_sent(client, "spoold", request_sent, arg);
+    if (!err)
+        err =
+            rd_kafka_interceptor_add_on_response_received(client, "spoold", response_received, arg);
+    return err;
+}
+
+static int connect_later(int fd, const struct sockaddr *address, int size, const char *broker,
+                         void *opaque)
+{
+    const struct kafka_hook *h = opaque;
+
+    (void)broker;
+    if (atomic_load(&h->commit_kept) && atomic_load(&h->nameless))
+        return EAGAIN;
+    return connect(fd, address, (socklen_t)size) < 0 && errno != EINPROGRESS ? errno : 0;
+}
+
+struct kafka_hook *kafka_hook_create(struct kafka_source *s)
+{
+    struct kafka_hook *h = calloc(1, sizeof(*h));
+
+    if (!h)
+        return NULL;
+    if (uv_mutex_init(&h->heartbeat_lock)) {
+        free(h);
+        return NULL;
+    }
+    if (uv_mutex_init(&h->lines_lock)) {
+        uv_mutex_destroy(&h->heartbeat_lock);
+        free(h);
+        return NULL;
+    }
+    h->source = s;
+    h->wake_fd = s->commit_fd;
+    return h;
+}
+
+void kafka_hook_destroy(struct kafka_hook *h)
+{
+    uv_mutex_destroy(&h->heartbeat_lock);
+    uv_mutex_destroy(&h->lines_lock);
+    free(h);
+}
+
+int kafka_hook_attach(struct kafka_hook *h, rd_kafka_conf_t *conf, struct spool_error *error)
+{
+    rd_kafka_conf_set_opaque(conf, h);
+    rd_kafka_conf_set_connect_cb(conf, connect_later);
+    if (rd_kafka_conf_interceptor_add_on_new(conf, "spoold", client_made, h))
+        return spool_error_set(error, SPOOL_E_NOMEM, "out of memory");
+    return SPOOL_OK;
+}
+
+struct kafka_source *kafka_hook_source(void *opaque)
+{
+    return ((struct kafka_hook *)opaque)->source;
+}
+
+/* "... OLD -> NEW": whether NEW begins so. */
+static bool becomes(const char *text, const char *state)
+{
+    const char *arrow = NULL, *next = text;
+
+    while ((next = strstr(next, " -> ")) != NULL)
+        arrow = next++;
+    return arrow && strncmp(arrow + strlen(" -> "), state, strlen(state)) == 0;
+}
+
+bool kafka_join_note(struct kafka_hook *h, const char *facility, const char *text)
+{
+    if (strcmp(facility, "REJOIN") == 0) {
+        atomic_store(&h->joining, true);
+    } else if (strcmp(facility, "MEMBERID") == 0) {
+        atomic_store(&h->nameless, becomes(text, "\"\""));
+    } else if (strcmp(facility, "COMMIT") == 0 && strstr(text, " unable to OffsetCommit ")) {
+        atomic_store(&h->commit_kept, true);
+    } else if (strcmp(facility, "CGRPSTATE") == 0) {
+        atomic_store(&h->away, !becomes(text, "up "));
+        atomic_store(&h->back, !h->away);
+        return !h->away;
+    }
+    return false;
+}
+
+void kafka_join_coordinator(struct kafka_source *s)
+{
+    if (!atomic_exchange(&s->hook->back, false))
+        return;
+    s->commits_due = true;
+    kafka_source_schedule(s);
+}
+
+void kafka_join_commit_answered(struct kafka_source *s)
+{
+    atomic_store(&s->hook->commit_kept, false);
+}
+
+void kafka_join_over(struct kafka_source *s)
+{
+    if (!atomic_exchange(&s->hook->joining, false))
+        return;
+    s->commits_due = true;
+    kafka_source_schedule(s);
+}
+
+bool kafka_join_under_way(const struct kafka_source *s)
+{
+    return atomic_load(&s->hook->joining) || atomic_load(&s->hook->nameless);
+}
+
+bool kafka_join_coordinator_away(const struct kafka_source *s)
+{
+    return atomic_load(&s->hook->away);
+}
+
+bool kafka_join_commit_begin(struct kafka_source *s)
+{
+    struct kafka_hook *h = s->hook;
+    uint64_t seen_ns;
+    bool settled;
+
+    uv_mutex_lock(&h->heartbeat_lock);
+    seen_ns = h->answered_ns;
+    settled = h->heartbeat == HEARTBEAT_ANSWERED && uv_hrtime() - seen_ns >= HEARTBEAT_SETTLE_NS;
+    uv_mutex_unlock(&h->heartbeat_lock);
+    (void)rd_kafka_rebalance_protocol(s->client); /* the question to the main thread */
+    uv_mutex_lock(&h->heartbeat_lock);
+    if (settled && h->heartbeat == HEARTBEAT_ANSWERED && h->answered_ns == seen_ns)
+        h->heartbeat = HEARTBEAT_NONE;
+    if (h->heartbeat == HEARTBEAT_NONE && !kafka_join_under_way(s) &&
+        !kafka_join_coordinator_away(s))
+        return true;
+    uv_mutex_unlock(&h->heartbeat_lock);
+    return false;
+}
+
+void kafka_join_commit_end(struct kafka_source *s)
+{
+    uv_mutex_unlock(&s->hook->heartbeat_lock);
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The parts of repairing a spool: repair_read.c and repair_dead.c for repair.c. */
+#ifndef SPOOL_REPAIR_INT_H
+#define SPOOL_REPAIR_INT_H
+
+#include "spool/spool_int.h"
+
+/* What a segment's info says; readable: it does, and its checksum is right. */
+struct told {
+    bool readable, ours;
+    uint64_t number, base_sequence, last_sequence;
+    uint32_t stream;
+    uint8_t uuid[16];
+    char name[SPOOL_STREAM_NAME_MAX + 1];
+};
+
+struct told_stream {
+    char *name;
+    char *directory;
+    uint32_t id;
+    uint64_t last_sequence;
+    struct told *segments;
+    size_t count;
+};
+
+struct told_origin {
+    uint32_t id, epoch;
+    size_t name_size;
+    char *name;
+};
+
+struct repair {
+    struct spool *spool;
+    bool dry;
+    void (*say)(void *arg, const char *line);
+    void *arg;
+    struct told_stream *streams;
+    size_t stream_count;
+    struct told_origin *origins;
+    size_t origin_count, origin_cap;
+    bool uuid_known;
+    uint32_t last_id; /* of a stream */
+};
+
+/* Reads every segment of every stream; what can't be read of one is no error. NEWER, IO, NOMEM. */
+int repair_read(struct repair *r, struct spool_error *error);
+/* Visits a database of a file, stepping over what is damaged. */
+int repair_walk(const char *path, const char *db,
+                int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
+                void *arg);
+/* Makes a new dead.mdb of what can be read of a damaged one. *wrong: it is damaged. NEWER, IO, FULL,
+   NOMEM. The uuid of the spool must be known. */
+int repair_dead(struct repair *r, bool *wrong, struct spool_error *error);
+void __attribute__((format(printf, 2, 3))) repair_say(struct repair *r, const char *format, ...);
+char *told_path(const struct told_stream *s, uint64_t number); /* malloc'd or NULL */
+int repair_no_memory(struct spool_error *error);
+
+#endif

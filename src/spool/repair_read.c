@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the segments of a spool say of themselves, read without meta.mdb. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/limits.h"
+#include "spool/repair_int.h"
+
+int repair_no_memory(struct spool_error *error)
+{
+    return spool_error_set(error, SPOOL_E_NOMEM, "no memory to repair a spool");
+}
+
+static int told_info(void *arg, const struct tree *tree, const struct tree_item *item)
+{
+    struct told *t = arg;
+    const uint8_t *uuid = NULL, *name = NULL;
+    uint8_t *value = NULL;
+    uint64_t created, hash;
+    size_t name_size = 0;
+    uint32_t version = 0;
+    struct cursor c;
+    int status = tree_value(tree, item, LIMIT_SCHEMA_BYTES + KIB, &value, NULL);
+
+    if (status == SPOOL_OK)
+        status = record_open(RECORD_INFO, item->key, item->key_size, value, item->size, &c);
+    if (status == SPOOL_OK && item->key_size == 7 && !memcmp(item->key, "version", 7)) {
+        if (cursor_u32le(&c, &version) == SPOOL_OK && version > SPOOL_FORMAT_VERSION)
+            status = SPOOL_E_NEWER;
+    } else if (status == SPOOL_OK && item->key_size == 7 && !memcmp(item->key, "segment", 7)) {
+        t->readable = !cursor_bytes(&c, 16, &uuid) && !cursor_u32le(&c, &t->stream) &&
+                      !cursor_u64le(&c, &t->number) && !cursor_u64le(&c, &t->base_sequence) &&
+                      !cursor_u64le(&c, &created) && !cursor_u64le(&c, &hash) &&
+                      !cursor_string(&c, &name, &name_size) && name_size < sizeof(t->name) &&
+                      t->stream && t->stream <= STREAMS_MAX;
+        if (t->readable) {
+            memcpy(t->uuid, uuid, 16);
+            memcpy(t->name, name, name_size);
+        }
+    }
+    free(value);
+    return status == SPOOL_E_NEWER || status == SPOOL_E_NOMEM ? status : SPOOL_OK;
+}
+
+static int told_totals(void *arg, const struct tree *tree, const struct tree_item *item)
+{
+    struct told *t = arg;
+    struct cursor c;
+
+    (void)tree;
+    if (item->data && item->size == TOTALS_BODY_BYTES + RECORD_CHECKSUM_BYTES &&
+        !record_open(RECORD_TOTALS, item->key, item->key_size, item->data, item->size, &c))
+        t->last_sequence = get_le64(c.at + 40);
+    return SPOOL_OK;
+}
+
+int repair_walk(const char *path, const char *db,
+                int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
+                void *arg)
+{
+    struct tree tree;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int status = fd < 0 ? SPOOL_E_IO : tree_open(&tree, fd, NULL);
+
+    if (status == SPOOL_OK)
+        status = tree_walk(&tree, db, TREE_SALVAGE, visit, arg, NULL);
+    if (fd >= 0)
+        close(fd);
+    return status;
+}
+
+char *told_path(const struct told_stream *s, uint64_t number)
+{
+    char *path = NULL;
+    return asprintf(&path, "%s/%012llu.seg", s->directory, (unsigned long long)number) < 0 ? NULL
+                                                                                           : path;
+}
+
+/* What can't be read of a segment is found again when it is opened: it is no error here. */
+static int read_segment(struct told_stream *s, struct told *t, uint64_t number,
+                        struct spool_error *error)
+{
+    char *path = told_path(s, number);
+    int status = path ? repair_walk(path, "info", told_info, t) : SPOOL_E_NOMEM;
+
+    if (status != SPOOL_E_NEWER && status != SPOOL_E_NOMEM)
+        status =
+            repair_walk(path, "totals", told_totals, t) == SPOOL_E_NOMEM ? SPOOL_E_NOMEM : SPOOL_OK;
+    t->readable = t->readable && t->number == number && !strcmp(t->name, s->name);
+    t->number = number;
+    if (status == SPOOL_E_NEWER)
+        spool_error_set(error, status, "%s is of a newer version of the format", path);
+    free(path);
+    return status == SPOOL_E_NOMEM ? repair_no_memory(error) : status;
+}
+
+static int read_stream(struct repair *r, const char *name, struct spool_error *error)
+{
+    struct told_stream *more = realloc(r->streams, (r->stream_count + 1) * sizeof(*more)), *s;
+    uint64_t *numbers = NULL;
+    int status;
+
+    if (!more)
+        return repair_no_memory(error);
+    r->streams = more;
+    s = &more[r->stream_count];
+    *s = (struct told_stream){.name = strdup(name)};
+    if (asprintf(&s->directory, "%s/streams/%s", r->spool->path, name) < 0)
+        s->directory = NULL;
+    r->stream_count++;
+    if (!s->name || !s->directory)
+        return repair_no_memory(error);
+    status = list_segments(s->directory, &numbers, &s->count, error);
+    if (status == SPOOL_OK && !(s->segments = calloc(s->count + 1, sizeof(*s->segments))))
+        status = repair_no_memory(error);
+    for (size_t i = 0; status == SPOOL_OK && i < s->count; i++)
+        status = read_segment(s, &s->segments[i], numbers[i], error);
+    free(numbers);
+    return status;
+}
+
+int repair_read(struct repair *r, struct spool_error *error)
+{
+    char *path = path_join(r->spool->path, "streams");
+    DIR *dir = path ? opendir(path) : NULL;
+    struct dirent *entry;
+    int status = path ? SPOOL_OK : repair_no_memory(error);
+
+    if (path && !dir && errno != ENOENT)
+        status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot list %s", path);
+    while (dir && status == SPOOL_OK && (entry = readdir(dir)))
+        if (stream_name_valid(entry->d_name))
+            status = read_stream(r, entry->d_name, error);
+    if (dir)
+        closedir(dir);
+    free(path);
+    return status;
+}

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damages the files of a spool at rest, knowing where what lies in them (docs/spool-format.md)."""
+import ctypes
+import glob
+import os
+import struct
+from collections import namedtuple
+
+PAGE = 4096
+Block = namedtuple("Block", "path at flags sequence origin rows first last payload")
+REFILL = 4
+
+
+def flip(path, at, bits=0x10):
+    """Changes one byte."""
+    with open(path, "r+b") as f:
+        f.seek(at)
+        byte = f.read(1)[0]
+        f.seek(at)
+        f.write(bytes([byte ^ bits]))
+
+
+def segments(spool, stream):
+    return sorted(glob.glob(os.path.join(spool, "streams", stream, "*.seg")))
+
+
+def blocks(spool, stream):
+    """Every block of a stream, in order; at is where its header begins."""
+    found = []
+    for path in segments(spool, stream):
+        with open(path, "rb") as f:
+            data = f.read()
+        for at in range(2 * PAGE + 16, len(data) - 128, PAGE):
+            if data[at:at + 4] != b"SPLB":
+                continue
+            flags, = struct.unpack_from("<I", data, at + 8)
+            sequence, origin, rows, first, last = struct.unpack_from("<QIIqq", data, at + 24)
+            payload, offsets = struct.unpack_from("<QI", data, at + 80)
+            found.append(Block(path, at, flags, sequence, origin, rows, first, last,
+                               at + 128 + offsets if payload else None))
+    return sorted(found, key=lambda b: b.sequence)
+
+
+class _Value(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("data", ctypes.c_void_p)]
+
+
+def notes(spool):
+    """The keys of meta.mdb's notes, of a spool at rest."""
+    lmdb = ctypes.CDLL("liblmdb.so.0")
+    env, txn, cursor = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+    dbi, key, value, found = ctypes.c_uint(), _Value(), _Value(), []
+    nosubdir, rdonly, nolock, first, following = 0x4000, 0x20000, 0x400000, 0, 8
+    path = os.path.join(spool, "meta.mdb").encode()
+    assert lmdb.mdb_env_create(ctypes.byref(env)) == 0
+    assert lmdb.mdb_env_set_maxdbs(env, 16) == 0
+    assert lmdb.mdb_env_open(env, path, nosubdir | rdonly | nolock, 0o600) == 0
+    assert lmdb.mdb_txn_begin(env, None, rdonly, ctypes.byref(txn)) == 0
+    assert lmdb.mdb_dbi_open(txn, b"notes", 0, ctypes.byref(dbi)) == 0
+    assert lmdb.mdb_cursor_open(txn, dbi, ctypes.byref(cursor)) == 0
+    step = first
+    while lmdb.mdb_cursor_get(cursor, ctypes.byref(key), ctypes.byref(value), step) == 0:
+        found.append(ctypes.string_at(key.data, key.size).decode())
+        step = following
+    lmdb.mdb_cursor_close(cursor)
+    lmdb.mdb_txn_abort(txn)
+    lmdb.mdb_env_close(env)
+    return found

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * LD_PRELOAD: the FAIL_AT-th (from 1) write, pwrite, writev, fsync, fdatasync, ftruncate or fallocate of a
+ * regular file or directory fails, after half of its bytes where it writes any. Every later one
+ * fails too: a disk that broke. Or, for a process that runs on:
+ *
+ *   FAIL_WHILE=FILE   they fail as long as the file exists
+ *   FAIL_IN=DIR       of files below it alone
+ *   FAIL_CALLS=NAMES  of these calls alone, "fsync,fdatasync"
+ *   FAIL_ERRNO=N      with this; EIO by default
+ *   FAIL_MIN=N        no writes of fewer bytes: a full disk takes LMDB's meta page, which is in its place
+ *   FAIL_SHORT=1      a write does not fail, but writes half of its bytes, every time
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+static atomic_long calls;
+
+static int is_below(int fd, const char *directory)
+{
+    char link[64], path[4096];
+    ssize_t n;
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    n = readlink(link, path, sizeof(path) - 1);
+    return n > 0 && (size_t)n >= strlen(directory) &&
+           memcmp(path, directory, strlen(directory)) == 0;
+}
+
+/* Whether this call fails; *first: it is to write half. */
+static int fails(int fd, const char *call, size_t size, int *first)
+{
+    const char *at = getenv("FAIL_AT"), *in = getenv("FAIL_IN"), *names = getenv("FAIL_CALLS");
+    const char *file = getenv("FAIL_WHILE"), *min = getenv("FAIL_MIN");
+    struct stat st;
+    long n;
+
+    if ((!at && !file) || fstat(fd, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)))
+        return 0;
+    if ((in && !is_below(fd, in)) || (names && !strstr(names, call)))
+        return 0;
+    if (min && size < strtoul(min, NULL, 10))
+        return 0;
+    if (file) {
+        *first = getenv("FAIL_SHORT") != NULL;
+        return access(file, F_OK) == 0;
+    }
+    n = atomic_fetch_add(&calls, 1) + 1;
+    *first = n == strtol(at, NULL, 10);
+    return n >= strtol(at, NULL, 10);
+}
+
+static ssize_t broken(void)
+{
+    const char *number = getenv("FAIL_ERRNO");
+
+    errno = number ? (int)strtol(number, NULL, 10) : EIO;
+    return -1;
+}
+
+ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
+{
+    int first = 0;
+    if (!fails(fd, "pwrite", size, &first))
+        return REAL(pwrite)(fd, data, size, at);
+    return first && size > 1 ? REAL(pwrite)(fd, data, size / 2, at) : broken();
+}
+
+ssize_t write(int fd, const void *data, size_t size)
+{
+    int first = 0;
+    if (!fails(fd, "write", size, &first))
+        return REAL(write)(fd, data, size);
+    return first && size > 1 ? REAL(write)(fd, data, size / 2) : broken();
+}
+
+ssize_t writev(int fd, const struct iovec *vector, int count)
+{
+    size_t bytes = 0;
+    int first = 0;
+
+    for (int i = 0; i < count; i++)
+        bytes += vector[i].iov_len;
+    if (!fails(fd, "writev", bytes, &first))
+        return REAL(writev)(fd, vector, count);
+    return first && count > 1 ? REAL(writev)(fd, vector, count / 2) : broken();
+}
+
+int fsync(int fd)
+{
+    int first = 0;
+    return fails(fd, "fsync", SIZE_MAX, &first) ? (int)broken() : REAL(fsync)(fd);
+}
+
+int fdatasync(int fd)
+{
+    int first = 0;
+    return fails(fd, "fdatasync", SIZE_MAX, &first) ? (int)broken() : REAL(fdatasync)(fd);
+}
+
+int ftruncate(int fd, off_t size)
+{
+    int first = 0;
+    return fails(fd, "ftruncate", SIZE_MAX, &first) ? (int)broken() : REAL(ftruncate)(fd, size);
+}
+
+int fallocate(int fd, int mode, off_t at, off_t size)
+{
+    int first = 0;
+    return fails(fd, "fallocate", SIZE_MAX, &first) ? (int)broken()
+                                                    : REAL(fallocate)(fd, mode, at, size);
+}

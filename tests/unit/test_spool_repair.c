@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* spool_repair: what comes back of a spool without its meta.mdb. */
+#include "spool_data.h"
+
+#define SEGMENTS 4
+#define LETTERS  3000
+#define CHOSEN   1234 /* the letter that is damaged */
+
+static void count_line(void *arg, const char *line)
+{
+    (void)line;
+    ++*(size_t *)arg;
+}
+
+static uint8_t *read_whole(const char *file, size_t *size)
+{
+    FILE *in = fopen(file, "r");
+    uint8_t *bytes;
+
+    assert_non_null(in);
+    assert_int_equal(fseek(in, 0, SEEK_END), 0);
+    *size = (size_t)ftell(in);
+    rewind(in);
+    bytes = malloc(*size + 1);
+    assert_non_null(bytes);
+    assert_int_equal(fread(bytes, 1, *size, in), *size);
+    fclose(in);
+    return bytes;
+}
+
+static void put_letters(struct spool *spool)
+{
+    struct spool_dead letters[100];
+    char records[100][41];
+    size_t added;
+
+    for (int i = 0; i < LETTERS; i++) {
+        letters[i % 100] = (struct spool_dead){
+            .stream = "s", .origin = 1, .offset = i, .record = records[i % 100], .record_size = 40};
+        snprintf(records[i % 100], sizeof(records[0]), "%040d", i);
+        if (i % 100 == 99)
+            check_ok(spool_dead_put(spool, letters, 100, &added, &the_error));
+    }
+}
+
+/* Four segments of two origins; the second was acknowledged and is gone. */
+static char *make(struct spool_block_ref *refs)
+{
+    char *path = make_directory();
+    struct spool *spool = open_spool(path, 0);
+    struct spool_stream *stream = NULL;
+    struct spool_dead letter = {.stream = "s", .origin = 7, .record = "bad", .record_size = 3};
+    uint32_t origins[2];
+    size_t added;
+
+    check_ok(spool_stream_open(spool, "other", &stream, &the_error));
+    check_ok(spool_stream_open(spool, "s", &stream, &the_error));
+    origins[0] = open_origin(spool, "kafka/t/0");
+    check_ok(spool_origin(spool, "kafka/t/1", 3, &origins[1], NULL, &the_error));
+    for (uint64_t i = 0; i < SEGMENTS; i++) {
+        const struct spool_segment_spec spec = {&i, sizeof(i), "db.table"};
+        struct spool_change change = {.stream = spool_stream_id(stream), .segment = 2};
+        struct spool_range range = {2, 0, 10};
+        check_ok(spool_stream_configure(stream, &spec, &the_error));
+        refs[i] = append_one(stream, origins[i % 2], 10, 100 + i);
+        if (i != 2)
+            continue;
+        change.kind = SPOOL_CHANGE_DISCARD;
+        change.ranges = &range;
+        change.range_count = 1;
+        check_ok(spool_commit(spool, &change, 1, &the_error));
+        change.kind = SPOOL_CHANGE_UNLIST;
+        check_ok(spool_commit(spool, &change, 1, &the_error));
+        check_ok(spool_segment_remove(stream, 2, &the_error));
+    }
+    check_ok(spool_dead_put(spool, &letter, 1, &added, &the_error));
+    spool_close(spool);
+    return path;
+}
+
+static void check_rebuilt(const char *path, const struct spool_block_ref *refs)
+{
+    struct spool *spool = open_spool(path, 0);
+    struct spool_stream *stream = NULL;
+    struct spool_segment_info *info;
+    struct spool_salvage salvage = {0};
+    uint64_t batch = 0;
+    uint32_t epoch = 0, id = 0;
+    size_t count = 0;
+    char *name = NULL;
+
+    check_ok(spool_stream_open(spool, "s", &stream, &the_error));
+    assert_int_equal(spool_stream_id(stream), 2);
+    assert_int_equal(spool_stream_rebuilt_to(stream), refs[SEGMENTS - 1].sequence);
+    info = segments_of(stream, &count);
+    assert_int_equal(count, SEGMENTS);
+    for (size_t i = 0; i < count; i++) {
+        assert_int_equal(info[i].missing, i == 1);
+        assert_int_equal(info[i].acked_blocks, 0);
+        if (i != 1)
+            check_block(stream, &refs[i]);
+    }
+    free(info);
+    check_ok(spool_segment_salvage(stream, 2, &salvage, &the_error));
+    assert_int_equal(salvage.lost_count, 1);
+    assert_int_equal(salvage.lost[0].origin, refs[1].origin);
+    assert_int_equal(salvage.lost[0].last, refs[1].last_offset);
+    spool_salvage_free(&salvage);
+    check_ok(spool_origin_name(spool, refs[1].origin, &name, &epoch, &the_error));
+    assert_string_equal(name, "kafka/t/1");
+    assert_int_equal(epoch, 3);
+    free(name);
+    check_ok(spool_origin(spool, "kafka/t/1", 0, &id, &epoch, &the_error));
+    assert_true(id == refs[1].origin && epoch == 3);
+    assert_int_equal(open_origin(spool, "new"), 8); /* 7 is in the dead letters */
+    check_ok(spool_next_batch(spool, 2, &batch, &the_error));
+    assert_true(batch > 1000000);
+    assert_int_equal(append_one(stream, refs[0].origin, 10, 10).sequence,
+                     refs[SEGMENTS - 1].sequence + 1);
+    spool_close(spool);
+}
+
+static void test_repair(void **state)
+{
+    struct spool_block_ref refs[SEGMENTS];
+    const char *const harms[] = {"gone", "empty", "cut", "sound"};
+    bool wrong = false;
+
+    (void)state;
+    for (size_t h = 0; h < 4; h++) {
+        char *path = make(refs), *meta = NULL;
+        size_t lines = 0;
+        print_message("meta.mdb %s\n", harms[h]);
+        assert_true(asprintf(&meta, "%s/meta.mdb", path) > 0);
+        if (h == 0)
+            assert_int_equal(unlink(meta), 0);
+        else if (h < 3)
+            assert_int_equal(truncate(meta, h == 1 ? 0 : 3 * 4096), 0);
+        check_ok(spool_repair(path, true, count_line, &lines, &wrong, &the_error));
+        assert_true(lines > 0 && wrong == (h < 3));
+        assert_true((access(meta, F_OK) == 0) == (h > 0)); /* nothing was changed */
+        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        assert_int_equal(wrong, h < 3);
+        if (h < 3)
+            check_rebuilt(path, refs);
+        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        assert_false(wrong);
+        free(meta);
+        remove_tree(path);
+        free(path);
+    }
+}
+
+static int each_there(void *arg, const struct spool_dead *letter)
+{
+    uint8_t *there = arg;
+
+    assert_true(letter->offset >= 0 && letter->offset < LETTERS);
+    assert_int_equal(letter->record_size, 40);
+    assert_int_equal(strtol(letter->record, NULL, 10), letter->offset);
+    there[letter->offset] = 1;
+    return 0;
+}
+
+/* One letter's record, and where the file ends. */
+static void harm_letters(const char *file, bool cut)
+{
+    char wanted[41];
+    size_t size = 0, at = 0;
+    uint8_t *bytes = read_whole(file, &size);
+    FILE *out = fopen(file, "r+");
+
+    snprintf(wanted, sizeof(wanted), "%040d", CHOSEN);
+    while (memcmp(bytes + at, wanted, 40) != 0)
+        assert_true(++at + 40 < size);
+    assert_non_null(out);
+    assert_int_equal(fseek(out, (long)at, SEEK_SET), 0);
+    assert_int_equal(fputc('x', out), 'x');
+    assert_int_equal(fclose(out), 0);
+    if (cut)
+        assert_int_equal(truncate(file, (off_t)(size * 3 / 4)), 0);
+    free(bytes);
+}
+
+static void test_repair_letters(void **state)
+{
+    static const struct spool_dead_place first = {1, 0};
+
+    (void)state;
+    for (int cut = 0; cut < 2; cut++) {
+        char *path = make_directory(), *file = NULL;
+        struct spool *spool = open_spool(path, 0);
+        uint8_t *there = calloc(1, LETTERS);
+        uint64_t letters = 0, bytes = 0;
+        size_t lines = 0, found = 0;
+        bool wrong = false;
+        struct spool_dead_change gone = {.kind = SPOOL_DEAD_REMOVE, .place = first};
+
+        assert_non_null(there);
+        put_letters(spool);
+        spool_close(spool);
+        assert_true(asprintf(&file, "%s/dead.mdb", path) > 0);
+        harm_letters(file, cut);
+        check_ok(spool_repair(path, true, count_line, &lines, &wrong, &the_error));
+        assert_true(wrong);
+        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        assert_true(wrong);
+        spool = open_spool(path, 0);
+        assert_int_equal(spool_dead_each(spool, "s", each_there, there, &the_error), 0);
+        for (size_t i = 0; i < LETTERS; i++)
+            found += there[i];
+        assert_int_equal(there[CHOSEN], 0);
+        assert_true(cut ? found > LETTERS / 3 && found < LETTERS : found == LETTERS - 1);
+        check_ok(spool_dead_count(spool, "s", &letters, &bytes, &the_error));
+        assert_int_equal(letters, found);
+        check_ok(spool_dead_change(spool, "s", &gone, 1, &lines, &the_error));
+        check_verified(spool);
+        spool_close(spool);
+        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        assert_false(wrong);
+        free(file);
+        free(there);
+        remove_tree(path);
+        free(path);
+    }
+}
+
+/* Where it can't be done: said, and the old file is where it was. */
+static void test_repair_refused(void **state)
+{
+    struct spool_block_ref refs[SEGMENTS];
+    char *path = make(refs), *meta = NULL, *fresh = NULL, *empty = make_directory();
+    struct spool *spool = open_spool(path, 0);
+    bool wrong = false;
+    size_t lines = 0;
+
+    (void)state;
+    assert_int_equal(spool_repair(path, false, count_line, &lines, &wrong, &the_error),
+                     SPOOL_E_LOCKED);
+    spool_close(spool);
+    assert_int_equal(spool_repair(empty, false, count_line, &lines, &wrong, &the_error),
+                     SPOOL_E_NOT_FOUND);
+    assert_int_equal(spool_repair("/nowhere", false, count_line, &lines, &wrong, &the_error),
+                     SPOOL_E_NOT_FOUND);
+    assert_true(asprintf(&meta, "%s/meta.mdb", path) > 0);
+    assert_true(asprintf(&fresh, "%s/meta.mdb.new", path) > 0);
+    assert_int_equal(truncate(meta, 0), 0);
+    assert_int_equal(mkdir(fresh, 0700), 0); /* in the way of the new file */
+    assert_int_not_equal(spool_repair(path, false, count_line, &lines, &wrong, &the_error),
+                         SPOOL_OK);
+    assert_int_equal(rmdir(fresh), 0);
+    assert_int_equal(access(meta, F_OK), 0);
+    check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+    check_rebuilt(path, refs);
+    free(meta);
+    free(fresh);
+    remove_tree(path);
+    free(path);
+    remove_tree(empty);
+    free(empty);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_repair),
+        cmocka_unit_test(test_repair_letters),
+        cmocka_unit_test(test_repair_refused),
+    };
+    return cmocka_run_group_tests_name("spool_repair", tests, NULL, NULL);
+}
