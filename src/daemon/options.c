@@ -89,6 +89,10 @@ const struct option OPTIONS[] = {
     {"clickhouse.stall_timeout", OPTION_TIME, .fallback = "\"30s\"", RANGE(SECOND, HOUR),
      CONFIG(pipeline.clickhouse.stall_timeout_ms),
      .doc = "An insert fails when no byte moved for so long."},
+    {"clickhouse.ask_delay", OPTION_TIME, .fallback = "\"1s\"", RANGE(0, 10 * MINUTE),
+     CONFIG(pipeline.ask_delay_ms),
+     .doc = "What was cut or left behind may still be on its way to the server so long; a table is "
+            "asked which rows it has no sooner. More behind a proxy that keeps bodies for longer."},
     {"clickhouse.table_check_interval", OPTION_TIME, .fallback = "\"1m\"", RANGE(SECOND, 24 * HOUR),
      CONFIG(pipeline.table_check_ms),
      .doc = "How often a table is looked at again while all is well, so that new columns are seen. "

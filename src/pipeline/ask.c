@@ -488,8 +488,14 @@ static void ask_read(struct job *job)
 
 void ask_start(struct batch *b, int endpoint)
 {
-    struct ask *a = calloc(1, sizeof(*a));
+    uint64_t now = clock_monotonic_ms();
+    struct ask *a;
 
+    if (b->ask_from_ms > now && !b->answered) {
+        batch_retry_later(b, b->ask_from_ms - now);
+        return;
+    }
+    a = calloc(1, sizeof(*a));
     if (a) {
         a->parts = calloc(b->part_count ? b->part_count : 1, sizeof(*a->parts));
         a->damaged = calloc(b->part_count ? b->part_count : 1, sizeof(*a->damaged));

@@ -203,6 +203,11 @@ void batch_retry_later(struct batch *b, uint64_t delay_ms)
     b->retry_at_ms = clock_monotonic_ms() + delay_ms;
 }
 
+void batch_ask_later(struct batch *b)
+{
+    b->ask_from_ms = clock_monotonic_ms() + b->stream->p->options->ask_delay_ms;
+}
+
 /* A server that needs longer for a batch than we wait needs as long for the same batch again, and a
    repeat under its token is no quicker: with one limit for all attempts it would never get through. */
 static void batch_be_patient(struct batch *b)
@@ -461,6 +466,11 @@ static int batch_may_start(const struct batch *b, uint64_t now)
     return endpoint;
 }
 
+static bool batch_active(const struct batch *b)
+{
+    return (b->state != BATCH_WAITING && b->state != BATCH_LOADING) || b->busy;
+}
+
 void batches_advance(struct stream *s)
 {
     uint64_t now = clock_monotonic_ms();
@@ -474,14 +484,14 @@ void batches_advance(struct stream *s)
         stream_unhold(s, HOLD_ANSWER);
     }
     for (struct batch *b = s->batches; b; b = b->next)
-        active += (b->state != BATCH_WAITING && b->state != BATCH_LOADING) || b->busy;
+        active += batch_active(b);
     for (struct batch *b = s->batches, *next; b && active < s->options->max_in_flight; b = next) {
         int endpoint = batch_may_start(b, now);
         next = b->next;
         if (endpoint < 0)
             continue;
-        active++;
         batch_start(b, endpoint); /* may append to the list, frees nothing */
+        active += batch_active(b);
     }
     while (batch_seal_one(s, now))
         continue;

@@ -61,6 +61,7 @@ struct batch {
     int64_t sealed_ms; /* wall clock */
     struct backoff backoff;
     uint64_t retry_at_ms;
+    uint64_t ask_from_ms; /* what was sent of it may still be on its way to the server until then */
     uint32_t attempts;
     uint32_t stall_factor; /* 0: 1 */
     uint32_t schema_failures, upload_failures, unknown_failures;
@@ -99,7 +100,6 @@ void batches_abandon(struct stream *s); /* cancels what is being sent */
 bool batches_idle(const struct stream *s);
 
 /* For batch_seal.c, ask.c, hunt.c and replace.c. */
-#define BATCH_ASK_DELAY_MS 1000 /* what was cut may be in the server before it is seen there */
 struct batch *batch_new(struct stream *s, size_t parts);
 void batch_free(struct batch *b);
 void batch_link(struct stream *s, struct batch *b);
@@ -107,6 +107,7 @@ void batch_move(struct batch *b, enum batch_state to);
 void batch_ack(struct batch *b);    /* its rows are in: acknowledges them durably */
 void batch_remove(struct batch *b); /* unlinks and frees one whose seal is gone */
 void batch_retry_later(struct batch *b, uint64_t delay_ms);
+void batch_ask_later(struct batch *b); /* the table is asked about it after ask_delay, no sooner */
 /* So many rows of it go again, and may be in already: says and counts it. */
 void batch_possible_duplicates(struct batch *b, uint64_t rows, const char *reason);
 /* The table as the endpoint that the batch is sealed for has it; NULL: not known. */
@@ -272,7 +273,8 @@ bool origin_tells_apart(const struct origin *o);
 bool ask_possible(const struct batch *b);
 /* Finds out which rows of b are in, then acknowledges those and sends the rest under a new token;
    without an answer b is asked about again, and holds the stream where asking is refused. At another
-   endpoint than its own, a replica, the rest counts as possible duplicates. */
+   endpoint than its own, a replica, the rest counts as possible duplicates. Before ask_from_ms nothing
+   is asked: b waits until then and starts anew. */
 void ask_start(struct batch *b, int endpoint);
 
 /* --- too_big.c ------------------------------------------------------------------------------ */

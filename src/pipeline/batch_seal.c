@@ -365,8 +365,7 @@ bool batches_segment_loaded(struct stream *s, struct segment *g)
         if (b->unresolved)
             continue;
         batch_move(b, BATCH_WAITING);
-        if (ask_possible(b))
-            batch_retry_later(b, BATCH_ASK_DELAY_MS);
+        batch_ask_later(b);
     }
     return unresolved;
 }

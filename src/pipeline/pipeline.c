@@ -80,12 +80,9 @@ static void read_boot_id(char *out, size_t size)
    sockets, an insert of ours perhaps, before it can be asked what it has. */
 static void batch_endpoint_up(struct batch *b)
 {
-    if (b->maybe_stored && b->state != BATCH_LOADING && ask_possible(b)) {
-        if (b->retry_at_ms < clock_monotonic_ms() + BATCH_ASK_DELAY_MS)
-            batch_retry_later(b, BATCH_ASK_DELAY_MS);
-    } else if (!b->stream->holds[HOLD_ANSWER]) {
+    batch_ask_later(b);
+    if (!b->stream->holds[HOLD_ANSWER])
         b->retry_at_ms = 0;
-    }
 }
 
 static void endpoint_changed(void *arg, size_t endpoint, enum endpoint_state state)

@@ -67,6 +67,7 @@ struct pipeline_options {
     enum on_full on_full;
     enum spool_compression compression;
     uint64_t keep_acknowledged_ms;
+    uint64_t ask_delay_ms;   /* from a cut, a start or an endpoint's return to asking a table */
     uint64_t table_check_ms; /* a table that is well is described again so often */
 };
 

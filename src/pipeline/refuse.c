@@ -81,8 +81,7 @@ static void batch_retry(struct batch *b, const struct clickhouse_outcome *outcom
     uint64_t delay = backoff_next_ms(&b->backoff);
     uint64_t suppressed = 0;
 
-    if (b->maybe_stored && delay < BATCH_ASK_DELAY_MS && ask_possible(b))
-        delay = BATCH_ASK_DELAY_MS;
+    batch_ask_later(b);
     batch_retry_later(b, delay);
     if (log_gate_open(&s->error_gate, 5000, &suppressed))
         log_event(LOG_WARN, "batch.retry", "stream", s->options->name, "batch", log_u64(b->id),

@@ -104,7 +104,7 @@ def check_nothing_repeated(between):
 
 
 class Network:
-    def __init__(self, kafka, server, proxy, spoold, stall_timeout="2s"):
+    def __init__(self, kafka, server, proxy, spoold, stall_timeout="2s", **clickhouse):
         self.kafka, self.server = kafka, server
         self.proxy = proxy(server)
         self.faults = {f"{name}-o": fault for name, fault in kinds().items()}
@@ -120,7 +120,7 @@ class Network:
                    columns=columns + (ORIGIN if name.endswith("-o") else []),
                    flush={"rows": ROWS, "interval": "1h"}) for name in names])
         self.daemon.config["clickhouse"].update(urls=[self.proxy.url],
-                                                stall_timeout=stall_timeout)
+                                                stall_timeout=stall_timeout, **clickhouse)
         self.daemon.start()
         self.produced = 0
 
@@ -200,8 +200,9 @@ def test_every_kind_of_fault(network):
         assert asked and 0 < int(asked[0]["stored"]) < ROWS, asked
 
 
-def die_while_all_strike(net, kill, start):
-    """While every fault holds an insert up, the daemon or the server is killed."""
+def die_while_all_strike(net, kill, start, late=False):
+    """While every fault holds an insert up, the daemon or the server is killed. late: what the proxy
+    has of it goes on only when that is back."""
     net.produce()
     net.wait_settled()
     struck = Together({n: f for n, f in net.faults.items() if not n.startswith("reused")})
@@ -210,17 +211,21 @@ def die_while_all_strike(net, kill, start):
     try:
         struck.wait(net.daemon)
         kill()
+        if late:
+            start()
     finally:
         struck.go()
-    start()
+    if not late:
+        start()
     net.wait_settled()
     net.produce()
     net.wait_settled()
 
 
 def test_every_kind_of_fault_and_spoold_dies(network):
-    net = network(stall_timeout="5m")  # it is to die before it gives up, on a slow machine too
-    die_while_all_strike(net, net.daemon.kill9, net.daemon.start)
+    net = network(stall_timeout="5m",  # it is to die before it gives up, on a slow machine too
+                  ask_delay="8s")      # and to ask when the proxy has passed on what it had
+    die_while_all_strike(net, net.daemon.kill9, net.daemon.start, late=True)
     net.check(by_token_or_origin(net))
     check_nothing_repeated(net.proxy)
 
