@@ -69,7 +69,7 @@ static int choose_uuid(struct repair *r, struct spool_error *error)
 
     if (!dead)
         return repair_no_memory(error);
-    (void)repair_walk(dead, "info", dead_uuid, r);
+    (void)repair_walk(dead, "info", dead_uuid, r, NULL, NULL);
     free(dead);
     if (r->uuid_known && count_of(r, r->spool->uuid))
         best = r->spool->uuid;
@@ -191,15 +191,16 @@ static int read_origins(struct repair *r, struct spool_error *error)
             if (!path)
                 status = SPOOL_E_NOMEM;
             else if (s->segments[k].ours)
-                status = repair_walk(path, "origins", told_origin, r) == SPOOL_E_NOMEM
+                status = repair_walk(path, "origins", told_origin, r, NULL, NULL) == SPOOL_E_NOMEM
                              ? SPOOL_E_NOMEM
                              : SPOOL_OK;
             free(path);
         }
     }
     if (status == SPOOL_OK)
-        status = repair_walk(dead, "letters", told_letter, r) == SPOOL_E_NOMEM ? SPOOL_E_NOMEM
-                                                                               : SPOOL_OK;
+        status = repair_walk(dead, "letters", told_letter, r, NULL, NULL) == SPOOL_E_NOMEM
+                     ? SPOOL_E_NOMEM
+                     : SPOOL_OK;
     free(dead);
     return status == SPOOL_OK ? status : repair_no_memory(error);
 }
@@ -388,6 +389,16 @@ static int repair_meta(struct repair *r, bool *wrong, struct spool_error *error)
     return status;
 }
 
+/* Else ids that only dead.mdb or a segment knows would be given away a second time. */
+static int can_open(const struct repair *r, const char *name, struct spool_error *error)
+{
+    char *path = path_join(r->spool->path, name);
+    int status = path ? repair_can_open(path, error) : repair_no_memory(error);
+
+    free(path);
+    return status;
+}
+
 int spool_repair(const char *path, bool dry, void (*say_line)(void *arg, const char *line),
                  void *arg, bool *wrong, struct spool_error *error)
 {
@@ -407,6 +418,10 @@ int spool_repair(const char *path, bool dry, void (*say_line)(void *arg, const c
         status = spool_error_set(error, SPOOL_E_NOT_FOUND, "there is no spool in %s", path);
     if (status == SPOOL_OK)
         status = spool_take_lock(r.spool, error);
+    if (status == SPOOL_OK)
+        status = can_open(&r, "meta.mdb", error);
+    if (status == SPOOL_OK)
+        status = can_open(&r, "dead.mdb", error);
     if (status == SPOOL_OK)
         status = repair_meta(&r, wrong, error);
     if (status == SPOOL_OK)

@@ -26,6 +26,7 @@ struct rebuild {
     struct repair *repair;
     bool dry;
     uint64_t readable, damaged;
+    bool half; /* read by one meta page alone */
     struct letter letters[COMMIT_LETTERS];
     size_t count, bytes;
     int status; /* of writing */
@@ -97,12 +98,24 @@ static int each_letter(void *arg, const struct tree *tree, const struct tree_ite
 /* The letters of path, into the new file unless dry. */
 static int walk_letters(struct rebuild *b, const char *path)
 {
-    int status = repair_walk(path, "letters", each_letter, b);
+    struct spool_error why = {0};
+    int status = repair_walk(path, "letters", each_letter, b, &b->half, &why);
 
     write_letters(b);
     if (b->status != SPOOL_OK)
         return b->status;
-    return status == SPOOL_E_NOMEM ? repair_no_memory(b->error) : SPOOL_OK;
+    if (status == SPOOL_E_NOMEM)
+        return repair_no_memory(b->error);
+    if (status == SPOOL_E_IO || status == SPOOL_E_NOT_FOUND)
+        return spool_error_set(b->error, status, "%s", why.text);
+    if (status != SPOOL_OK)
+        repair_say(b->repair,
+                   "neither meta page of dead.mdb can be read: no letter is to be found");
+    else if (b->half)
+        repair_say(b->repair,
+                   "one meta page of dead.mdb can't be read: what the last commit put in "
+                   "may be missing, and what it removed be there again");
+    return SPOOL_OK;
 }
 
 /* The old file under a name that no file has, the new one under its name. */
@@ -196,7 +209,7 @@ int repair_dead(struct repair *r, bool *wrong, struct spool_error *error)
     *wrong = true;
     repair_say(r, "%s", why.text);
     status = SPOOL_OK;
-    (void)repair_walk(path, "info", other_uuid, &uuid);
+    (void)repair_walk(path, "info", other_uuid, &uuid, NULL, NULL);
     if (!uuid) {
         repair_say(r, "dead.mdb is of another spool: move it away before the start");
         goto done;

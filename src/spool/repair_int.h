@@ -44,10 +44,16 @@ struct repair {
 
 /* Reads every segment of every stream; what can't be read of one is no error. NEWER, IO, NOMEM. */
 int repair_read(struct repair *r, struct spool_error *error);
-/* Visits a database of a file, stepping over what is damaged. */
+/* IO, with what to do, where there is such a file and it can't be opened. */
+int repair_can_open(const char *path, struct spool_error *error);
+/*
+ * Visits a database of a file, stepping over what is damaged, also a meta page (*half, may be NULL: the
+ * last commit may be missing). NOT_FOUND, IO: it can't be opened. CORRUPT: nothing in it can be found.
+ * Else NOMEM, or what visit ended the walk with.
+ */
 int repair_walk(const char *path, const char *db,
                 int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
-                void *arg);
+                void *arg, bool *half, struct spool_error *error);
 /* Makes a new dead.mdb of what can be read of a damaged one. *wrong: it is damaged. NEWER, IO, FULL,
    NOMEM. The uuid of the spool must be known. */
 int repair_dead(struct repair *r, bool *wrong, struct spool_error *error);

@@ -59,19 +59,40 @@ static int told_totals(void *arg, const struct tree *tree, const struct tree_ite
     return SPOOL_OK;
 }
 
-int repair_walk(const char *path, const char *db,
-                int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
-                void *arg)
+int repair_can_open(const char *path, struct spool_error *error)
 {
-    struct tree tree;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int status = fd < 0 ? SPOOL_E_IO : tree_open(&tree, fd, NULL);
 
-    if (status == SPOOL_OK)
-        status = tree_walk(&tree, db, TREE_SALVAGE, visit, arg, NULL);
+    if (fd < 0 && errno != ENOENT)
+        return spool_error_set(
+            error, SPOOL_E_IO,
+            "cannot open %s, which has to be read: %s. Nothing was changed; mend "
+            "that, or move the file away to go on without it",
+            path, strerror(errno));
     if (fd >= 0)
         close(fd);
-    return status;
+    return SPOOL_OK;
+}
+
+int repair_walk(const char *path, const char *db,
+                int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
+                void *arg, bool *half, struct spool_error *error)
+{
+    struct tree tree;
+    bool ignored;
+    int fd = open(path, O_RDONLY | O_CLOEXEC), status;
+
+    if (fd < 0)
+        return spool_error_set_errno(error, errno == ENOENT ? SPOOL_E_NOT_FOUND : SPOOL_E_IO, errno,
+                                     "cannot open %s", path);
+    status = tree_open_salvage(&tree, fd, half ? half : &ignored, error);
+    if (status != SPOOL_OK) {
+        close(fd);
+        return SPOOL_E_CORRUPT;
+    }
+    status = tree_walk(&tree, db, TREE_SALVAGE, visit, arg, NULL);
+    close(fd);
+    return status == SPOOL_E_CORRUPT || status == SPOOL_E_IO ? SPOOL_OK : status;
 }
 
 char *told_path(const struct told_stream *s, uint64_t number)
@@ -86,11 +107,18 @@ static int read_segment(struct told_stream *s, struct told *t, uint64_t number,
                         struct spool_error *error)
 {
     char *path = told_path(s, number);
-    int status = path ? repair_walk(path, "info", told_info, t) : SPOOL_E_NOMEM;
+    int status = path ? repair_can_open(path, error) : SPOOL_E_NOMEM;
 
+    if (status == SPOOL_E_IO) {
+        free(path);
+        return status;
+    }
+    if (status == SPOOL_OK)
+        status = repair_walk(path, "info", told_info, t, NULL, NULL);
     if (status != SPOOL_E_NEWER && status != SPOOL_E_NOMEM)
-        status =
-            repair_walk(path, "totals", told_totals, t) == SPOOL_E_NOMEM ? SPOOL_E_NOMEM : SPOOL_OK;
+        status = repair_walk(path, "totals", told_totals, t, NULL, NULL) == SPOOL_E_NOMEM
+                     ? SPOOL_E_NOMEM
+                     : SPOOL_OK;
     t->readable = t->readable && t->number == number && !strcmp(t->name, s->name);
     t->number = number;
     if (status == SPOOL_E_NEWER)

@@ -1,71 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The LMDB 0.9 file format, as far as it is read here (numbers are of the host's byte order; the
- * offsets are those of a 64-bit build). Source: LMDB 0.9.24, mdb.c, structs MDB_page, MDB_node,
- * MDB_db and MDB_meta.
- *
- *   page     0 u64 page number | 8 u16 pad | 10 u16 flags | 12 u16 lower, u16 upper
- *            (12 u32 number of pages, in the first of a run of overflow pages) | 16 content
- *            tree pages: (lower - 16) / 2 u16 offsets of nodes, sorted; the nodes end the page
- *   node     0 u16 lo | 2 u16 hi | 4 u16 flags | 6 u16 key size | 8 key | data
- *            branch: child page = lo | hi << 16 | flags << 32; the first key counts as lowest
- *            leaf: data size = lo | hi << 16; flags 1: data is the u64 number of the first overflow
- *            page; flags 2: data is a database record
- *   database 0 u32 pad | 4 u16 flags | 6 u16 depth | 8 u64 branch pages | 16 u64 leaf pages |
- *            24 u64 overflow pages | 32 u64 entries | 40 u64 root page
- *   meta     (content of pages 0 and 1) 0 u32 magic | 4 u32 version | 8 u64 address | 16 u64 map
- *            size | 24 database of free pages (its pad: the page size) | 72 main database |
- *            120 u64 last page | 128 u64 transaction; transaction n writes page n mod 2
- *   free     key u64 transaction, value u64 count, then count page numbers, descending
- */
-#include "spool/tree.h"
-
+/* Walking the trees of an LMDB file; what stands on a page is in tree_int.h. */
 #include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#define PAGE_HEADER_BYTES 16u
+#include "spool/tree_int.h"
+
 #define NODE_HEADER_BYTES 8u
-#define DATABASE_BYTES    48u
-#define META_BYTES        136u
-#define META_MAGIC        0xBEEFC0DEu
-#define META_VERSION      1u
-#define NO_PAGE           UINT64_MAX
 
-/* The flags of a page, all of them: LMDB has others for pages in memory ("may be written to in place"),
-   which kill the process that believes them of a page on disk. */
-enum { PAGE_BRANCH = 1, PAGE_LEAF = 2, PAGE_OVERFLOW = 4, PAGE_META = 8 };
 enum { NODE_BIG = 1, NODE_DATABASE = 2 };
-/* The list of free pages has integers for keys; the environment's own flags stand beside that, of
-   which a file in no directory of its own leaves one. */
-enum { FREE_LIST_FLAGS = 0x08, ENVIRONMENT_FLAGS = 0x4000 };
-
-static_assert(sizeof(size_t) == 8, "the format described here is that of 64-bit hosts");
-
-static uint16_t get16(const uint8_t *p)
-{
-    uint16_t v;
-    memcpy(&v, p, sizeof(v));
-    return v;
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof(v));
-    return v;
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-    memcpy(&v, p, sizeof(v));
-    return v;
-}
 
 int tree_pread(int fd, void *data, size_t n, uint64_t at, struct spool_error *error)
 {
@@ -93,100 +38,6 @@ int tree_pread(int fd, void *data, size_t n, uint64_t at, struct spool_error *er
 uint64_t tree_overflow_pages(const struct tree *tree, uint64_t n)
 {
     return (PAGE_HEADER_BYTES - 1 + n) / tree->page_bytes + 1;
-}
-
-static struct tree_root root_at(const uint8_t *p)
-{
-    struct tree_root r = {
-        .flags = get16(p + 4),
-        .depth = get16(p + 6),
-        .branch_pages = get64(p + 8),
-        .leaf_pages = get64(p + 16),
-        .overflow_pages = get64(p + 24),
-        .entries = get64(p + 32),
-        .root = get64(p + 40),
-    };
-    return r;
-}
-
-static int meta_read(struct tree *tree, unsigned which, uint64_t at, uint8_t *meta,
-                     struct spool_error *error)
-{
-    uint8_t page[PAGE_HEADER_BYTES + META_BYTES];
-    int status = tree_pread(tree->fd, page, sizeof(page), at, error);
-    uint32_t page_bytes;
-
-    if (status != SPOOL_OK)
-        return status;
-    memcpy(meta, page + PAGE_HEADER_BYTES, META_BYTES);
-    page_bytes = get32(meta + 24);
-    if (get64(page) != which || get16(page + 10) != PAGE_META || get32(meta) != META_MAGIC)
-        return spool_error_set(error, SPOOL_E_CORRUPT, "page %u is not an LMDB meta page", which);
-    if (get32(meta + 4) != META_VERSION)
-        return spool_error_set(error, SPOOL_E_CORRUPT, "LMDB format %u is not known",
-                               get32(meta + 4));
-    if (page_bytes < 512 || page_bytes > 65536 || (page_bytes & (page_bytes - 1)))
-        return spool_error_set(error, SPOOL_E_CORRUPT, "a page size of %u is not possible",
-                               page_bytes);
-    if (which && page_bytes != tree->page_bytes)
-        return spool_error_set(error, SPOOL_E_CORRUPT, "the meta pages differ in page size");
-    tree->page_bytes = page_bytes;
-    return SPOOL_OK;
-}
-
-int tree_page_bytes(int fd, uint32_t *page_bytes, struct spool_error *error)
-{
-    uint8_t meta[META_BYTES];
-    struct tree tree = {.fd = fd};
-    int status = meta_read(&tree, 0, 0, meta, error);
-    *page_bytes = tree.page_bytes;
-    return status;
-}
-
-int tree_open(struct tree *tree, int fd, struct spool_error *error)
-{
-    uint8_t meta[2][META_BYTES];
-    const uint8_t *newest, *older;
-    uint64_t transaction[2];
-    struct stat st;
-    int status;
-
-    memset(tree, 0, sizeof(*tree));
-    tree->fd = fd;
-    if (fstat(fd, &st) < 0)
-        return spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot stat");
-    tree->file_bytes = (uint64_t)st.st_size;
-    status = meta_read(tree, 0, 0, meta[0], error);
-    if (status == SPOOL_OK)
-        status = meta_read(tree, 1, tree->page_bytes, meta[1], error);
-    if (status != SPOOL_OK)
-        return status;
-    if (tree->file_bytes < 2ull * tree->page_bytes)
-        return spool_error_set(error, SPOOL_E_CORRUPT, "the file ends inside its meta pages");
-
-    /* Two commits in a row write the two pages by turns, so any other pair means that the number
-       of one was changed, and the older state would silently be taken for the newer. */
-    transaction[0] = get64(meta[0] + 128);
-    transaction[1] = get64(meta[1] + 128);
-    if ((transaction[0] & 1) || (!(transaction[1] & 1) && transaction[1]) ||
-        (transaction[0] < transaction[1] ? transaction[1] - transaction[0]
-                                         : transaction[0] - transaction[1]) > 1)
-        return spool_error_set(error, SPOOL_E_CORRUPT, "the meta pages' transactions do not match");
-    newest = meta[transaction[0] < transaction[1]];
-    older = meta[transaction[0] >= transaction[1]];
-    tree->transaction = get64(newest + 128);
-    tree->last_page = get64(newest + 120);
-    tree->free_root = root_at(newest + 24);
-    tree->main_root = root_at(newest + 72);
-    if (tree->last_page < 1 || tree->last_page > (uint64_t)INT64_MAX / tree->page_bytes - 1 ||
-        tree->last_page < get64(older + 120) || /* files only grow */
-        get64(newest + 16) < (tree->last_page + 1) * tree->page_bytes)
-        return spool_error_set(error, SPOOL_E_CORRUPT, "the number of the last page is wrong");
-    if (tree->main_root.flags)
-        return spool_error_set(error, SPOOL_E_CORRUPT, "the main database has unknown flags");
-    if ((tree->free_root.flags & ~ENVIRONMENT_FLAGS) != FREE_LIST_FLAGS)
-        return spool_error_set(error, SPOOL_E_CORRUPT, "the list of free pages has unknown flags");
-    return SPOOL_OK;
 }
 
 /* --- walking -------------------------------------------------------------------------------- */

@@ -11,6 +11,7 @@
 #ifndef SPOOL_TREE_H
 #define SPOOL_TREE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -55,6 +56,13 @@ enum tree_flags {
 int tree_open(struct tree *tree, int fd, struct spool_error *error);
 
 /*
+ * As tree_open; where the two meta pages do not make a pair, by the one that can be read (*half). Each
+ * leads to a whole state of the file, for LMDB overwrites nothing that the older one needs: so what
+ * is missing then is the last commit at most. With none the error is tree_open's.
+ */
+int tree_open_salvage(struct tree *tree, int fd, bool *half, struct spool_error *error);
+
+/*
  * Checks the pages and visits the entries of one named database (only), or, with only NULL, checks
  * the list of free pages too and visits every database. visit may be NULL; a non-zero return of it
  * counts as an error of the file if negative (visit then fills error itself).
@@ -70,7 +78,8 @@ int tree_value(const struct tree *tree, const struct tree_item *item, size_t max
 /* Reads exactly n bytes; CORRUPT where the file ends before. */
 int tree_pread(int fd, void *data, size_t n, uint64_t at, struct spool_error *error);
 
-/* The page size alone: it never changes, so this may run beside a writer, unlike tree_open. */
+/* The page size alone, of either meta page: it never changes, so this may run beside a writer, unlike
+   tree_open. */
 int tree_page_bytes(int fd, uint32_t *page_bytes, struct spool_error *error);
 
 /* Overflow pages that a value of n bytes takes. */

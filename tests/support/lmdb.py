@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The places of an LMDB file, by what stands there (the format: src/spool/tree.c)."""
+"""The places of an LMDB file, by what stands there (the format: src/spool/tree_int.h)."""
 import struct
 from collections import namedtuple
 

@@ -389,6 +389,36 @@ static void test_damaged_newest(void **state)
     unmake(&m);
 }
 
+/* One of the two meta pages: what the other one leads to is delivered, which is all but the last commit. */
+static void test_damaged_meta_page(void **state)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t most = 0;
+
+    (void)state;
+    for (size_t which = 0; which < 2; which++) {
+        struct made m = make();
+        struct spool *spool;
+        struct spool_stream *stream = NULL;
+        struct spool_salvage salvage = {0};
+
+        set_byte(&m.segment, which * page + 16, 0x55); /* LMDB's magic */
+        spool = open_spool(m.path, 0);
+        check_ok(spool_stream_open(spool, "s", &stream, &the_error));
+        check_ok(spool_segment_salvage(stream, 1, &salvage, &the_error));
+        assert_true(salvage.count >= BLOCKS - 1);
+        most = salvage.count > most ? salvage.count : most;
+        for (size_t i = 0; i < salvage.count; i++) {
+            assert_int_equal(salvage.refs[i].sequence, m.refs[i].sequence);
+            check_block(stream, &salvage.refs[i]);
+        }
+        spool_salvage_free(&salvage);
+        spool_close(spool);
+        unmake(&m);
+    }
+    assert_int_equal(most, BLOCKS);
+}
+
 /* A segment whose file is gone, in the middle or as the newest; one that was unlisted before is none. */
 static void test_missing_segment(void **state)
 {
@@ -644,6 +674,7 @@ int main(void)
         cmocka_unit_test(test_damaged_newest),      cmocka_unit_test(test_damaged_meta),
         cmocka_unit_test(test_damaged_dead),        cmocka_unit_test(test_newer),
         cmocka_unit_test(test_foreign_files),       cmocka_unit_test(test_missing_segment),
+        cmocka_unit_test(test_damaged_meta_page),
     };
     return cmocka_run_group_tests_name("spool_damage", tests, NULL, NULL);
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* spool_repair: what comes back of a spool without its meta.mdb. */
+#include <sys/stat.h>
+
 #include "spool_data.h"
 
 #define SEGMENTS 4
@@ -225,6 +227,128 @@ static void test_repair_letters(void **state)
     }
 }
 
+enum meta_harm { HARM_MAGIC, HARM_NUMBER, HARM_LAST_PAGE, HARM_DATABASE, HARMS };
+
+/* One field of the newer or the older meta page; LMDB's pages are of 4096 bytes or more. */
+static void harm_meta_page(const char *file, bool newer, enum meta_harm harm)
+{
+    static const size_t places[HARMS] = {16, 16 + 129, 16 + 121, 16 + 72 + 4};
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t size = 0, at;
+    uint8_t *bytes = read_whole(file, &size);
+    uint64_t transaction[2];
+    FILE *out = fopen(file, "r+");
+
+    for (size_t i = 0; i < 2; i++)
+        memcpy(&transaction[i], bytes + i * page + 16 + 128, 8);
+    at = (transaction[0] < transaction[1]) == newer ? page : 0;
+    at += places[harm];
+    assert_non_null(out);
+    assert_int_equal(fseek(out, (long)at, SEEK_SET), 0);
+    assert_true(fputc(bytes[at] ^ 0x40, out) >= 0);
+    assert_int_equal(fclose(out), 0);
+    free(bytes);
+}
+
+/* Whichever meta page is bad, the other one leads to all letters but those of the last commit. */
+static void test_repair_half(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2 * HARMS; i++) {
+        char *path = make_directory(), *file = NULL;
+        struct spool *spool = open_spool(path, 0);
+        const enum meta_harm harm = (enum meta_harm)(i / 2);
+        const bool newer = i % 2;
+        uint8_t *there = calloc(1, LETTERS);
+        size_t lines = 0, found = 0, least;
+        bool wrong = false;
+
+        print_message("harm %d of the %s meta page\n", (int)harm, newer ? "newer" : "older");
+        assert_non_null(there);
+        put_letters(spool);
+        spool_close(spool);
+        assert_true(asprintf(&file, "%s/dead.mdb", path) > 0);
+        harm_meta_page(file, newer, harm);
+        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        spool = open_spool(path, 0);
+        assert_int_equal(spool_dead_each(spool, "s", each_there, there, &the_error), 0);
+        for (size_t k = 0; k < LETTERS; k++)
+            found += there[k];
+        /* A number that is merely too large makes the older state look like the newer. */
+        least = newer || harm == HARM_NUMBER ? LETTERS - 100 : LETTERS;
+        assert_true(found >= least && (found == LETTERS || wrong));
+        check_verified(spool);
+        spool_close(spool);
+        free(file);
+        free(there);
+        remove_tree(path);
+        free(path);
+    }
+}
+
+static void keep_line(void *arg, const char *line)
+{
+    char *all = arg;
+
+    strncat(all, line, 4095 - strlen(all));
+}
+
+/* Neither meta page: said so, and the old file is kept. */
+static void test_repair_nothing_left(void **state)
+{
+    char *path = make_directory(), *file = NULL, said[4096] = "";
+    struct spool *spool = open_spool(path, 0);
+    bool wrong = false;
+
+    (void)state;
+    put_letters(spool);
+    spool_close(spool);
+    assert_true(asprintf(&file, "%s/dead.mdb", path) > 0);
+    harm_meta_page(file, true, HARM_MAGIC);
+    harm_meta_page(file, false, HARM_MAGIC);
+    check_ok(spool_repair(path, false, keep_line, said, &wrong, &the_error));
+    assert_true(wrong);
+    assert_non_null(strstr(said, "neither meta page"));
+    assert_non_null(strstr(said, "the old dead.mdb is kept"));
+    free(file);
+    remove_tree(path);
+    free(path);
+}
+
+/* A file that is there and can't be opened: nothing is made without what stands in it. */
+static void test_repair_cannot_open(void **state)
+{
+    static const char *const names[] = {"dead.mdb", "meta.mdb", "streams/s/000000000001.seg"};
+    struct spool_block_ref refs[SEGMENTS];
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        char *path = make(refs), *file = NULL, *meta = NULL;
+        bool wrong = false;
+        size_t lines = 0;
+        struct stat st;
+
+        assert_true(asprintf(&file, "%s/%s", path, names[i]) > 0);
+        assert_true(asprintf(&meta, "%s/meta.mdb", path) > 0);
+        assert_int_equal(unlink(meta), 0);
+        (void)unlink(file);
+        assert_int_equal(symlink(file, file), 0); /* a loop */
+        assert_int_equal(spool_repair(path, false, count_line, &lines, &wrong, &the_error),
+                         SPOOL_E_IO);
+        assert_non_null(strstr(the_error.text, file));
+        assert_non_null(strstr(the_error.text, "move the file away"));
+        assert_int_equal(lstat(file, &st), 0);
+        assert_true(S_ISLNK(st.st_mode));
+        assert_int_equal(access(meta, F_OK), -1);
+        assert_int_equal(unlink(file), 0);
+        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        free(file);
+        free(meta);
+        remove_tree(path);
+        free(path);
+    }
+}
+
 /* Where it can't be done: said, and the old file is where it was. */
 static void test_repair_refused(void **state)
 {
@@ -265,6 +389,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_repair),
         cmocka_unit_test(test_repair_letters),
+        cmocka_unit_test(test_repair_half),
+        cmocka_unit_test(test_repair_nothing_left),
+        cmocka_unit_test(test_repair_cannot_open),
         cmocka_unit_test(test_repair_refused),
     };
     return cmocka_run_group_tests_name("spool_repair", tests, NULL, NULL);
