@@ -6,6 +6,8 @@
 
 #include "codec/type_int.h"
 
+#define NAME_GROWTH_MAX 16 /* of a name against the text it was written as */
+
 const struct type_name type_names[] = {
     {"Int8", TYPE_INT8, SHAPE_NONE, 1, NULL},
     {"Int16", TYPE_INT16, SHAPE_NONE, 2, NULL},
@@ -233,6 +235,50 @@ int type_format(const struct type *type, struct buf *out)
 int type_format_plain(const struct type *type, struct buf *out)
 {
     return format_type(type, true, out);
+}
+
+struct member {
+    struct type *type;
+    struct buf name;
+};
+
+static int by_name(const void *a, const void *b)
+{
+    const struct member *x = a, *y = b;
+    size_t n = x->name.len < y->name.len ? x->name.len : y->name.len;
+    int order = memcmp(x->name.data, y->name.data, n);
+
+    return order ? order : (x->name.len > y->name.len) - (x->name.len < y->name.len);
+}
+
+int type_order_members(struct type *variant)
+{
+    const size_t count = variant->child_count;
+    struct member *members = calloc(count ? count : 1, sizeof(*members));
+    int status = members ? SPOOL_OK : SPOOL_E_NOMEM;
+    size_t kept = 0;
+
+    for (size_t i = 0; members && i < count; i++) {
+        members[i].type = variant->children[i];
+        /* A number may be added to every member of an Enum. */
+        buf_init(&members[i].name, NAME_GROWTH_MAX * (strlen(members[i].type->text) + 1));
+        if (status == SPOOL_OK && format_type(members[i].type, false, &members[i].name))
+            status = SPOOL_E_NOMEM;
+    }
+    if (status == SPOOL_OK) {
+        qsort(members, count, sizeof(*members), by_name);
+        for (size_t i = 0; i < count; i++) {
+            if (kept && by_name(&members[i - 1], &members[i]) == 0)
+                type_free(members[i].type);
+            else
+                variant->children[kept++] = members[i].type;
+        }
+        variant->child_count = kept;
+    }
+    for (size_t i = 0; members && i < count; i++)
+        buf_free(&members[i].name);
+    free(members);
+    return status;
 }
 
 static bool text_equal(const char *a, const char *b)

@@ -90,4 +90,10 @@ int type_unquote(const char **at, const char *end, char **text, size_t *size);
 /* Orders Enum members by name. */
 int type_member_order(const void *a, const void *b);
 
+/*
+ * Puts the members of a Variant into the order of their canonical names, whatever they were written as,
+ * and leaves one of those that are the same: so the server numbers them (DataTypeVariant.cpp). NOMEM.
+ */
+int type_order_members(struct type *variant);
+
 #endif

@@ -102,20 +102,6 @@ static int parse_elements(struct parser *p, unsigned depth, struct type *type, e
     return SPOOL_OK;
 }
 
-/* Members of a Variant are numbered in the order of their names. */
-static void sort_variant(struct type *type)
-{
-    for (size_t i = 1; i < type->child_count; i++) {
-        struct type *child = type->children[i];
-        size_t at = i;
-        while (at > 0 && strcmp(type->children[at - 1]->text, child->text) > 0) {
-            type->children[at] = type->children[at - 1];
-            at--;
-        }
-        type->children[at] = child;
-    }
-}
-
 static int member_by_value(const void *a, const void *b)
 {
     return ((const struct type_enum_member *)a)->value -
@@ -407,8 +393,8 @@ static int finish_type(struct parser *p, unsigned depth, struct type *type,
     type->text = strndup(begin, (size_t)(end - begin));
     if (!type->text)
         return parser_fail_memory(p);
-    if (type->kind == TYPE_VARIANT)
-        sort_variant(type);
+    if (type->kind == TYPE_VARIANT && type_order_members(type) != SPOOL_OK)
+        return parser_fail_memory(p);
     return SPOOL_OK;
 }
 

@@ -181,6 +181,23 @@ def test_nested_that_is_not_flattened_and_nullable_tuples(kafka, engine, spoold)
     compare(select(engine, table), select(engine, table + "_twin"))
 
 
+def test_a_variant_as_the_user_wrote_it(kafka, engine, spoold):
+    """Its members are numbered by their canonical names, whatever blanks and aliases stand in the configuration."""
+    written = "Variant(UInt64, Array( UInt8), Array(Map(String,UInt8)), Point)"
+    topic = kafka.create_topic(1)
+    table = "variant_" + topic.replace("-", "_")
+    make_table(engine, [("v", written, [])], table, allow_suspicious_variant_types=1)
+    assert engine.query(f"SELECT type FROM system.columns WHERE table = '{table}' AND name = 'v'").strip() == \
+        "Variant(Array(Map(String, UInt8)), Array(UInt8), Point, UInt64)"
+    kafka.send(topic, ['{"id":0,"v":[1,2]}', '{"id":1,"v":[{"a":1}]}', '{"id":2,"v":5}'])
+    daemon = spoold(kafka, engine, [stream("s", topic, table, columns=[
+        {"name": "id", "type": "UInt64"}, {"name": "v", "type": written}])]).start()
+    daemon.wait_rows(engine, table, 3)
+    assert_native(daemon)
+    assert engine.query(f"SELECT variantType(v), v FROM {table} ORDER BY id FORMAT TabSeparated").split("\n")[:3] == [
+        "Array(UInt8)\t[1,2]", "Array(Map(String, UInt8))\t[{'a':1}]", "UInt64\t5"]
+
+
 def test_every_type_of_the_old_server(kafka, clickhouse, spoold):
     topic = kafka.create_topic(1)
     table = "types_" + topic.replace("-", "_")

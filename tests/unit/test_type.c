@@ -139,6 +139,16 @@ static void test_spellings(void **state)
     expect_format("Tuple(Array Array(String))", "Tuple(Array Array(String))");
     expect_format("Nested(a UInt8,b Nested(c Date))", "Nested(a UInt8, b Nested(c Date))");
     expect_format("Variant(UInt64,String)", "Variant(String, UInt64)");
+    /* By their canonical names, however they are written. */
+    expect_format("Variant(DateTime('UTC'), DateTime32)", "Variant(DateTime, DateTime('UTC'))");
+    expect_format("Variant(Array( UInt8 ), Array(Int8))", "Variant(Array(Int8), Array(UInt8))");
+    expect_format("Variant(Enum8('a' = 1), Enum('b'=1, 'a' = -1))",
+                  "Variant(Enum8('a' = -1, 'b' = 1), Enum8('a' = 1))");
+    expect_format("Variant(String, Ring, Point, Array(Point))",
+                  "Variant(Array(Point), Point, Ring, String)");
+    expect_format("Variant(BIGINT, Array(String))", "Variant(Array(String), BIGINT)");
+    /* The server keeps one of two that are the same. */
+    expect_format("Variant(DateTime32, String, DateTime)", "Variant(DateTime, String)");
     expect_format("Dynamic( max_types = 2 )", "Dynamic(max_types=2)");
     expect_format("JSON(a.b UInt32,SKIP  c,SKIP REGEXP 'x , (y')",
                   "JSON(a.b UInt32, SKIP c, SKIP REGEXP 'x , (y')");
