@@ -16,53 +16,11 @@
 #include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/log.h"
-#include "pipeline/pipeline_int.h"
-#include "sink/sql_text.h"
+#include "pipeline/ask_int.h"
 
 #define ASK_RETRY_MS    500
 #define ASK_ORIGINS_MAX 2000 /* so that the statement stays under max_query_size (256 KiB) */
 #define ASK_REPLY_BYTES (128 * MIB)
-
-struct ask_row {
-    uint32_t origin; /* index into ask->origins */
-    int64_t offset;
-    uint64_t row; /* of the batch */
-    bool stored;
-};
-#define ASK_NO_ORIGIN UINT32_MAX /* of a row whose offset can't be read: it matches no answer */
-
-struct ask_origin {
-    const struct origin *origin;
-    int64_t low, high;
-};
-
-struct ask {
-    struct job job;
-    struct batch *batch;
-    struct stream *stream;
-    int endpoint;
-    /* for the job */
-    struct part *parts;
-    size_t part_count;
-    bool *damaged; /* per part: it can't be read */
-    bool any_damaged;
-    uint64_t segment;
-    int status;
-    struct spool_error error;
-    /* what is looked for */
-    struct ask_origin *origins;
-    size_t origin_count;
-    struct ask_row *rows; /* rows of the batch, by (origin, offset) once sorted */
-    uint64_t row_count;
-};
-
-static const char *column_of(const struct schema *schema, enum column_source source)
-{
-    for (size_t i = 0; i < schema->count; i++)
-        if (schema->columns[i].source == source)
-            return schema->columns[i].name;
-    return NULL;
-}
 
 bool origin_tells_apart(const struct origin *o)
 {
@@ -88,7 +46,7 @@ static bool ask_tells_apart(const struct batch *b)
 static bool ask_has(const struct stream_schema *ss, enum column_source source,
                     const struct table_description *t)
 {
-    const char *name = column_of(ss->schema, source);
+    const char *name = ask_column_of(ss->schema, source);
     return name && description_has_column(t, name);
 }
 
@@ -116,6 +74,8 @@ static void ask_free(struct ask *a)
     free(a);
 }
 
+static void ask_rows(struct ask *a);
+
 /* No answer: the batch waits and is asked about again. */
 static void ask_again(struct ask *a)
 {
@@ -130,15 +90,46 @@ static void ask_again(struct ask *a)
 }
 
 /*
- * The server would not say. Its rows may be in, so nothing else can be done with them: what does not
- * pass by itself holds the stream until somebody mends it, and the batch is asked about again and
- * again meanwhile.
+ * Nobody says. The rows may be in, so nothing else can be done with them: the batch is asked about
+ * again and again until somebody mends what does not pass by itself. With another endpoint to go to
+ * it waits by itself; else it holds the stream.
+ */
+static void ask_wait(struct ask *a)
+{
+    struct batch *b = a->batch;
+    struct stream *s = a->stream;
+    char advice[700];
+
+    b->busy = false;
+    b->refused_alone = false;
+    b->unaskable = b->endpoint >= 0;
+    if (batch_waits_aside(b)) {
+        if (s->probe == b) {
+            s->probe = NULL;
+            stream_unhold(s, HOLD_ANSWER);
+        }
+        batch_hold_again(b);
+    } else {
+        ask_advice(a, a->refusal.code, advice, sizeof(advice));
+        batch_hold_for(
+            b, "rows of it may be in the table already, and it can't be asked (%s, code %d): %s%s",
+            error_class_name(a->refusal.class_), a->refusal.code, a->refusal.text, advice);
+    }
+    ask_free(a);
+    stream_advance(s);
+}
+
+/*
+ * The server would not say. Another one that has the very same table may: the batch goes there where
+ * the token tells, which is exact. Else that one is asked, and believed only if it has all the rows,
+ * since what it lacks may be on its way to it.
  */
 static void ask_refused(struct ask *a, const struct clickhouse_outcome *outcome)
 {
     struct batch *b = a->batch;
     struct stream *s = a->stream;
     uint64_t suppressed = 0;
+    int replica;
 
     if (s->p->closing || outcome->class_ == CLASS_TRANSIENT) {
         ask_again(a);
@@ -147,15 +138,27 @@ static void ask_refused(struct ask *a, const struct clickhouse_outcome *outcome)
     if (log_gate_open(&s->ask_gate, 5000, &suppressed))
         log_event(LOG_WARN, "batch.ask_failed", "stream", s->options->name, "batch", log_u64(b->id),
                   "error", outcome->text, "lines_suppressed", log_u64(suppressed), NULL);
-    b->busy = false;
-    b->refused_alone = false;
-    batch_hold_for(b,
-                   "rows of it may be in the table already, and it can't be asked (%s, code %d): "
-                   "%s: spoold's user needs SELECT on %s and system.processes",
-                   error_class_name(outcome->class_), outcome->code, outcome->text,
-                   batch_schema(b)->target->destination);
-    ask_free(a);
-    stream_advance(s);
+    if (a->for_proof || a->endpoint != b->endpoint) {
+        if (!a->for_proof)
+            a->refusal = *outcome;
+        ask_wait(a);
+        return;
+    }
+    a->refusal = *outcome;
+    batch_know_replicas(b);
+    if (batch_replica(b, true) >= 0) {
+        b->unaskable = true; /* batch_endpoint gives that one from now on */
+        ask_again(a);
+        return;
+    }
+    replica = batch_replica(b, false);
+    if (replica < 0) {
+        ask_wait(a);
+        return;
+    }
+    a->endpoint = replica;
+    a->for_proof = true;
+    ask_rows(a);
 }
 
 /* --- the rows' own offsets, read in the pool ------------------------------------------------ */
@@ -337,6 +340,14 @@ static bool ask_mark(struct ask *a, const char *name, size_t name_size, int64_t 
     return true;
 }
 
+static bool ask_has_all(const struct ask *a)
+{
+    for (uint64_t i = 0; i < a->row_count; i++)
+        if (!a->rows[i].stored)
+            return false;
+    return true;
+}
+
 static void ask_rows_answered(void *arg, const struct clickhouse_outcome *outcome, const char *text,
                               size_t size)
 {
@@ -361,79 +372,15 @@ static void ask_rows_answered(void *arg, const struct clickhouse_outcome *outcom
             return;
         }
     }
+    if (a->for_proof && !ask_has_all(a)) {
+        ask_wait(a);
+        return;
+    }
+    a->batch->unaskable = false;
     ask_settle(a);
 }
 
 /* --- the questions -------------------------------------------------------------------------- */
-
-/* From the origin's name, kafka/<topic>/<partition>; a topic's name holds no slash. */
-static int put_topic_partition(struct buf *sql, const char *topic, const char *partition,
-                               const char *name)
-{
-    const char *slash = strrchr(name, '/');
-    char text[300];
-    int status;
-
-    if (strncmp(name, "kafka/", 6) != 0 || slash < name + 6)
-        return SPOOL_E_INVALID;
-    snprintf(text, sizeof(text), "%.*s", (int)(slash - name - 6), name + 6);
-    status = sql_identifier(sql, topic);
-    if (status == SPOOL_OK)
-        status = buf_append_str(sql, " = ");
-    if (status == SPOOL_OK)
-        status = sql_string(sql, text);
-    if (status == SPOOL_OK)
-        status = buf_append_str(sql, " AND ");
-    if (status == SPOOL_OK)
-        status = sql_identifier(sql, partition);
-    return status == SPOOL_OK ? buf_printf(sql, " = %ld", strtol(slash + 1, NULL, 10)) : status;
-}
-
-/* SELECT <origin name>, <offset> FROM <table> WHERE (<origin 1> AND offset BETWEEN) OR ... */
-static int ask_statement(const struct ask *a, struct buf *sql)
-{
-    const struct stream_schema *ss = batch_schema(a->batch);
-    const char *origin = column_of(ss->schema, SOURCE_ORIGIN);
-    const char *topic = column_of(ss->schema, SOURCE_TOPIC);
-    const char *partition = column_of(ss->schema, SOURCE_PARTITION);
-    const char *offset = column_of(ss->schema, SOURCE_OFFSET);
-    int status = buf_append_str(sql, "SELECT ");
-
-#define PUT(call) status = status == SPOOL_OK ? (call) : status
-    if (origin) {
-        PUT(sql_identifier(sql, origin));
-    } else {
-        PUT(buf_append_str(sql, "concat('kafka/', toString("));
-        PUT(sql_identifier(sql, topic));
-        PUT(buf_append_str(sql, "), '/', toString("));
-        PUT(sql_identifier(sql, partition));
-        PUT(buf_append_str(sql, "))"));
-    }
-    PUT(buf_append_str(sql, ", "));
-    PUT(sql_identifier(sql, offset));
-    PUT(buf_append_str(sql, " FROM "));
-    PUT(buf_append_str(sql, ss->target->destination));
-    PUT(buf_append_str(sql, " WHERE "));
-    for (size_t i = 0; i < a->origin_count; i++) {
-        const struct ask_origin *o = &a->origins[i];
-        PUT(buf_append_str(sql, i ? " OR (" : "("));
-        if (origin) {
-            PUT(sql_identifier(sql, origin));
-            PUT(buf_append_str(sql, " = "));
-            PUT(sql_string(sql, o->origin->name));
-        } else {
-            PUT(put_topic_partition(sql, topic, partition, o->origin->name));
-        }
-        PUT(buf_append_str(sql, " AND "));
-        PUT(sql_identifier(sql, offset));
-        PUT(buf_printf(sql, " >= %lld AND ", (long long)o->low));
-        PUT(sql_identifier(sql, offset));
-        PUT(buf_printf(sql, " <= %lld)", (long long)o->high));
-    }
-    PUT(buf_append_str(sql, " FORMAT TabSeparated"));
-#undef PUT
-    return status;
-}
 
 static void ask_rows(struct ask *a)
 {

@@ -70,6 +70,7 @@ struct batch {
     bool unburied;                      /* HOLD_DEAD_FULL is because of its letters */
     bool maybe_stored;                  /* an attempt ended without a definite answer */
     bool token_lost;  /* ... or failed while the server stored it; durable (token.c) */
+    bool unaskable;   /* its endpoint would not say what it has of it */
     bool answered;    /* a 200 came, and is being proved by asking */
     bool view_failed; /* the table has the rows, a view of it may lack them */
     uint32_t too_big_failures;
@@ -188,6 +189,13 @@ void batches_log_parked(struct stream *s);
 /* Sealed for another endpoint and never sent: sealed anew for the one new work goes to. */
 void batch_rehome(struct batch *b);
 bool batch_replicated_at(const struct batch *b, int endpoint);
+/* Another endpoint that is up and has the very table b went to: at which its token tells (by_token), or
+   whose rows can at least be looked for. -1: none. */
+int batch_replica(const struct batch *b, bool by_token);
+/* Has the table at the other endpoints described, where it is not known: the next batch_replica tells. */
+void batch_know_replicas(const struct batch *b);
+/* Its endpoint would not be asked about it: it waits by itself while another endpoint is up. */
+bool batch_waits_aside(const struct batch *b);
 
 /* --- batch_seal.c --------------------------------------------------------------------------- */
 
@@ -272,9 +280,10 @@ bool origin_tells_apart(const struct origin *o);
 /* Whether both hold for this batch. */
 bool ask_possible(const struct batch *b);
 /* Finds out which rows of b are in, then acknowledges those and sends the rest under a new token;
-   without an answer b is asked about again, and holds the stream where asking is refused. At another
-   endpoint than its own, a replica, the rest counts as possible duplicates. Before ask_from_ms nothing
-   is asked: b waits until then and starts anew. */
+   without an answer b is asked about again. Where asking is refused a replica is asked; else b waits by
+   itself if another endpoint is up, or holds the stream. At another endpoint than its own, a replica,
+   the rest counts as possible duplicates. Before ask_from_ms nothing is asked: b waits until then and
+   starts anew. */
 void ask_start(struct batch *b, int endpoint);
 
 /* --- too_big.c ------------------------------------------------------------------------------ */

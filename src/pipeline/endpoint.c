@@ -9,6 +9,9 @@
  *                                        no slot meanwhile: the stream flows on to the others
  *   ... and both are one table's         any of them, the same bytes under the same token: replicas
  *   replicas (one zookeeper_path)        share what they remember of tokens
+ *   ... and its endpoint refuses to be   a replica, by the token where it tells; else it is asked, and
+ *   asked about it                       believed if it has all rows. Otherwise it waits by itself,
+ *                                        or, without another endpoint, holds the stream
  *   its endpoint is not configured any   the first that is up. The table there is asked, where that
  *   more                                 can be; what it lacks may be in the other one, and is sent
  *                                        as possible duplicates
@@ -160,6 +163,42 @@ uint64_t endpoints_deadline_ms(const struct stream *s)
     return first;
 }
 
+/* --- replicas -------------------------------------------------------------------------------- */
+
+static bool batch_is_in_table_of(const struct batch *b, int endpoint)
+{
+    const struct table_description *t = target_description(batch_schema(b)->target, endpoint);
+
+    return t && t->replica_path && b->replica_path &&
+           strcmp(t->replica_path, b->replica_path) == 0 && ask_by_origin(batch_schema(b), t);
+}
+
+void batch_know_replicas(const struct batch *b)
+{
+    const struct stream *s = b->stream;
+
+    for (int i = 0; i < (int)clickhouse_endpoints(s->p->clickhouse); i++)
+        if (i != b->endpoint && endpoint_is_up(s->p->clickhouse, i))
+            (void)target_at(batch_schema(b)->target, i);
+}
+
+int batch_replica(const struct batch *b, bool by_token)
+{
+    const struct stream *s = b->stream;
+
+    for (int i = 0; i < (int)clickhouse_endpoints(s->p->clickhouse); i++)
+        if (i != b->endpoint && endpoint_is_up(s->p->clickhouse, i) && !stream_avoids(s, i) &&
+            (by_token ? batch_replicated_at(b, i) : batch_is_in_table_of(b, i)))
+            return i;
+    return -1;
+}
+
+bool batch_waits_aside(const struct batch *b)
+{
+    return b->maybe_stored && b->unaskable && b->endpoint >= 0 &&
+           stream_other_endpoint(b->stream, b->endpoint) >= 0;
+}
+
 /* --- where to ------------------------------------------------------------------------------- */
 
 int batch_endpoint(const struct batch *b)
@@ -167,7 +206,11 @@ int batch_endpoint(const struct batch *b)
     const struct stream *s = b->stream;
     const struct clickhouse *ch = s->p->clickhouse;
     int pick = stream_pick(s);
+    int replica =
+        b->maybe_stored && b->unaskable && b->state != BATCH_LOADING ? batch_replica(b, true) : -1;
 
+    if (replica >= 0)
+        return replica;
     if (!b->maybe_stored || b->endpoint < 0 || b->endpoint == pick)
         return pick;
     if (endpoint_is_up(ch, b->endpoint) && !stream_avoids(s, b->endpoint))
@@ -185,8 +228,13 @@ bool batch_avoided(const struct batch *b)
 
 bool batch_parked(const struct batch *b)
 {
-    return (b->state == BATCH_WAITING || b->state == BATCH_LOADING) && !b->busy &&
-           stream_pick(b->stream) >= 0 && (batch_endpoint(b) < 0 || batch_avoided(b));
+    int endpoint;
+
+    if ((b->state != BATCH_WAITING && b->state != BATCH_LOADING) || b->busy ||
+        stream_pick(b->stream) < 0)
+        return false;
+    endpoint = batch_endpoint(b);
+    return endpoint < 0 || batch_avoided(b) || (endpoint == b->endpoint && batch_waits_aside(b));
 }
 
 unsigned batches_counted(const struct stream *s)
@@ -206,11 +254,14 @@ void batches_log_parked(struct stream *s)
             continue;
         clickhouse_endpoint_status(s->p->clickhouse, (size_t)b->endpoint, &home);
         b->waits_logged = true;
-        log_event(LOG_WARN, "batch.waits_for_endpoint", "stream", s->options->name, "batch",
-                  log_u64(b->id), "rows", log_u64(b->rows), "endpoint", home.url, "reason",
-                  "it may have these rows, and is down or takes none: they wait for it, others go "
-                  "on elsewhere",
-                  NULL);
+        log_event(
+            LOG_WARN, "batch.waits_for_endpoint", "stream", s->options->name, "batch",
+            log_u64(b->id), "rows", log_u64(b->rows), "endpoint", home.url, "reason",
+            b->unaskable
+                ? "it may have these rows, and would not be asked for them: they wait for that"
+                : "it may have these rows, and is down or takes none: they wait for it, "
+                  "others go on elsewhere",
+            NULL);
     }
 }
 

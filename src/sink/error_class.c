@@ -262,6 +262,32 @@ int error_turns_away(int code, enum error_class class_)
     return class_ == CLASS_ENVIRONMENT || has_more(code, AWAY);
 }
 
+int error_is_of_rights(int code)
+{
+    return code == 497 || code == 291;
+}
+
+const char *error_question_advice(int code)
+{
+    switch (code) {
+    case 158: /* TOO_MANY_ROWS */
+        return "the question reads more rows than max_rows_to_read lets spoold's user read";
+    case 160: /* TOO_SLOW */
+        return "the question is slower than max_execution_time and min_execution_speed of spoold's "
+               "user allow";
+    case 173: /* CANNOT_ALLOCATE_MEMORY */
+    case 241: /* MEMORY_LIMIT_EXCEEDED */
+        return "the server or max_memory_usage of spoold's user has too little memory for the "
+               "question";
+    case 307: /* TOO_MANY_BYTES */
+        return "the question reads more bytes than max_bytes_to_read lets spoold's user read";
+    case 396: /* TOO_MANY_ROWS_OR_BYTES */
+        return "the answer is larger than max_result_rows or max_result_bytes of spoold's user";
+    default:
+        return "";
+    }
+}
+
 int error_is_of_view(const char *text)
 {
     return text && strstr(text, "pushing to view") != NULL;

@@ -57,6 +57,13 @@ int error_is_no_room(int code);
 /* 1 where the server answers, and takes no rows here for now: another one may. */
 int error_turns_away(int code, enum error_class class_);
 
+/* 1 where a right that the user lacks is what is wanted. */
+int error_is_of_rights(int code);
+
+/* What there is to do where a SELECT of ours was refused for this code, beside granting rights; "": the
+   server's own words say it. */
+const char *error_question_advice(int code);
+
 /* 1 where a materialized view threw: the table itself has all rows of the insert by then (measured
    on both servers). */
 int error_is_of_view(const char *text);

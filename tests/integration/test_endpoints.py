@@ -285,6 +285,60 @@ def test_a_replica_that_lags_is_no_proof(kafka, spoold):
         second.end()
 
 
+MAY_NOT_READ = refusal(497, "Not enough privileges. (ACCESS_DENIED)", 403)
+
+
+@pytest.fixture
+def pair_of_one_table(kafka, spoold):
+    """Two replicas of a table, of which the first may not be read, and took the first 1000 records."""
+    shared = Shared()
+    first, second = (Replica(name, "/clickhouse/tables/t", shared, origin=True)
+                     for name in ("first", "second"))
+    topic = kafka.create_topic(1)
+    daemon = spoold(kafka, first, [stream("s", topic, "t", columns=columns_of(Engine), flush={
+        "rows": 1000, "interval": "1h"})])
+    daemon.config["clickhouse"]["urls"] = [first.url, second.url]
+    first.refuses_to_tell = MAY_NOT_READ
+    daemon.start()
+    kafka.produce(topic, 1000)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_inserted"] == 1000, 30, "the first records")
+    yield daemon, topic, shared, first, second
+    first.end()
+    second.end()
+
+
+def test_a_replica_takes_what_its_endpoint_may_not_be_asked_about(kafka, pair_of_one_table):
+    """The first, begun anew, lost an answer; the token is the replicas' common one, and tells."""
+    daemon, topic, shared, first, second = pair_of_one_table
+    before = len(shared.attempts)
+    first.started, first.lose_answers = 2000, True
+    kafka.produce(topic, 1000, "--first", 1000)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_inserted"] == 2000, 60, "taken over")
+    assert daemon.events("batch.ask_failed")
+    lost = shared.attempts[before]
+    assert ("second", *lost[1:]) in shared.attempts
+    assert daemon.metric("spoold_possible_duplicates_total") == 0
+
+
+def test_a_replica_is_asked_where_its_endpoint_may_not_be(kafka, pair_of_one_table):
+    """No token tells, and the second lacks the rows for a while: they wait, and nothing else does."""
+    daemon, topic, shared, first, second = pair_of_one_table
+    first.refuses = lambda body: refusal(473, "Deadlock avoided. (DEADLOCK_AVOIDED)")
+    before = len(shared.attempts)
+    kafka.produce(topic, 1000, "--first", 1000)
+    daemon.wait(lambda: len(shared.attempts) > before, 30, "an attempt")
+    first.refuses = None
+    daemon.wait(lambda: daemon.status()["endpoints"][0]["waiting_batches"] == 1, 30, "waits")
+    kafka.produce(topic, 1000, "--first", 2000)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_inserted"] == 2000, 30, "flows on")
+    assert daemon.stream_status("s")["state"] == "running"
+    second.has = "".join(f"kafka/{topic}/0\t{offset}\n" for offset in range(1000, 2000))
+    daemon.wait(lambda: daemon.stream_status("s")["rows_inserted"] == 3000, 60, "proved")
+    daemon.wait(lambda: kafka.committed_offsets(daemon.group, topic) == {0: 3000}, 20, "committed")
+    assert len(shared.attempts) == before + 2
+    assert daemon.metric("spoold_possible_duplicates_total") == 0
+
+
 @pytest.mark.long
 def test_a_replica_gets_what_an_avoided_endpoint_may_have(kafka, spoold):
     """The first has stored a batch, did not say so, and is up and takes no rows any more."""

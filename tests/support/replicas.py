@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two replicas of one table, played: a replicated table needs a Keeper, and neither of the servers
 here has one. What they answer is what a 26.7 answers; an INSERT is kept under its token, once, in
-what the replicas share. Asked for rows by their origin, a replica has none: it lags."""
+what the replicas share. Asked for rows by their origin, a replica has none unless it is told: it lags."""
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,7 +25,10 @@ class Handler(BaseHTTPRequestHandler):
         asked = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
         refused = self.server.refuses and self.server.refuses(body)
         if "insert_deduplication_token" not in asked:
-            self._answer(self.server.select(body.decode()))
+            if self.server.refuses_to_tell and b"_offset" in body and b"system." not in body:
+                self.wfile.write(self.server.refuses_to_tell)
+            else:
+                self._answer(self.server.select(body.decode()))
         elif refused:
             self.server.note(asked["insert_deduplication_token"], body)
             self.wfile.write(refused)
@@ -55,6 +58,8 @@ class Replica(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.name, self.path, self.shared, self.origin = name, path, shared, origin
         self.lose_answers = False
+        self.started, self.has = 1000, ""  # when the server began; the answer to what it has
+        self.refuses_to_tell = None  # that answer, where it is another
         self.refuses = None  # of the bytes of an INSERT: a whole answer, or None
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -79,7 +84,7 @@ class Replica(ThreadingHTTPServer):
 
     def select(self, sql):
         if "uptime()" in sql:
-            return "26.7.2.1\tUTC\t1000\n"
+            return f"26.7.2.1\tUTC\t{self.started}\n"
         if "system.databases" in sql:
             return "26.7.2.1\tUTC\t1\n"
         if "system.tables" in sql:
@@ -93,5 +98,5 @@ class Replica(ThreadingHTTPServer):
         if "system.columns" in sql:
             return COLUMNS + (ORIGIN if self.origin else "")
         if "_offset" in sql:
-            return ""
+            return self.has
         return "0\n"

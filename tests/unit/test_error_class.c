@@ -206,6 +206,33 @@ static void test_what_may_be_of_a_row(void **state)
     assert_false(error_may_be_of_a_row(241, CLASS_TOO_BIG));
 }
 
+/* Only a lack of rights is called so; a limit is named by its setting. */
+static void test_advice_of_a_question(void **state)
+{
+    static const struct {
+        int code;
+        const char *setting;
+    } limits[] = {{158, "max_rows_to_read"},
+                  {160, "max_execution_time"},
+                  {173, "memory"},
+                  {241, "max_memory_usage"},
+                  {307, "max_bytes_to_read"},
+                  {396, "max_result_rows"},
+                  {497, ""},
+                  {291, ""},
+                  {60, ""}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        const char *advice = error_question_advice(limits[i].code);
+        assert_non_null(strstr(advice, limits[i].setting));
+        assert_true(limits[i].setting[0] || !advice[0]);
+        assert_null(strstr(advice, "SELECT"));
+        assert_int_equal(error_is_of_rights(limits[i].code),
+                         limits[i].code == 497 || limits[i].code == 291);
+    }
+}
+
 static void test_views(void **state)
 {
     (void)state;
@@ -226,6 +253,7 @@ int main(void)
         cmocka_unit_test(test_what_proves_nothing_stored),
         cmocka_unit_test(test_when_it_was_raised),
         cmocka_unit_test(test_what_may_be_of_a_row),
+        cmocka_unit_test(test_advice_of_a_question),
         cmocka_unit_test(test_views),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
