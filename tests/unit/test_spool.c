@@ -623,6 +623,32 @@ static void test_names_and_usage(void **state)
     free(path);
 }
 
+/* A copy of a file has its bytes and no more: the room is set aside again. */
+static void test_a_copy_gets_its_reserve(void **state)
+{
+    static const char *const names[] = {"meta.mdb", "dead.mdb"};
+    char *path = make_directory(), *command = NULL;
+    struct spool *spool = open_spool(path, 0);
+    struct spool_usage usage;
+
+    (void)state;
+    spool_close(spool);
+    for (size_t i = 0; i < 2; i++) {
+        assert_true(asprintf(&command, "cd %s && cat %s >copy && mv copy %s", path, names[i],
+                             names[i]) > 0);
+        assert_int_equal(system(command), 0);
+        free(command);
+    }
+    spool = open_spool(path, 0);
+    check_ok(spool_usage_get(spool, &usage, &the_error));
+    assert_true(usage.meta_bytes >= 4 << 20);
+    assert_true(usage.dead_bytes >= 4 << 20);
+    check_verified(spool);
+    spool_close(spool);
+    remove_tree(path);
+    free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -638,6 +664,7 @@ int main(void)
         cmocka_unit_test(test_dead_grows),
         cmocka_unit_test(test_read_only),
         cmocka_unit_test(test_names_and_usage),
+        cmocka_unit_test(test_a_copy_gets_its_reserve),
     };
     return cmocka_run_group_tests_name("spool", tests, NULL, NULL);
 }
