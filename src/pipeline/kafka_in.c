@@ -1,20 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Partitions come and go. Where one begins is decided here, from the group's committed offset, the
- * metadata that came with it, and what the spool holds:
- *
- *   committed by us                 continue behind the spool's highest offset
- *     ... beyond what is held         this is an older copy of the spool: continue at the commit
- *   committed by somebody else      it wins: our unsent rows are discarded, a new epoch begins
- *   nothing committed, rows held    continue behind them, if the broker still has that offset;
- *                                   else the log is another one: a new epoch, by policy
- *   nothing committed, nothing held by policy
- *   committed by us in an earlier epoch
- *                                   is of an earlier log, and counts as nothing committed; with
- *                                   nothing held the log is read from its beginning
- *
- * Where the record in front of that place is another one than we took there, the log is another one
- * too (kafka_mark.c): a new epoch, from its beginning.
+ * Partitions come and go, and what the Kafka source says on the way. Where one begins is decided by
+ * kafka_assign.c.
  *
  * Rows of a partition that is not ours stay in the spool and are not sealed.
  */
@@ -30,306 +17,12 @@
 #include "pipeline/pipeline_int.h"
 
 #define REVOKE_MARGIN_MS 1000 /* we end a revocation so long before the source does */
-#define ASSIGN_RETRY_MS  1000
-
-enum start_why { START_OURS, START_FOREIGN, START_NEW_LOG, START_BEGINNING, START_POLICY };
-
-struct assign_job {
-    struct job job;
-    struct stream *stream;
-    struct kafka_partition *partition;
-    bool gone; /* revoked while the job ran */
-    char name[400];
-    struct kafka_committed committed;
-    bool ours;             /* committed by this spool */
-    uint32_t commit_epoch; /* ... in this epoch of the origin */
-    bool same_epoch;       /* ... which is the present one */
-    bool new_epoch;        /* what was taken so far is of another log */
-    bool other_log;        /* ... which the source has seen: this one is read from its beginning */
-    int status;
-    uint64_t retry_at_ms; /* the disk is full; 0: it runs */
-    struct spool_error error;
-    uint32_t id, epoch, old_id;
-    int64_t high;
-    struct spool_mark mark;
-    enum start_why why;
-    struct assign_job *next;
-};
-
-/* Metadata of ours: "spoold <uuid> <epoch>". */
-static bool metadata_is_ours(const struct pipeline *p, const char *metadata, uint32_t *epoch)
-{
-    char text[64];
-    int n = snprintf(text, sizeof(text), "spoold %s ", spool_uuid_text(p->spool));
-
-    if (n <= 0 || !metadata || strncmp(metadata, text, (size_t)n) != 0)
-        return false;
-    *epoch = (uint32_t)strtoul(metadata + n, NULL, 10);
-    return true;
-}
-
-static enum start_why assign_why(struct assign_job *a)
-{
-    struct kafka_committed *c = &a->committed;
-
-    if (a->ours && a->commit_epoch < a->epoch) {
-        a->ours = false;
-        c->offset = -1;
-        if (a->high < 0)
-            return START_BEGINNING;
-    }
-    if (a->high < 0)
-        return c->offset >= 0 ? START_OURS : START_POLICY;
-    if (c->offset >= 0)
-        return a->ours && (c->offset <= a->high + 1 || a->same_epoch) ? START_OURS : START_FOREIGN;
-    if (c->high < 0 || (a->high + 1 <= c->high && a->high + 1 >= c->low))
-        return START_OURS;
-    return START_NEW_LOG;
-}
-
-static void assign_work(struct job *job)
-{
-    struct assign_job *a = (struct assign_job *)job;
-    struct spool *spool = job->pipeline->spool;
-    int status;
-
-    a->status = spool_origin(spool, a->name, 0, &a->id, &a->epoch, &a->error);
-    if (a->status != SPOOL_OK)
-        return;
-    a->same_epoch = a->ours && a->commit_epoch == a->epoch;
-    a->high = -1;
-    status = spool_stream_high(a->stream->spool, a->id, &a->high);
-    if (status != SPOOL_OK)
-        a->high = -1;
-    spool_stream_mark(a->stream->spool, a->id, &a->mark);
-    a->why = a->new_epoch ? START_NEW_LOG : assign_why(a);
-    if (a->why == START_FOREIGN || a->why == START_NEW_LOG) {
-        a->old_id = a->id;
-        a->status = spool_origin(spool, a->name, a->epoch + 1, &a->id, &a->epoch, &a->error);
-        a->high = -1;
-    }
-}
-
-/* Rows of earlier epochs of this partition: discarded where another consumer went past them, sent
-   where the log they came from is gone. */
-static void assign_old_epoch(struct assign_job *a)
-{
-    struct stream *s = a->stream;
-    struct origin *old = origin_get(s, a->old_id);
-
-    if (!old) {
-        pipeline_fatal(s->p, "out of memory while taking a partition");
-        return;
-    }
-    if (!old->name)
-        old->name = strdup(a->name);
-    old->kafka = true;
-    old->partition = NULL;
-    old->owned = false;
-    if (a->why == START_FOREIGN) {
-        log_event(LOG_WARN, "partition.foreign_commit", "stream", s->options->name, "origin",
-                  a->name, "committed", log_i64(a->committed.offset), "action",
-                  "the commit wins: rows held here are discarded and read again from there", NULL);
-        holes_forget(old, NULL);
-        origin_discard(old, INT64_MAX);
-    } else {
-        log_event(LOG_WARN, "partition.new_log", "stream", s->options->name, "origin", a->name,
-                  "low", log_i64(a->committed.low), "high", log_i64(a->committed.high), "action",
-                  a->other_log ? "the topic is another one under the same name: rows held are "
-                                 "sent, reading starts at its beginning"
-                               : "the topic is another one under the same name: rows held are "
-                                 "sent, reading starts by auto_offset_reset",
-                  NULL);
-        holes_forget(old, "these rows were damaged in the spool, and the log they came from is "
-                          "gone");
-        old->owned = true;
-    }
-    if (old->commit_in_flight) { /* its answer will find the new origin */
-        old->commit_in_flight = false;
-        s->p->commits_in_flight--;
-    }
-}
-
-static int64_t assign_start(const struct assign_job *a, const struct origin *o)
-{
-    int64_t held = o->high > o->taken ? o->high : o->taken;
-
-    if (a->why == START_FOREIGN)
-        return a->committed.offset;
-    if (a->other_log)
-        return KAFKA_OFFSET_BEGINNING;
-    if (a->why == START_NEW_LOG)
-        return KAFKA_OFFSET_POLICY;
-    if (a->why != START_OURS && held >= 0) /* taken, and not durable yet */
-        return held + 1;
-    if (a->why == START_BEGINNING)
-        return KAFKA_OFFSET_BEGINNING;
-    if (a->why == START_POLICY)
-        return KAFKA_OFFSET_POLICY;
-    if (held >= 0)
-        return held + 1 > a->committed.offset ? held + 1 : a->committed.offset;
-    return a->committed.offset;
-}
-
-static void assign_unlink(struct assign_job *a)
-{
-    struct assign_job **at = &a->stream->p->assigning;
-
-    while (*at != a)
-        at = &(*at)->next;
-    *at = a->next;
-}
-
-/* The partition is the origin's now. */
-static void assign_origin(struct assign_job *a, struct origin *o)
-{
-    struct stream *s = a->stream;
-
-    if (!o->name)
-        o->name = strdup(a->name);
-    o->epoch = a->epoch;
-    o->kafka = true;
-    o->owned = true;
-    o->revoking = false;
-    o->partition = a->partition;
-    o->topic = NULL;
-    for (size_t i = 0; i < s->options->topic_count; i++)
-        if (strcmp(s->options->topics[i], kafka_partition_topic(a->partition)) == 0)
-            o->topic = s->options->topics[i];
-    o->partition_number = kafka_partition_number(a->partition);
-    o->committed = a->ours ? a->committed.offset : -1;
-    if (a->high > o->high)
-        o->high = a->high;
-    for (struct origin *other = s->origins; other; other = other->next)
-        kafka_in_adopt(other);
-    stream_recount(s);
-    kafka_partition_set_user(a->partition, o);
-}
-
-static void assign_done(struct job *job)
-{
-    struct assign_job *a = (struct assign_job *)job;
-    struct stream *s = a->stream;
-    struct pipeline *p = s->p;
-    struct origin *o;
-    int64_t start;
-
-    if (a->status == SPOOL_E_FULL && !a->gone && !p->closing && !p->fatal) {
-        log_event(LOG_ERROR, "meta.full", "error", a->error.text, "action",
-                  "a partition waits for room on the spool's file system; trying again", NULL);
-        a->retry_at_ms = clock_monotonic_ms() + ASSIGN_RETRY_MS;
-        return;
-    }
-    assign_unlink(a);
-    if (a->status != SPOOL_OK && !a->gone && !p->closing)
-        pipeline_fatal(p, "stream %s, %s: %s", s->options->name, a->name, a->error.text);
-    o = a->status != SPOOL_OK || a->gone || p->closing ? NULL : origin_get(s, a->id);
-    if (!o) {
-        free(a);
-        return;
-    }
-    if (a->why == START_FOREIGN || a->why == START_NEW_LOG)
-        assign_old_epoch(a);
-    assign_origin(a, o);
-    start = assign_start(a, o);
-    log_event(LOG_INFO, "partition.assigned", "stream", s->options->name, "origin", o->name,
-              "epoch", log_u64(o->epoch), "committed", log_i64(a->committed.offset), "start",
-              start == KAFKA_OFFSET_POLICY      ? "policy"
-              : start == KAFKA_OFFSET_BEGINNING ? "beginning"
-                                                : log_i64(start),
-              NULL);
-    if (a->ours && a->committed.offset > 0)
-        holes_clamp(o, a->committed.offset);
-    if (a->same_epoch && a->why == START_OURS)
-        origin_skip_delivered(o, a->committed.offset);
-    if (start >= 0) {
-        if (a->high == start - 1)
-            o->mark = a->mark;
-        else if (o->taken != start - 1)
-            o->mark.known = false;
-        o->taken = start - 1;
-        origin_start_reading(o);
-    } else {
-        kafka_partition_start(a->partition, start, NULL);
-    }
-    stream_update(s);
-    origin_refresh_front(o);
-    origin_commit(o);
-    free(a);
-    stream_advance(s);
-}
-
-static void assign_run(struct assign_job *a)
-{
-    struct pipeline *p = a->stream->p;
-    struct lane *lanes[2] = {&a->stream->lane, &p->meta_lane};
-
-    a->retry_at_ms = 0;
-    if (job_start(p, &a->job, lanes, 2) != SPOOL_OK)
-        pipeline_fatal(p, "out of memory while taking a partition");
-}
-
-static void assign_retry(struct pipeline *p)
-{
-    struct assign_job *next;
-
-    for (struct assign_job *a = p->assigning; a; a = next) {
-        next = a->next;
-        if (!a->retry_at_ms || a->retry_at_ms > clock_monotonic_ms())
-            continue;
-        if (a->gone) {
-            assign_unlink(a);
-            free(a);
-        } else {
-            assign_run(a);
-        }
-    }
-}
-
-void kafka_in_free(struct pipeline *p)
-{
-    struct assign_job *next;
-
-    for (struct assign_job *a = p->assigning; a; a = next) {
-        next = a->next;
-        free(a);
-    }
-    p->assigning = NULL;
-}
-
-static void assign_look_up(struct pipeline *p, struct kafka_partition *partition,
-                           const struct kafka_committed *committed, bool new_epoch, bool other_log)
-{
-    struct stream *s = pipeline_stream_of_topic(p, kafka_partition_topic(partition));
-    struct assign_job *a = calloc(1, sizeof(*a));
-
-    if (!s || !a) {
-        free(a);
-        pipeline_fatal(p, s ? "out of memory while taking a partition"
-                            : "a partition of a topic no stream has was assigned");
-        return;
-    }
-    a->stream = s;
-    a->partition = partition;
-    a->committed = *committed;
-    a->committed.metadata = NULL;
-    a->ours = metadata_is_ours(p, committed->metadata, &a->commit_epoch);
-    a->new_epoch = new_epoch;
-    a->other_log = other_log;
-    snprintf(a->name, sizeof(a->name), "kafka/%.300s/%d", kafka_partition_topic(partition),
-             kafka_partition_number(partition));
-    a->job.work = assign_work;
-    a->job.done = assign_done;
-    a->next = p->assigning;
-    p->assigning = a;
-    assign_run(a);
-}
 
 static void on_assigned(void *arg, struct kafka_partition *partition,
                         const struct kafka_committed *committed, void **user)
 {
     *user = NULL;
-    assign_look_up(arg, partition, committed, false, false);
+    kafka_assign(arg, partition, committed, false, false);
 }
 
 void kafka_in_adopt(struct origin *o)
@@ -368,9 +61,7 @@ static void on_revoking(void *arg, struct kafka_partition *const *partitions, si
 
     for (size_t i = 0; i < count; i++) {
         struct origin *o = kafka_partition_user(partitions[i]);
-        for (struct assign_job *a = p->assigning; a; a = a->next)
-            if (a->partition == partitions[i])
-                a->gone = true;
+        kafka_assign_gone(p, partitions[i]);
         if (!o)
             continue;
         log_event(LOG_INFO, lost ? "partition.lost" : "partition.revoking", "stream",
@@ -411,7 +102,7 @@ void kafka_in_advance(struct pipeline *p)
 {
     bool late = p->revoking && clock_monotonic_ms() >= p->revoke_deadline_ms;
 
-    assign_retry(p);
+    kafka_assign_retry(p);
     if (!p->revoking)
         return;
     for (size_t i = 0; i < p->stream_count; i++)
@@ -471,7 +162,7 @@ static void on_out_of_range(void *arg, struct kafka_partition *partition, int64_
     log_event(LOG_ERROR, "partition.out_of_range", "stream", o->stream->options->name, "origin",
               o->name, "position", log_i64(position), "action",
               "the log is another one: reading starts again by auto_offset_reset", NULL);
-    assign_look_up(arg, partition, &another, o->taken >= 0, false);
+    kafka_assign(arg, partition, &another, o->taken >= 0, false);
 }
 
 static void on_new_log(void *arg, struct kafka_partition *partition, int64_t position)
@@ -490,7 +181,7 @@ static void on_new_log(void *arg, struct kafka_partition *partition, int64_t pos
                     o->name, (long long)position);
         return;
     }
-    assign_look_up(arg, partition, &none, true, true);
+    kafka_assign(arg, partition, &none, true, true);
 }
 
 static void on_fatal(void *arg, const char *text)

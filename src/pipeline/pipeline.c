@@ -313,7 +313,7 @@ void pipeline_free(struct pipeline *p)
     while (uv_run(p->loop, UV_RUN_NOWAIT) != 0 && p->jobs)
         continue;
     meta_free(p);
-    kafka_in_free(p);
+    kafka_assign_free(p);
     for (size_t i = 0; i < p->stream_count; i++)
         stream_dispose(&p->streams[i]);
     free(p->streams);

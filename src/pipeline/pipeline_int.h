@@ -6,6 +6,7 @@
  *
  * The way of a record, by file:
  *   kafka_in.c  partitions come and go; runs arrive          (origins)
+ *   kafka_assign.c      ... where a partition begins
  *   intake.c    run -> decode job (decode_job.c) -> dead letters -> append.c   (pending blocks)
  *   segment.c   what is on disk and waits; segment_load.c     (segments, blocks)
  *   segment_salvage.c   ... of a damaged segment
@@ -298,11 +299,24 @@ void meta_free(struct pipeline *p);
 int kafka_in_create(struct pipeline *p, struct spool_error *error);
 /* Ends a revocation when it can; tries again to take partitions that waited for room. */
 void kafka_in_advance(struct pipeline *p);
-void kafka_in_free(struct pipeline *p);
 /* The origin's name became known: is its partition ours already? */
 void kafka_in_adopt(struct origin *o);
 void kafka_in_released(struct pipeline *p, const struct record_run_node *node);
 void kafka_in_revoke_timer(uv_timer_t *timer);
+
+/* --- kafka_assign.c ------------------------------------------------------------------------- */
+
+/*
+ * Looks up, in a job, where the partition begins, makes it its origin's and starts it. new_epoch: what
+ * was taken of it is of another log; other_log: which the source has seen, so that this one is read
+ * from its beginning and not by policy.
+ */
+void kafka_assign(struct pipeline *p, struct kafka_partition *partition,
+                  const struct kafka_committed *committed, bool new_epoch, bool other_log);
+/* The partition goes before that is known. */
+void kafka_assign_gone(struct pipeline *p, const struct kafka_partition *partition);
+void kafka_assign_retry(struct pipeline *p); /* partitions that waited for room on disk */
+void kafka_assign_free(struct pipeline *p);
 
 /* --- pressure.c ----------------------------------------------------------------------------- */
 
