@@ -145,43 +145,74 @@ static void on_gap(void *arg, struct kafka_partition *partition, int64_t from, i
               NULL);
 }
 
+/*
+ * The log is another one than was read, as what says: read by policy, or from its beginning where the
+ * source has seen another record. With auto_offset_reset "error" an operator says where.
+ */
+static void another_log(struct origin *o, struct kafka_partition *partition, bool seen,
+                        const char *what)
+{
+    static const struct kafka_committed none = {
+        .offset = -1, .metadata = "", .low = -1, .high = -1};
+
+    if (o->stream->p->kafka_options.auto_offset_reset == KAFKA_RESET_ERROR)
+        stream_hold(o->stream, HOLD_KAFKA,
+                    "%s: %s, and auto_offset_reset is \"error\": reset the group's offset, then "
+                    "restart",
+                    o->name, what);
+    else
+        kafka_assign(o->stream->p, partition, &none, o->taken >= 0, seen);
+}
+
 static void on_out_of_range(void *arg, struct kafka_partition *partition, int64_t position)
 {
-    static const struct kafka_committed another = {.offset = -1, .metadata = ""};
     struct origin *o = kafka_partition_user(partition);
+    char what[100];
 
+    (void)arg;
     if (!o)
         return;
-    if (o->stream->p->kafka_options.auto_offset_reset == KAFKA_RESET_ERROR) {
-        stream_hold(o->stream, HOLD_KAFKA,
-                    "%s: offset %lld is not in the log and "
-                    "auto_offset_reset is \"error\": reset the group's offset, then restart",
-                    o->name, (long long)position);
-        return;
-    }
     log_event(LOG_ERROR, "partition.out_of_range", "stream", o->stream->options->name, "origin",
               o->name, "position", log_i64(position), "action",
-              "the log is another one: reading starts again by auto_offset_reset", NULL);
-    kafka_assign(arg, partition, &another, o->taken >= 0, false);
+              o->stream->p->kafka_options.auto_offset_reset == KAFKA_RESET_ERROR
+                  ? "the log is another one: the stream is held"
+                  : "the log is another one: reading starts again by auto_offset_reset",
+              NULL);
+    snprintf(what, sizeof(what), "offset %lld is not in the log", (long long)position);
+    another_log(o, partition, false, what);
 }
 
 static void on_new_log(void *arg, struct kafka_partition *partition, int64_t position)
 {
-    static const struct kafka_committed none = {
-        .offset = -1, .metadata = "", .low = -1, .high = -1};
     struct origin *o = kafka_partition_user(partition);
+    char what[120];
 
+    (void)arg;
     if (!o)
         return;
-    if (o->stream->p->kafka_options.auto_offset_reset == KAFKA_RESET_ERROR) {
-        stream_hold(o->stream, HOLD_KAFKA,
-                    "%s: the record before offset %lld is another one than was read, so the log is "
-                    "a new one, and auto_offset_reset is \"error\": reset the group's offset, then "
-                    "restart",
-                    o->name, (long long)position);
+    snprintf(what, sizeof(what),
+             "the record before offset %lld is another one than was read, so the log is a new one",
+             (long long)position);
+    another_log(o, partition, true, what);
+}
+
+/*
+ * The newest offset was chosen to begin at. Committed at once: until then a restart would choose again,
+ * and leave out what came meanwhile; or, where the commit that stands is of an earlier log, read all
+ * that was to be left out.
+ */
+static void on_begun(void *arg, struct kafka_partition *partition, int64_t offset)
+{
+    struct origin *o = kafka_partition_user(partition);
+    const struct pipeline *p = arg;
+
+    if (!o || p->kafka_options.auto_offset_reset != KAFKA_RESET_LATEST)
         return;
-    }
-    kafka_assign(arg, partition, &none, true, true);
+    o->taken = offset - 1; /* nothing of this log is held */
+    o->mark.known = false;
+    if (!o->first && o->front < offset)
+        o->front = offset;
+    origin_commit(o);
 }
 
 static void on_fatal(void *arg, const char *text)
@@ -234,6 +265,7 @@ int kafka_in_create(struct pipeline *p, struct spool_error *error)
         .gap = on_gap,
         .out_of_range = on_out_of_range,
         .new_log = on_new_log,
+        .begun = on_begun,
         .fatal = on_fatal,
         .committed = on_committed,
     };

@@ -72,6 +72,8 @@ struct kafka_callbacks {
     /* The record in front of position is another one than was read there: the topic was made anew
        under its name, or its log was cut and written again. Held until kafka_partition_start. */
     void (*new_log)(void *arg, struct kafka_partition *partition, int64_t position);
+    /* It begins at offset, which was asked for as KAFKA_OFFSET_POLICY or KAFKA_OFFSET_BEGINNING. */
+    void (*begun)(void *arg, struct kafka_partition *partition, int64_t offset);
     /* A fatal error of the client (fenced instance, ...): the daemon exits 1. */
     void (*fatal)(void *arg, const char *text);
     /* A commit's answer; status SPOOL_OK or SPOOL_E_IO with text. */

@@ -244,6 +244,9 @@ static bool settle_start(struct kafka_partition *p)
             s->pauses_due = true;
             return false;
         }
+        s->callbacks.begun(s->arg, p, p->start);
+        if (p->state != KAFKA_P_STARTING)
+            return false;
     }
     if (p->high >= 0 && p->start > p->high) {
         /* A new leader may not know the true end at once, so one look is no proof. */

@@ -238,6 +238,13 @@ static void on_range(void *arg, struct kafka_partition *p, int64_t position)
     (void)position;
 }
 
+static void on_begun(void *arg, struct kafka_partition *p, int64_t offset)
+{
+    (void)arg;
+    (void)p;
+    (void)offset;
+}
+
 static void on_fatal(void *arg, const char *text)
 {
     (void)arg;
@@ -262,7 +269,8 @@ static void on_closed(void *arg)
 static void consume_source(struct result *result)
 {
     static const struct kafka_callbacks callbacks = {
-        on_assigned, on_run, on_revoking, on_gap, on_range, on_range, on_fatal, on_committed,
+        on_assigned, on_run,   on_revoking, on_gap,       on_range,
+        on_range,    on_begun, on_fatal,    on_committed,
     };
     struct taker taker = {.result = result};
     const char *topics[] = {topic};

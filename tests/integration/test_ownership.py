@@ -198,75 +198,88 @@ def test_partitions_added_while_running(kafka, engine, spoold):
 
 
 def test_topic_made_anew_under_its_name(kafka, engine, spoold):
-    group = Group(kafka, engine, spoold, 1)
-    daemon = group.daemon().start()
-    kafka.produce(group.topic, 3000)
-    group.drain(3000)
-    kafka.delete_topic(group.topic)
-    kafka.create_topic(1, group.topic)
-    kafka.produce(group.topic, 500, "--first", 3000)
+    group, daemon = read_one(kafka, engine, spoold, 3000)
+    make_anew(kafka, group, 500, 3000)
     daemon.wait(lambda: engine.unique(group.table) == 3500, 60,
                 lambda: f"the new topic's rows: {engine.unique(group.table)}")
     assert daemon.events("partition.out_of_range") or daemon.events("partition.new_log")
     daemon.wait(lambda: group.committed() == {0: 500}, 30, "committed in the new log")
-    assert group.doubled() == 0
-    assert daemon.sigterm() == 0
-    daemon.start()
-    kafka.produce(group.topic, 500, "--first", 3500)
-    group.drain(4000)
-    assert group.doubled() == 0
+    goes_on_after_a_restart(kafka, group, daemon, 3500)
 
 
 def make_anew(kafka, group, records, first):
-    """The topic is deleted and made anew under its name, longer than before."""
+    """The topic is deleted and made anew under its name."""
     kafka.delete_topic(group.topic)
     kafka.create_topic(1, group.topic)
     kafka.produce(group.topic, records, "--first", first)
 
 
-def test_topic_made_anew_and_longer_while_running(kafka, engine, spoold):
+def read_one(kafka, engine, spoold, records):
+    """A daemon that has read the one partition of a topic to its end."""
     group = Group(kafka, engine, spoold, 1)
     daemon = group.daemon().start()
-    kafka.produce(group.topic, 3000)
-    group.drain(3000)
+    kafka.produce(group.topic, records)
+    group.drain(records)
+    return group, daemon
+
+
+def goes_on_after_a_restart(kafka, group, daemon, rows):
+    assert group.doubled() == 0
+    assert daemon.sigterm() == 0
+    daemon.start()
+    kafka.produce(group.topic, 500, "--first", rows)
+    group.drain(rows + 500)
+    assert group.doubled() == 0
+
+
+def test_topic_made_anew_and_longer_while_running(kafka, engine, spoold):
+    group, daemon = read_one(kafka, engine, spoold, 3000)
     make_anew(kafka, group, 3100, 3000)
     daemon.wait(lambda: engine.unique(group.table) == 6100, 60,
                 lambda: f"the new topic's rows: {engine.unique(group.table)}")
     assert daemon.events("partition.new_log") or daemon.events("partition.out_of_range")
     daemon.wait(lambda: group.committed() == {0: 3100}, 30, "committed in the new log")
-    assert group.doubled() == 0
-    assert daemon.sigterm() == 0
-    daemon.start()
-    kafka.produce(group.topic, 500, "--first", 6100)
-    group.drain(6600)
-    assert group.doubled() == 0
+    goes_on_after_a_restart(kafka, group, daemon, 6100)
 
 
 def test_topic_made_anew_and_longer_while_stopped(kafka, engine, spoold):
-    group = Group(kafka, engine, spoold, 1)
-    daemon = group.daemon().start()
-    kafka.produce(group.topic, 3000)
-    group.drain(3000)
+    group, daemon = read_one(kafka, engine, spoold, 3000)
     assert daemon.sigterm() == 0
     make_anew(kafka, group, 3100, 3000)
     daemon.start()
     group.drain(6100)
     assert len(daemon.events("partition.new_log")) == 1
-    assert group.doubled() == 0
-    assert daemon.sigterm() == 0
-    daemon.start()
-    kafka.produce(group.topic, 500, "--first", 6100)
-    group.drain(6600)
+    goes_on_after_a_restart(kafka, group, daemon, 6100)
     assert not daemon.events("partition.new_log")
+
+
+def test_the_newest_offset_is_chosen_once(kafka, engine, spoold):
+    """With auto_offset_reset "latest" what comes after the first start is read, also what comes while
+    spoold is stopped; so it is after the topic was made anew and shorter."""
+    group = Group(kafka, engine, spoold, 1)
+    daemon = group.daemon()
+    daemon.config["kafka"]["auto_offset_reset"] = "latest"
+    kafka.produce(group.topic, 1000)
+    daemon.start()
+    daemon.wait(lambda: group.committed() == {0: 1000}, 30, "where it began")
+    assert daemon.sigterm() == 0
+    kafka.produce(group.topic, 500, "--first", 1000)
+    daemon.start()
+    group.drain(500)
+    assert daemon.sigterm() == 0
+    make_anew(kafka, group, 300, 1500)
+    daemon.start()
+    daemon.wait(lambda: group.committed() == {0: 300}, 30, "where it began in the new log")
+    assert daemon.sigterm() == 0
+    kafka.produce(group.topic, 100, "--first", 1800)
+    daemon.start()
+    group.drain(600)
     assert group.doubled() == 0
 
 
 def test_topic_made_anew_while_its_rows_are_held(kafka, engine, spoold):
     """Rows of the old log that wait in the spool are sent too, and do not hide those of the new."""
-    group = Group(kafka, engine, spoold, 1)
-    daemon = group.daemon().start()
-    kafka.produce(group.topic, 1000)
-    group.drain(1000)
+    group, daemon = read_one(kafka, engine, spoold, 1000)
     assert daemon.sigterm() == 0
     daemon.config["clickhouse"]["urls"] = ["http://127.0.0.1:9"]  # nobody answers there
     daemon.start()
@@ -283,10 +296,7 @@ def test_topic_made_anew_while_its_rows_are_held(kafka, engine, spoold):
 
 def test_what_retention_took_is_no_new_log(kafka, engine, spoold):
     """The last record read is gone, and so is nothing else that could be compared."""
-    group = Group(kafka, engine, spoold, 1)
-    daemon = group.daemon().start()
-    kafka.produce(group.topic, 1000)
-    group.drain(1000)
+    group, daemon = read_one(kafka, engine, spoold, 1000)
     assert daemon.sigterm() == 0
     kafka.truncate(group.topic, 0, 1000)
     daemon.start()
@@ -399,10 +409,7 @@ def test_broker_away_with_many_partitions_is_few_lines(kafka, engine, spoold, cl
 
 
 def test_operator_resets_forward_and_back(kafka, engine, spoold):
-    group = Group(kafka, engine, spoold, 1)
-    daemon = group.daemon().start()
-    kafka.produce(group.topic, 1000)
-    group.drain(1000)
+    group, daemon = read_one(kafka, engine, spoold, 1000)
     assert daemon.sigterm() == 0
     group.wait_gone()
     kafka.produce(group.topic, 1000, "--first", 1000)
@@ -419,10 +426,7 @@ def test_operator_resets_forward_and_back(kafka, engine, spoold):
 
 
 def test_retention_overtakes_the_committed_offset(kafka, engine, spoold):
-    group = Group(kafka, engine, spoold, 1)
-    daemon = group.daemon().start()
-    kafka.produce(group.topic, 1000)
-    group.drain(1000)
+    group, daemon = read_one(kafka, engine, spoold, 1000)
     assert daemon.sigterm() == 0
     kafka.produce(group.topic, 1000, "--first", 1000)
     kafka.truncate(group.topic, 0, 1600)

@@ -231,6 +231,7 @@ static void test_start_where_told(void **state)
     rig_start(&rig, &c, "t", (struct kafka_options){0});
     RIG_UNTIL(&rig, rig.records == 600);
     assert_int_equal(rig.seats[0].first, 400);
+    assert_int_equal(rig.seats[0].begun, -1); /* nobody had to choose */
     /* Again, in the midst of it. */
     rig.seats[0].first = rig.seats[0].last = -1;
     kafka_partition_start(rig.seats[0].partition, 100, NULL);
@@ -243,6 +244,7 @@ static void test_start_where_told(void **state)
     rig_start(&rig, &c, "t", (struct kafka_options){.auto_offset_reset = KAFKA_RESET_LATEST});
     RIG_UNTIL(&rig, rig.assigned == 1);
     RIG_UNTIL(&rig, kafka_partition_lag(rig.seats[0].partition) == 0);
+    assert_int_equal(rig.seats[0].begun, 1000);
     produce(&c, "t", 0, 5, 10);
     RIG_UNTIL(&rig, rig.records == 5);
     assert_int_equal(rig.seats[0].first, 1000);
