@@ -24,7 +24,7 @@
 
 bool origin_tells_apart(const struct origin *o)
 {
-    return o->epoch <= 1 && !replay_is_origin(o);
+    return o->epoch <= 1 && !o->superseded && !replay_is_origin(o);
 }
 
 static bool ask_tells_apart(const struct batch *b)

@@ -275,7 +275,7 @@ int batch_set_aside(struct batch *b, const bool *damaged, const struct row_span 
    in a MergeTree table. */
 bool ask_by_origin(const struct stream_schema *schema, const struct table_description *table);
 /* Not the rows of a replay, which hold their records' own places; and offsets of one name repeat from
-   epoch to epoch, so only those of the first can be told by them. */
+   epoch to epoch, so only those of the first can be told by them, while no other log follows. */
 bool origin_tells_apart(const struct origin *o);
 /* Whether both hold for this batch. */
 bool ask_possible(const struct batch *b);

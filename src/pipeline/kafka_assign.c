@@ -5,6 +5,7 @@
  *
  *   committed by us                 continue behind the spool's highest offset
  *     ... beyond what is held         this is an older copy of the spool: continue at the commit
+ *     ... in a later epoch            so it is, and the log is a later one too: the same
  *   committed by somebody else      it wins: our unsent rows are discarded, a new epoch begins
  *   nothing committed, rows held    continue behind them, if the broker still has that offset;
  *                                   else the log is another one: a new epoch, by policy
@@ -25,7 +26,14 @@
 
 #define ASSIGN_RETRY_MS 1000
 
-enum start_why { START_OURS, START_FOREIGN, START_NEW_LOG, START_BEGINNING, START_POLICY };
+enum start_why {
+    START_OURS,
+    START_FOREIGN,
+    START_NEW_LOG,
+    START_LATER_LOG, /* this spool has read it already, and was put back to before that */
+    START_BEGINNING,
+    START_POLICY
+};
 
 struct assign_job {
     struct job job;
@@ -42,7 +50,7 @@ struct assign_job {
     int status;
     uint64_t retry_at_ms; /* the disk is full; 0: it runs */
     struct spool_error error;
-    uint32_t id, epoch, old_id;
+    uint32_t id, epoch, old_id, old_epoch;
     int64_t high;
     struct spool_mark mark;
     enum start_why why;
@@ -71,6 +79,8 @@ static enum start_why assign_why(struct assign_job *a)
         if (a->high < 0)
             return START_BEGINNING;
     }
+    if (a->ours && a->commit_epoch > a->epoch)
+        return START_LATER_LOG;
     if (a->high < 0)
         return c->offset >= 0 ? START_OURS : START_POLICY;
     if (c->offset >= 0)
@@ -78,6 +88,38 @@ static enum start_why assign_why(struct assign_job *a)
     if (c->high < 0 || (a->high + 1 <= c->high && a->high + 1 >= c->low))
         return START_OURS;
     return START_NEW_LOG;
+}
+
+static bool is_new_epoch(const struct assign_job *a)
+{
+    return a->why == START_FOREIGN || a->why == START_NEW_LOG || a->why == START_LATER_LOG;
+}
+
+/* Rows of the earlier log may have been delivered since this copy of the spool was made. */
+static int note_suspect(struct assign_job *a)
+{
+    char key[128];
+    struct spool_change change = {
+        .kind = SPOOL_CHANGE_PUT, .key = key, .value = "1", .value_size = 1};
+
+    snprintf(key, sizeof(key), "suspect/%u/%u", a->stream->id, a->old_id);
+    return spool_commit(a->job.pipeline->spool, &change, 1, &a->error);
+}
+
+static int take_new_epoch(struct assign_job *a)
+{
+    uint32_t epoch = a->why == START_LATER_LOG ? a->commit_epoch : a->epoch + 1;
+    int status = SPOOL_OK;
+
+    a->old_id = a->id;
+    a->old_epoch = a->epoch;
+    a->high = -1;
+    a->mark.known = false;
+    if (a->why == START_LATER_LOG)
+        status = note_suspect(a);
+    if (status != SPOOL_OK)
+        return status;
+    return spool_origin(a->job.pipeline->spool, a->name, epoch, &a->id, &a->epoch, &a->error);
 }
 
 static void assign_work(struct job *job)
@@ -96,11 +138,30 @@ static void assign_work(struct job *job)
         a->high = -1;
     spool_stream_mark(a->stream->spool, a->id, &a->mark);
     a->why = a->new_epoch ? START_NEW_LOG : assign_why(a);
-    if (a->why == START_FOREIGN || a->why == START_NEW_LOG) {
-        a->old_id = a->id;
-        a->status = spool_origin(spool, a->name, a->epoch + 1, &a->id, &a->epoch, &a->error);
-        a->high = -1;
-    }
+    if (is_new_epoch(a))
+        a->status = take_new_epoch(a);
+}
+
+/* Logs that were followed by another one: rows of that have the same offsets. Where another consumer
+   went past the rows it is the same log yet. */
+static void supersede(const struct assign_job *a)
+{
+    for (struct origin *o = a->stream->origins; o; o = o->next)
+        if (o->id != a->id && o->name && strcmp(o->name, a->name) == 0)
+            o->superseded |= a->why != START_FOREIGN || o->id != a->old_id;
+}
+
+static const char *new_log_action(const struct assign_job *a)
+{
+    if (a->why == START_LATER_LOG)
+        return "this spool is older than its own commits to Kafka, and the topic was made anew "
+               "since: "
+               "rows held are sent, reading goes on at the commit";
+    return a->other_log
+               ? "the topic is another one under the same name: rows held are sent, reading "
+                 "starts at its beginning"
+               : "the topic is another one under the same name: rows held are sent, reading "
+                 "starts by auto_offset_reset";
 }
 
 /* Rows of earlier epochs of this partition: discarded where another consumer went past them, sent
@@ -116,9 +177,11 @@ static void assign_old_epoch(struct assign_job *a)
     }
     if (!old->name)
         old->name = strdup(a->name);
+    old->epoch = a->old_epoch;
     old->kafka = true;
     old->partition = NULL;
     old->owned = false;
+    supersede(a);
     if (a->why == START_FOREIGN) {
         log_event(LOG_WARN, "partition.foreign_commit", "stream", s->options->name, "origin",
                   a->name, "committed", log_i64(a->committed.offset), "action",
@@ -128,11 +191,9 @@ static void assign_old_epoch(struct assign_job *a)
     } else {
         log_event(LOG_WARN, "partition.new_log", "stream", s->options->name, "origin", a->name,
                   "low", log_i64(a->committed.low), "high", log_i64(a->committed.high), "action",
-                  a->other_log ? "the topic is another one under the same name: rows held are "
-                                 "sent, reading starts at its beginning"
-                               : "the topic is another one under the same name: rows held are "
-                                 "sent, reading starts by auto_offset_reset",
-                  NULL);
+                  new_log_action(a), NULL);
+        if (a->why == START_LATER_LOG)
+            origin_suspect(old);
         holes_forget(old, "these rows were damaged in the spool, and the log they came from is "
                           "gone");
         old->owned = true;
@@ -147,7 +208,7 @@ static int64_t assign_start(const struct assign_job *a, const struct origin *o)
 {
     int64_t held = o->high > o->taken ? o->high : o->taken;
 
-    if (a->why == START_FOREIGN)
+    if (a->why == START_FOREIGN || a->why == START_LATER_LOG)
         return a->committed.offset;
     if (a->other_log)
         return KAFKA_OFFSET_BEGINNING;
@@ -221,7 +282,7 @@ static void assign_done(struct job *job)
         free(a);
         return;
     }
-    if (a->why == START_FOREIGN || a->why == START_NEW_LOG)
+    if (is_new_epoch(a))
         assign_old_epoch(a);
     assign_origin(a, o);
     start = assign_start(a, o);

@@ -210,6 +210,13 @@ void segment_skip_delivered(struct stream *s, struct segment *g)
               NULL);
 }
 
+void origin_suspect(struct origin *o)
+{
+    o->suspect = true;
+    for (struct block *b = o->first; b; b = b->next_in_origin)
+        b->suspect = true;
+}
+
 void origin_skip_delivered(struct origin *o, int64_t committed)
 {
     o->delivered_below = committed;

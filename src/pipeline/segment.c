@@ -77,8 +77,8 @@ struct block *block_add(struct stream *s, struct segment *g, const struct spool_
     b->ref = *ref;
     b->origin = o;
     b->arrived_ms = arrived_ms;
-    b->suspect =
-        ref->flags & SPOOL_BLOCK_SUSPECT || ref->sequence <= spool_stream_rebuilt_to(s->spool);
+    b->suspect = o->suspect || ref->flags & SPOOL_BLOCK_SUSPECT ||
+                 ref->sequence <= spool_stream_rebuilt_to(s->spool);
     b->state = BLOCK_ACKED; /* not counted yet */
     b->lists = 2;
     if (g->last)

@@ -28,6 +28,27 @@ static void load_discard_note(struct load_job *l, struct load_origin *lo)
     free(value);
 }
 
+static void load_suspect_note(const struct load_job *l, struct load_origin *lo)
+{
+    char key[128];
+    void *value = NULL;
+    size_t size = 0;
+
+    snprintf(key, sizeof(key), "suspect/%u/%u", l->stream->id, lo->id);
+    lo->suspect = spool_note_get(l->job.pipeline->spool, key, &value, &size, NULL) == SPOOL_OK;
+    free(value);
+}
+
+/* Whether a later epoch is of another log. The one behind a discard is of the same. */
+static int load_superseded(struct load_job *l, struct load_origin *lo)
+{
+    uint32_t id, latest = 0;
+    int status = spool_origin(l->job.pipeline->spool, lo->name, 0, &id, &latest, &l->error);
+
+    lo->superseded = latest > lo->epoch + (lo->discard ? 1 : 0);
+    return status;
+}
+
 /* The origin's name, asked once. */
 static int load_origin(struct load_job *l, uint32_t id)
 {
@@ -54,8 +75,8 @@ static int load_origin(struct load_job *l, uint32_t id)
     if (status != SPOOL_OK)
         return status;
     load_discard_note(l, &grown[l->origin_count]);
-    l->origin_count++;
-    return SPOOL_OK;
+    load_suspect_note(l, &grown[l->origin_count]);
+    return load_superseded(l, &grown[l->origin_count++]);
 }
 
 /* Of every origin in the segment, or lost with it. */
@@ -190,6 +211,8 @@ static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
             o->discard_all = true;
             o->discard_to = l->origins[i].discard_to;
         }
+        o->superseded |= l->origins[i].superseded;
+        o->suspect |= l->origins[i].suspect;
         if (!o->name) {
             o->name = l->origins[i].name;
             l->origins[i].name = NULL;

@@ -8,6 +8,8 @@
 struct load_origin {
     uint32_t id, epoch;
     char *name;
+    bool superseded; /* by another log */
+    bool suspect;
     bool discard; /* a durable discard stands for rows up to discard_to */
     int64_t discard_to;
 };

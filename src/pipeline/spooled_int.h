@@ -94,6 +94,8 @@ struct origin {
     bool commit_in_flight; /* `committed` was handed over and not answered */
     bool discard_all;      /* rows at or below discard_to are not to be sent */
     int64_t discard_to;
+    bool superseded;                                /* by another log, whose offsets are the same */
+    bool suspect;                                   /* its rows may be in the table */
     int64_t delivered_below;                        /* the group says so, by a commit of ours */
     struct record_run_node *runs_first, *runs_last; /* waiting for decode */
     uint32_t runs_unreleased;                       /* handed to us, not yet released */
@@ -204,6 +206,7 @@ bool block_discarded(const struct block *b, void *arg);
 /* What waits in the segment, or in all that are loaded, and was delivered before: done with. */
 void segment_skip_delivered(struct stream *s, struct segment *g);
 void origin_skip_delivered(struct origin *o, int64_t committed);
+void origin_suspect(struct origin *o); /* what waits of it, and what is loaded later */
 /* Queues a durable discard of every waiting block of the segment that match says; its rows. */
 uint64_t segment_discard(struct stream *s, struct segment *g,
                          bool (*match)(const struct block *b, void *arg), void *arg);
