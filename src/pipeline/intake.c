@@ -9,7 +9,8 @@
  *
  * What is not yet durable is bounded over all streams. Beyond one run a stream takes only what there
  * is room for on disk too, so what waits for room is at most that run of each, and leaves the
- * others the rest; a full stream gives its other runs back to the source.
+ * others the rest; a full stream gives its other runs back to the source. Runs of a log that is over
+ * could not be had again: they stay, and become blocks that wait for room.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -338,7 +339,7 @@ static bool decode_start_one(struct stream *s)
     struct decode_job *d;
     struct spool_error error;
 
-    s->runs_wait = o && !intake_has_room(s, o->runs_first->bytes);
+    s->runs_wait = o && !o->log_over && !intake_has_room(s, o->runs_first->bytes);
     if (!o || s->runs_wait)
         return false;
     d = decode_job_get(s, &error);
@@ -382,6 +383,7 @@ void intake_run(struct origin *o, struct record_run *run, struct kafka_partition
     }
     node->run = run;
     node->partition = partition;
+    o->log_over |= run->last_of_log;
     if (!hole_run(o, run, node)) {
         assert(run->first_offset > o->taken && run->first_offset > o->high);
         o->taken = run->last_offset;
@@ -449,9 +451,15 @@ bool intake_idle(const struct stream *s)
 
 void intake_release_runs(struct stream *s, bool again)
 {
+    s->ready_first = s->ready_last = NULL;
     for (struct origin *o = s->origins; o; o = o->next) {
+        o->ready = false;
         if (!o->runs_first)
             continue;
+        if (again && o->log_over) {
+            origin_ready(o);
+            continue;
+        }
         while (o->runs_first) {
             struct record_run_node *node = o->runs_first;
             o->runs_first = node->next;
@@ -468,11 +476,9 @@ void intake_release_runs(struct stream *s, bool again)
             o->runs_unreleased--;
         }
         o->runs_last = NULL;
-        o->ready = false;
         if (again)
             origin_start_reading(o);
     }
-    s->ready_first = s->ready_last = NULL;
 }
 
 void intake_free(struct stream *s)

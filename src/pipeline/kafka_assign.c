@@ -245,6 +245,7 @@ static void assign_origin(struct assign_job *a, struct origin *o)
     o->kafka = true;
     o->owned = true;
     o->revoking = false;
+    o->log_over = false;
     o->partition = a->partition;
     o->topic = NULL;
     for (size_t i = 0; i < s->options->topic_count; i++)

@@ -155,6 +155,7 @@ static void another_log(struct origin *o, struct kafka_partition *partition, boo
     static const struct kafka_committed none = {
         .offset = -1, .metadata = "", .low = -1, .high = -1};
 
+    o->log_over = true;
     if (o->stream->p->kafka_options.auto_offset_reset == KAFKA_RESET_ERROR)
         stream_hold(o->stream, HOLD_KAFKA,
                     "%s: %s, and auto_offset_reset is \"error\": reset the group's offset, then "

@@ -94,9 +94,10 @@ struct origin {
     bool commit_in_flight; /* `committed` was handed over and not answered */
     bool discard_all;      /* rows at or below discard_to are not to be sent */
     int64_t discard_to;
-    bool superseded;                                /* by another log, whose offsets are the same */
-    bool suspect;                                   /* its rows may be in the table */
-    int64_t delivered_below;                        /* the group says so, by a commit of ours */
+    bool superseded;         /* by another log, whose offsets are the same */
+    bool suspect;            /* its rows may be in the table */
+    int64_t delivered_below; /* the group says so, by a commit of ours */
+    bool log_over;           /* another log is in its place: nothing of it can be read any more */
     struct record_run_node *runs_first, *runs_last; /* waiting for decode */
     uint32_t runs_unreleased;                       /* handed to us, not yet released */
     bool decoding;
@@ -231,7 +232,8 @@ void holes_ready(struct stream *s, uint64_t segment);
 /* All below committed is acknowledged: no hole reaches there. */
 void holes_clamp(struct origin *o, int64_t committed);
 int holes_recover(struct stream *s, struct spool_error *error);
-/* Reads on at the first hole that is to be fetched, or behind what was taken. */
+/* Reads on at the first hole that is to be fetched, or behind what was taken; not where the log is over:
+   where its partition begins in the next one is being looked up, and that job starts it. */
 void origin_start_reading(struct origin *o);
 /* Whether the run is for a hole: then says in node what of it, and sends the partition on. */
 bool hole_run(struct origin *o, struct record_run *run, struct record_run_node *node);

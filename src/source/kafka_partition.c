@@ -296,6 +296,8 @@ void kafka_partition_new_log(struct kafka_partition *p)
 {
     struct kafka_source *s = p->source;
 
+    if (p->open)
+        p->open->base.last_of_log = true;
     kafka_run_hand_over(p);
     if (p->state != KAFKA_P_ACTIVE)
         return;

@@ -35,6 +35,7 @@ struct record_run {
     int64_t last_offset;
     int64_t received_ms;    /* wall clock, when the first was taken */
     struct spool_mark mark; /* of the last record; not known where ops has no mark */
+    bool last_of_log;       /* its log is over: it can't be had again, nor what came before */
 };
 
 #endif

@@ -49,6 +49,7 @@ struct seat { /* a partition as the pipeline sees it */
     int64_t gap_from, gap_to;
     int64_t out_of_range, new_log, begun;
     int64_t commit_ok, commit_failed;
+    bool last_of_log; /* so was its last run */
 };
 
 struct parked_run {
@@ -225,6 +226,7 @@ static void rig_run(void *arg, struct kafka_partition *p, struct record_run *run
     if (stats.held_messages > rig->held_max)
         rig->held_max = stats.held_messages;
     rig->runs++;
+    ((struct seat *)run->origin)->last_of_log = run->last_of_log;
     if (rig->hold_runs) {
         struct parked_run *parked = calloc(1, sizeof(*parked)), **end = &rig->parked;
         parked->run = run;

@@ -411,6 +411,35 @@ static void test_mark_behind_a_discarded_run(void **state)
     cluster_close(&c);
 }
 
+/* Nor can what was taken and not handed over be had again, where the log is found to be another one. */
+static void test_the_last_run_of_a_log(void **state)
+{
+    struct kafka_options options = {
+        .properties = quick, .property_count = 3, .run_rows = 50, .run_linger_ms = 100000};
+    struct kafka_partition *p;
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 80, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", options);
+    RIG_UNTIL(&rig, rig.records == 50);
+    assert_false(rig.seats[0].last_of_log);
+    p = rig.seats[0].partition;
+    RIG_UNTIL(&rig, p->taken == 79);
+    rig.source->reseek_due = true;
+    kafka_partitions_reseek(rig.source);
+    assert_true(p->verifying);
+    p->awaited.hash++; /* as if another record stood there in the log now */
+    RIG_UNTIL(&rig, rig.seats[0].new_log >= 0);
+    assert_int_equal(rig.seats[0].new_log, 80);
+    assert_int_equal(rig.seats[0].last, 79);
+    assert_true(rig.seats[0].last_of_log);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -427,6 +456,7 @@ int main(void)
         cmocka_unit_test(test_commit_kept_by_the_client),
         cmocka_unit_test(test_rebalance_within_a_batch),
         cmocka_unit_test(test_mark_behind_a_discarded_run),
+        cmocka_unit_test(test_the_last_run_of_a_log),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
