@@ -156,11 +156,13 @@ void kafka_commit_flush(struct kafka_source *s)
     if (s->commit_in_flight || s->close_started || !kafka_commit_waits(s))
         return;
     if (!kafka_join_commit_begin(s)) {
-        /* else kafka_join_over or kafka_join_coordinator comes back */
-        if (!kafka_join_under_way(s) && !kafka_join_coordinator_away(s))
-            kafka_source_timer(s, KAFKA_T_COMMIT, KAFKA_COMMIT_LOOK_MS);
+        /* kafka_join_over or kafka_join_coordinator comes back; but a member gets its id, and the
+           coordinator may come, between what those two see. */
+        bool later = kafka_join_under_way(s) || kafka_join_coordinator_away(s);
+        kafka_source_timer(s, KAFKA_T_COMMIT, later ? KAFKA_COMMIT_WATCH_MS : KAFKA_COMMIT_LOOK_MS);
         return;
     }
+    uv_timer_stop(&s->timers[KAFKA_T_COMMIT]); /* the answer says when to look again */
     list = rd_kafka_topic_partition_list_new(16);
     for (uint32_t i = 0; i < s->partition_count; i++)
         if (s->partitions[i]->commit.next >= 0)

@@ -28,7 +28,8 @@
 #define KAFKA_CHOKE_MS            250 /* limits reached for so long: pause everything */
 #define KAFKA_RETRY_MS            1000
 #define KAFKA_COMMIT_RETRY_MS     500
-#define KAFKA_COMMIT_LOOK_MS      10 /* a commit that may not be sent yet */
+#define KAFKA_COMMIT_LOOK_MS      10   /* a commit that may not be sent yet */
+#define KAFKA_COMMIT_WATCH_MS     1000 /* ... while the group joins, or has no coordinator */
 #define KAFKA_PROBE_MS            1000
 #define KAFKA_LOOKUP_TIMEOUT_MS   5000
 #define KAFKA_REVOKE_MAX_MS       30000

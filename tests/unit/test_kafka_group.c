@@ -96,6 +96,27 @@ static const struct kafka_property quick[] = {{"session.timeout.ms", "6000"},
                                               {"heartbeat.interval.ms", "100"},
                                               {"max.poll.interval.ms", "60000"}};
 
+/* A member without an id gets one, and nothing else happens: no rebalance, no other coordinator. */
+static void test_a_commit_held_back_is_not_forgotten(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 100);
+    kafka_join_note(rig.source->hook, "MEMBERID", "updating member id \"a\" -> \"\"");
+    kafka_commit(rig.seats[0].partition, 40, "");
+    rig_let_pass(&rig, 100);
+    assert_int_equal(rig.seats[0].commit_ok, -1);
+    kafka_join_note(rig.source->hook, "MEMBERID", "updating member id \"\" -> \"a\"");
+    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 40);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 static void test_lost(void **state)
 {
     struct kafka_options options = {.properties = quick, .property_count = 3};
@@ -446,6 +467,7 @@ int main(void)
         cmocka_unit_test(test_commit_and_metadata),
         cmocka_unit_test(test_commit_before_close),
         cmocka_unit_test(test_commit_errors),
+        cmocka_unit_test(test_a_commit_held_back_is_not_forgotten),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_run_done_after_revocation),
         cmocka_unit_test(test_topic_comes_late),
