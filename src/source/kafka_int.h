@@ -190,6 +190,9 @@ struct kafka_hook {
     atomic_bool nameless;    /* the member has no id */
     atomic_bool away, back;  /* the coordinator is not there; has come since that was looked at */
     atomic_bool commit_kept; /* the client has one in hand that waits for it */
+    uv_mutex_t connect_lock;
+    int *connections; /* the client's sockets */
+    size_t connection_count, connection_cap;
     uv_mutex_t heartbeat_lock;
     int heartbeat;
     uint64_t answered_ns;
@@ -358,6 +361,10 @@ struct kafka_hook *kafka_hook_create(struct kafka_source *s); /* NULL on no memo
 int kafka_hook_attach(struct kafka_hook *h, rd_kafka_conf_t *conf, struct spool_error *error);
 void kafka_hook_destroy(struct kafka_hook *h); /* behind the client */
 struct kafka_source *kafka_hook_source(void *opaque);
+/* Any thread: the client's connect() and close(). */
+int kafka_join_connect(int fd, const struct sockaddr *address, int size, const char *broker,
+                       void *opaque);
+int kafka_join_close(int fd, void *opaque);
 /* Any thread: a log line. True: the loop is to be woken, for kafka_join_coordinator. */
 bool kafka_join_note(struct kafka_hook *h, const char *facility, const char *text);
 void kafka_join_over(struct kafka_source *s);        /* its rebalance callback came */

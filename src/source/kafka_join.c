@@ -26,12 +26,15 @@
  * for another one with our group.instance.id: "Static consumer fenced", which is fatal. So no commit
  * is handed over while the coordinator is away (CGRPSTATE) or the member has no id (MEMBERID), both
  * lines of debug=cgrp. One that was under way when the coordinator went may be kept all the same;
- * if the session ends then, no connection is made until the client has given that commit up.
+ * if the session ends then, all connections are ended, also those that are still being made (to a
+ * broker that hangs, and may answer any time), and no other is made until the client has given that
+ * commit up. connect_lock is held while one is made, so that none slips through in between.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "source/kafka_int.h"
 
@@ -91,15 +94,62 @@ static rd_kafka_resp_err_t client_made(rd_kafka_t *client, const rd_kafka_conf_t
     return err;
 }
 
-static int connect_later(int fd, const struct sockaddr *address, int size, const char *broker,
-                         void *opaque)
+static bool is_cut_off(const struct kafka_hook *h)
 {
-    const struct kafka_hook *h = opaque;
+    return atomic_load(&h->commit_kept) && atomic_load(&h->nameless);
+}
+
+/* On the broker's thread. Where there is no room to note the connection there is none. */
+static bool note_connection(struct kafka_hook *h, int fd)
+{
+    if (h->connection_count == h->connection_cap) {
+        size_t cap = h->connection_cap ? h->connection_cap * 2 : 16;
+        int *grown = realloc(h->connections, cap * sizeof(*grown));
+        if (!grown)
+            return false;
+        h->connections = grown;
+        h->connection_cap = cap;
+    }
+    h->connections[h->connection_count++] = fd;
+    return true;
+}
+
+int kafka_join_connect(int fd, const struct sockaddr *address, int size, const char *broker,
+                       void *opaque)
+{
+    struct kafka_hook *h = opaque;
+    int status = EAGAIN;
 
     (void)broker;
-    if (atomic_load(&h->commit_kept) && atomic_load(&h->nameless))
-        return EAGAIN;
-    return connect(fd, address, (socklen_t)size) < 0 && errno != EINPROGRESS ? errno : 0;
+    uv_mutex_lock(&h->connect_lock);
+    if (!is_cut_off(h) &&
+        note_connection(h, fd)) /* closed by kafka_join_close also if this fails */
+        status = connect(fd, address, (socklen_t)size) < 0 && errno != EINPROGRESS ? errno : 0;
+    uv_mutex_unlock(&h->connect_lock);
+    return status;
+}
+
+int kafka_join_close(int fd, void *opaque)
+{
+    struct kafka_hook *h = opaque;
+
+    uv_mutex_lock(&h->connect_lock);
+    for (size_t i = 0; i < h->connection_count; i++)
+        if (h->connections[i] == fd) {
+            h->connections[i] = h->connections[--h->connection_count];
+            break;
+        }
+    uv_mutex_unlock(&h->connect_lock);
+    return close(fd);
+}
+
+/* The client sees them end, and makes them anew when it may. */
+static void end_connections(struct kafka_hook *h)
+{
+    uv_mutex_lock(&h->connect_lock);
+    for (size_t i = 0; i < h->connection_count; i++)
+        (void)shutdown(h->connections[i], SHUT_RDWR);
+    uv_mutex_unlock(&h->connect_lock);
 }
 
 struct kafka_hook *kafka_hook_create(struct kafka_source *s)
@@ -117,6 +167,12 @@ struct kafka_hook *kafka_hook_create(struct kafka_source *s)
         free(h);
         return NULL;
     }
+    if (uv_mutex_init(&h->connect_lock)) {
+        uv_mutex_destroy(&h->heartbeat_lock);
+        uv_mutex_destroy(&h->lines_lock);
+        free(h);
+        return NULL;
+    }
     h->source = s;
     h->wake_fd = s->commit_fd;
     return h;
@@ -126,13 +182,16 @@ void kafka_hook_destroy(struct kafka_hook *h)
 {
     uv_mutex_destroy(&h->heartbeat_lock);
     uv_mutex_destroy(&h->lines_lock);
+    uv_mutex_destroy(&h->connect_lock);
+    free(h->connections);
     free(h);
 }
 
 int kafka_hook_attach(struct kafka_hook *h, rd_kafka_conf_t *conf, struct spool_error *error)
 {
     rd_kafka_conf_set_opaque(conf, h);
-    rd_kafka_conf_set_connect_cb(conf, connect_later);
+    rd_kafka_conf_set_connect_cb(conf, kafka_join_connect);
+    rd_kafka_conf_set_closesocket_cb(conf, kafka_join_close);
     if (rd_kafka_conf_interceptor_add_on_new(conf, "spoold", client_made, h))
         return spool_error_set(error, SPOOL_E_NOMEM, "out of memory");
     return SPOOL_OK;
@@ -155,6 +214,8 @@ static bool becomes(const char *text, const char *state)
 
 bool kafka_join_note(struct kafka_hook *h, const char *facility, const char *text)
 {
+    bool was_cut_off = is_cut_off(h);
+
     if (strcmp(facility, "REJOIN") == 0) {
         atomic_store(&h->joining, true);
     } else if (strcmp(facility, "MEMBERID") == 0) {
@@ -166,6 +227,8 @@ bool kafka_join_note(struct kafka_hook *h, const char *facility, const char *tex
         atomic_store(&h->back, !h->away);
         return !h->away;
     }
+    if (!was_cut_off && is_cut_off(h))
+        end_connections(h);
     return false;
 }
 

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The Kafka source among others: commits, rebalances, topics that come late, brokers that go. */
 #include <dlfcn.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
+#include <sys/socket.h>
 
 #include "kafka_rig.h"
 #include "source/kafka_int.h"
@@ -327,6 +331,52 @@ static void test_commit_kept_by_the_client(void **state)
     back_without_a_name(&c, false);
 }
 
+static bool has_ended(int fd)
+{
+    struct pollfd look = {.fd = fd, .events = POLLIN};
+
+    assert_true(poll(&look, 1, 0) >= 0);
+    return look.revents & POLLHUP;
+}
+
+static int connect_to(struct kafka_hook *h, const struct sockaddr_in *at, int *fd)
+{
+    *fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_true(*fd >= 0);
+    return kafka_join_connect(*fd, (const struct sockaddr *)at, sizeof(*at), "b", h);
+}
+
+/* A broker that hangs has a connection that was made, and may answer at any time after the session. */
+static void test_connections_end_with_the_session(void **state)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct kafka_source source = {.commit_fd = -1};
+    socklen_t size = sizeof(at);
+    int listener = socket(AF_INET, SOCK_STREAM, 0), before, after;
+
+    (void)state;
+    assert_int_equal(bind(listener, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(listener, 8), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &size), 0);
+    source.hook = kafka_hook_create(&source);
+    assert_non_null(source.hook);
+    assert_int_equal(connect_to(source.hook, &at, &before), 0);
+    kafka_join_note(source.hook, "COMMIT", "Group \"g\": unable to OffsetCommit in state up");
+    assert_false(has_ended(before));
+    kafka_join_note(source.hook, "MEMBERID", "updating member id \"a\" -> \"\"");
+    assert_true(has_ended(before));
+    assert_int_equal(connect_to(source.hook, &at, &after), EAGAIN);
+    assert_int_equal(kafka_join_close(after, source.hook), 0);
+    assert_int_equal(kafka_join_close(before, source.hook), 0);
+    kafka_join_commit_answered(&source);
+    assert_int_equal(connect_to(source.hook, &at, &after), 0);
+    assert_false(has_ended(after));
+    assert_int_equal(kafka_join_close(after, source.hook), 0);
+    assert_int_equal(source.hook->connection_count, 0);
+    kafka_hook_destroy(source.hook);
+    close(listener);
+}
+
 static void rebalance(struct cluster *c)
 {
     rd_kafka_mock_push_request_errors(c->mock, API_HEARTBEAT, 1,
@@ -476,6 +526,7 @@ int main(void)
         cmocka_unit_test(test_fatal),
         cmocka_unit_test(test_commit_while_the_broker_is_away),
         cmocka_unit_test(test_commit_kept_by_the_client),
+        cmocka_unit_test(test_connections_end_with_the_session),
         cmocka_unit_test(test_rebalance_within_a_batch),
         cmocka_unit_test(test_mark_behind_a_discarded_run),
         cmocka_unit_test(test_the_last_run_of_a_log),
