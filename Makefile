@@ -209,14 +209,11 @@ check: deps-check  ## style, layers, warnings, static analysis
 .PHONY: unit-build unit unit-valgrind
 unit-build: $(UNIT)
 unit: deps-unit unit-build example  ## unit tests (SANITIZE=1: under ASan and UBSan)
-	@failed=; for t in $(UNIT); do echo "== $$t"; $$t || failed="$$failed $$t"; done; \
-		[ -z "$$failed" ] || { echo "unit: failed:$$failed"; exit 1; }
+	@tests/support/run_units unit $(UNIT)
 
 unit-valgrind: deps-unit unit-build
-	@failed=; for t in $(UNIT); do echo "== valgrind $$t"; \
-		valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite,indirect \
-			--errors-for-leak-kinds=definite $$t || failed="$$failed $$t"; done; \
-		[ -z "$$failed" ] || { echo "unit-valgrind: failed:$$failed"; exit 1; }
+	@EMULATOR="valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite,indirect \
+		--errors-for-leak-kinds=definite" tests/support/run_units unit-valgrind $(UNIT)
 
 # base and codec on another processor: the unit tests that include nothing above them, cross-built
 # and run by qemu.
@@ -236,8 +233,7 @@ $(B)/core/%: $(B)/tests/unit/%.o $(B)/libcore.a
 
 .PHONY: unit-core unit-arm64
 unit-core: $(CORE_UNIT)
-	@failed=; for t in $(CORE_UNIT); do echo "== $$t"; $(EMULATOR) $$t || failed="$$failed $$t"; \
-		done; [ -z "$$failed" ] || { echo "unit-core: failed:$$failed"; exit 1; }
+	@EMULATOR="$(EMULATOR)" tests/support/run_units unit-core $(CORE_UNIT)
 
 $(DEPS_DIR)/arm64/.complete:
 	@.ci/sysroot-arm64 $(@D)
