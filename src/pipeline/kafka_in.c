@@ -78,8 +78,9 @@ static void on_revoking(void *arg, struct kafka_partition *const *partitions, si
     kafka_in_advance(p);
 }
 
-/* What is in flight for the origin: being sent, being acknowledged, being committed, or in decode.
-   Rows that only wait (no endpoint, a hold) are not waited for. */
+/* What is in flight for the origin: being sent, being acknowledged, being committed, or in decode; and
+   rows that may be stored, which the next owner would insert again, until somebody knows. Rows that
+   only wait (no endpoint, a hold) are not waited for. */
 static bool origin_in_flight(const struct origin *o)
 {
     if (o->runs_unreleased)
@@ -89,7 +90,7 @@ static bool origin_in_flight(const struct origin *o)
     if (o->commit_in_flight)
         return true;
     for (const struct batch *b = o->stream->batches; b; b = b->next) {
-        if (b->state == BATCH_WAITING || b->state == BATCH_LOADING)
+        if ((b->state == BATCH_WAITING || b->state == BATCH_LOADING) && !b->maybe_stored)
             continue;
         for (size_t i = 0; i < b->part_count; i++)
             if (b->parts[i].block->origin == o)

@@ -5,6 +5,7 @@ import json
 import signal
 
 from support.process import hold_for, wait_until
+from support.proxy import Fault
 from support.spoold import stream
 
 ORIGIN = [{"name": "_topic", "from": "$topic"}, {"name": "_partition", "from": "$partition"},
@@ -182,6 +183,30 @@ def test_rows_held_by_one_are_sent_by_the_other_and_discarded_when_it_is_back(
     kafka.produce(group.topic, 1000, "--first", 21000)
     group.drain(22000)
     assert engine.count(group.table) == count + 1000
+
+
+def test_a_batch_that_is_asked_about_is_waited_for(kafka, engine, proxy, spoold):
+    """Its rows are in, nobody knows, and a partition of it is asked back: it goes when that is known."""
+    group = Group(kafka, engine, spoold, 2)
+    group.table = engine.create_bench_table(origin=True)  # where no token tells
+    between = proxy(engine)
+    first = group.daemon()
+    first.config["clickhouse"]["urls"] = [between.url]
+    first.start()
+    kafka.produce(group.topic, 1000)
+    group.drain(1000)
+    fault = between.arm(Fault("answer", how="rst", on_strike=engine.freeze), stream="s")
+    try:
+        kafka.produce(group.topic, 1000, "--first", 1000)
+        assert fault.struck.wait(30)
+        group.daemon().start()
+        first.wait_log(r"partition\.revoking", 30)
+        hold_for(3)  # the other would have begun by then, and waits for the server
+    finally:
+        engine.thaw()
+    group.wait_owned(1, 1)
+    group.drain(2000)
+    assert group.doubled() == 0
 
 
 def test_partitions_added_while_running(kafka, engine, spoold):
