@@ -372,6 +372,11 @@ struct spool_dead {
 int spool_dead_put(struct spool *spool, const struct spool_dead *letters, size_t count,
                    size_t *added, struct spool_error *error);
 
+/* [dead] [durable] The same for letters of one stream, all of them or none: LIMIT where the stream
+   would then hold more than max_bytes, as spool_dead_count counts them; 0: no bound. */
+int spool_dead_put_all(struct spool *spool, const struct spool_dead *letters, size_t count,
+                       uint64_t max_bytes, size_t *added, struct spool_error *error);
+
 /* [dead] In key order; stream NULL: all. A non-zero return of each ends the walk, returned. */
 int spool_dead_each(struct spool *spool, const char *stream,
                     int (*each)(void *arg, const struct spool_dead *letter), void *arg,

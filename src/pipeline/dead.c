@@ -80,6 +80,28 @@ int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, u
 }
 
 void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes)
+int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t count,
+                 struct dead_stored *stored, struct spool_error *error)
+{
+    struct spool *spool = s->p->spool;
+    struct spool_error why;
+    int status =
+        spool_dead_put_all(spool, letters, count, s->options->dead_letters_max_bytes, NULL, error);
+
+    *stored = (struct dead_stored){0};
+    if (status == SPOOL_E_LIMIT) {
+        why = *error;
+        return spool_error_set(error, status,
+                               "%s: replay or discard some with spoolctl dead, or raise the bound "
+                               "and restart",
+                               why.text);
+    }
+    if (status != SPOOL_OK)
+        return status;
+    stored->put = count;
+    return spool_dead_count(spool, s->options->name, &stored->letters, &stored->bytes, error);
+}
+
 {
     bool fewer = bytes < s->dead_bytes;
 

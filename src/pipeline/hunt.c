@@ -259,8 +259,7 @@ static void bury_work(struct job *job)
 
     y->status = bury_build(y);
     if (y->status == SPOOL_OK)
-        y->status =
-            dead_put(y->hunt->stream, y->letters, y->count, UINT64_MAX, &y->stored, &y->error);
+        y->status = dead_put_all(y->hunt->stream, y->letters, y->count, &y->stored, &y->error);
 }
 
 /* Rows that are not bad, as spans; the bad ones too. */

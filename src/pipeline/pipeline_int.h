@@ -252,6 +252,10 @@ int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, u
 /* What letters may take of the disk, at most. */
 uint64_t dead_disk_bytes(const struct spool_dead *letters, size_t count);
 /* What the stream has in dead.mdb, after a job changed it. */
+/* Pool, dead lane. All of them or none, whatever room there is on disk: what is spooled could not
+   drain without them, and rows some of which are letters already may be inserted after all. */
+int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t count,
+                 struct dead_stored *stored, struct spool_error *error);
 void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes);
 
 /* --- dead_out.c ----------------------------------------------------------------------------- */

@@ -312,6 +312,7 @@ struct put_job {
     struct spool *spool;
     const struct spool_dead *letters;
     size_t count, added;
+    uint64_t max_bytes; /* of their stream; 0: no bound */
     struct buf body;
 };
 
@@ -354,6 +355,23 @@ int dead_letter_copy(struct spool *spool, MDB_txn *txn, uint8_t *key, size_t key
     return rc == MDB_KEYEXIST ? 0 : rc;
 }
 
+/* After all are put: letters that were there already take nothing. */
+static int put_bounded(const struct put_job *job, MDB_txn *txn, struct spool_error *error)
+{
+    uint64_t letters = 0, bytes = 0;
+    int rc = count_get(job->spool, txn, job->letters[0].stream, &letters, &bytes);
+
+    if (rc)
+        return is_spool_status(rc) ? lmdb_error(error, rc, "put dead letters") : rc;
+    if (bytes > job->max_bytes && job->added)
+        return spool_error_set(error, SPOOL_E_LIMIT,
+                               "with %zu more the dead letters would hold %llu bytes, "
+                               "dead_letters.max_bytes is %llu",
+                               job->added, (unsigned long long)bytes,
+                               (unsigned long long)job->max_bytes);
+    return 0;
+}
+
 static int put_body(MDB_txn *txn, void *arg, struct spool_error *error)
 {
     struct put_job *job = arg;
@@ -362,20 +380,24 @@ static int put_body(MDB_txn *txn, void *arg, struct spool_error *error)
     job->added = 0;
     for (size_t i = 0; !rc && i < job->count; i++)
         rc = put_one(job, txn, &job->letters[i]);
-    return is_spool_status(rc) ? lmdb_error(error, rc, "put dead letters") : rc;
+    if (rc)
+        return is_spool_status(rc) ? lmdb_error(error, rc, "put dead letters") : rc;
+    return job->max_bytes ? put_bounded(job, txn, error) : 0;
 }
 
-int spool_dead_put(struct spool *spool, const struct spool_dead *letters, size_t count,
-                   size_t *added, struct spool_error *error)
+int spool_dead_put_all(struct spool *spool, const struct spool_dead *letters, size_t count,
+                       uint64_t max_bytes, size_t *added, struct spool_error *error)
 {
     const unsigned part = COMMIT_DEAD;
-    struct put_job job = {.spool = spool, .letters = letters, .count = count};
+    struct put_job job = {
+        .spool = spool, .letters = letters, .count = count, .max_bytes = max_bytes};
     int status = check_writable(spool, error);
 
     if (added)
         *added = 0;
     for (size_t i = 0; status == SPOOL_OK && i < count; i++)
-        if (!letters[i].stream || !stream_name_valid(letters[i].stream) || !letters[i].origin)
+        if (!letters[i].stream || !stream_name_valid(letters[i].stream) || !letters[i].origin ||
+            (max_bytes && strcmp(letters[i].stream, letters[0].stream) != 0))
             status = spool_error_set(error, SPOOL_E_INVALID,
                                      "a dead letter needs a stream and an origin");
     if (status != SPOOL_OK || !count)
@@ -386,6 +408,12 @@ int spool_dead_put(struct spool *spool, const struct spool_dead *letters, size_t
     if (status == SPOOL_OK && added)
         *added = job.added;
     return status;
+}
+
+int spool_dead_put(struct spool *spool, const struct spool_dead *letters, size_t count,
+                   size_t *added, struct spool_error *error)
+{
+    return spool_dead_put_all(spool, letters, count, 0, added, error);
 }
 
 struct change_job {

@@ -155,6 +155,25 @@ def test_the_hold_ends_when_the_refused_rows_get_in_after_all(kafka, engine, spo
     assert letters_of(daemon) == []
 
 
+def test_the_letters_of_a_batch_are_kept_all_or_none(kafka, engine, spoold):
+    """There is room for one of the two. Were it kept, its row would come twice: with the batch, once
+    the table takes it, and when the letter is replayed."""
+    topic = kafka.create_topic(1)
+    table = engine.create_table("id UInt64, t String, CONSTRAINT c CHECK id % 100 != 7", window=100)
+    daemon = spoold(kafka, engine, [stream("s", topic, table, dead_letters={"max_bytes": "1MiB"},
+                                           flush={"rows": 200, "interval": "1h"})]).start()
+    kafka.send(topic, [json.dumps({"id": i, "t": "x" * (700000 if i % 100 == 7 else 1)})
+                       for i in range(200)])
+    daemon.wait(lambda: "can't be stored" in daemon.stream_status("s")["reason"], 20, "held")
+    assert "2 more" in daemon.stream_status("s")["reason"]
+    assert letters_of(daemon) == []
+    engine.query(f"ALTER TABLE {table} DROP CONSTRAINT c")
+    daemon.ctl("resume", "s")
+    daemon.wait_rows(engine, table, 200)
+    daemon.wait_state("s", "running")
+    assert letters_of(daemon) == []
+
+
 def test_replay_on_a_stopped_spool_says_what_it_needs(kafka, engine, spoold):
     topic, table = kafka.create_topic(1), engine.create_table("id UInt64")
     kafka.send(topic, ["no json", '{"id":1}'])

@@ -412,6 +412,38 @@ static void test_dead(void **state)
     free(path);
 }
 
+/* Letters of one stream within a bound: all of them or none, and those that are there take nothing. */
+static void test_dead_all_or_none(void **state)
+{
+    char *path = make_directory();
+    struct spool *spool = open_spool(path, 0);
+    uint32_t o1 = open_origin(spool, "o/1");
+    struct spool_dead letters[] = {letter("b", o1, 1), letter("b", o1, 2), letter("b", o1, 3)};
+    uint64_t count = 0, bytes = 0, two;
+    size_t added = 0;
+
+    (void)state;
+    check_ok(spool_dead_put(spool, letters, 1, NULL, &the_error));
+    check_ok(spool_dead_count(spool, "b", &count, &two, &the_error));
+    two *= 2;
+    assert_int_equal(spool_dead_put_all(spool, letters, 3, two, &added, &the_error), SPOOL_E_LIMIT);
+    assert_int_equal(added, 0);
+    check_ok(spool_dead_count(spool, "b", &count, &bytes, &the_error));
+    assert_int_equal(count, 1);
+    assert_int_equal(bytes, two / 2);
+    check_ok(spool_dead_put_all(spool, letters, 2, two, &added, &the_error));
+    assert_int_equal(added, 1);
+    check_ok(spool_dead_put_all(spool, letters, 2, two - 1, &added, &the_error));
+    assert_int_equal(added, 0);
+    letters[2].stream = "c";
+    assert_int_equal(spool_dead_put_all(spool, letters, 3, two, &added, &the_error),
+                     SPOOL_E_INVALID);
+    check_verified(spool);
+    spool_close(spool);
+    remove_tree(path);
+    free(path);
+}
+
 /* More than the first map of dead.mdb holds, so it must grow. */
 struct seen {
     struct spool_dead last;
@@ -660,6 +692,7 @@ int main(void)
         cmocka_unit_test(test_origins),
         cmocka_unit_test(test_notes),
         cmocka_unit_test(test_dead),
+        cmocka_unit_test(test_dead_all_or_none),
         cmocka_unit_test(test_dead_changes),
         cmocka_unit_test(test_dead_grows),
         cmocka_unit_test(test_read_only),
