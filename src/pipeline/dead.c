@@ -59,6 +59,7 @@ int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, u
         no_room = disk > inside && disk - inside > room_bytes;
         if (no_room || (max && bytes > max))
             break;
+        stored->grown_bytes = disk > inside ? disk - inside : 0;
     }
     if (status == SPOOL_OK)
         status = spool_dead_put(spool, letters, fit, NULL, error);
@@ -79,7 +80,6 @@ int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, u
                            (unsigned long long)max);
 }
 
-void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes)
 int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t count,
                  struct dead_stored *stored, struct spool_error *error)
 {
@@ -102,6 +102,7 @@ int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t coun
     return spool_dead_count(spool, s->options->name, &stored->letters, &stored->bytes, error);
 }
 
+void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes)
 {
     bool fewer = bytes < s->dead_bytes;
 

@@ -154,6 +154,7 @@ static void dead_taken(struct dead_job *dj)
     d->dead_count -= dj->stored.put;
     if (!dj->stored.put)
         return;
+    pressure_dead_took(s, dj->stored.grown_bytes);
     dead_counted(s, dj->stored.letters, dj->stored.bytes);
     if (log_gate_open(&s->dead_gate, 10000, &suppressed))
         log_event(LOG_WARN, "record.refused", "stream", s->options->name, "origin", d->origin->name,
@@ -168,6 +169,7 @@ static void dead_done(struct job *job)
     struct stream *s = d->stream;
 
     s->p->appending_bytes -= dj->disk_bytes;
+    s->dead_putting_bytes -= dj->disk_bytes;
     dead_taken(dj);
     if (dj->status == SPOOL_E_FULL) {
         stream_hold(s, HOLD_DEAD_FULL,
@@ -212,11 +214,12 @@ static void dead_start(struct decode_job *d)
         dj->letters[i++] = pd->letter;
     dj->count = i;
     dj->decode = d;
-    dj->room_bytes = pressure_dead_room(p);
+    dj->room_bytes = pressure_dead_room(d->stream);
     dj->disk_bytes = dead_disk_bytes(dj->letters, dj->count);
     if (dj->disk_bytes > dj->room_bytes)
         dj->disk_bytes = dj->room_bytes;
     p->appending_bytes += dj->disk_bytes; /* so that no rows take the same room */
+    d->stream->dead_putting_bytes += dj->disk_bytes;
     dj->job.work = dead_work;
     dj->job.done = dead_done;
     if (job_start(p, &dj->job, &lane, 1) != SPOOL_OK)

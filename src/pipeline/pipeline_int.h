@@ -145,7 +145,9 @@ struct stream {
     uint64_t possible_duplicates, damaged_blocks;
     uint64_t dead_letters; /* in dead.mdb */
     uint64_t dead_bytes;
-    struct replay *replay; /* NULL: none is under way */
+    uint64_t dead_own_bytes;     /* letters took of the room that is kept for the stream's rows */
+    uint64_t dead_putting_bytes; /* letters under way may take */
+    struct replay *replay;       /* NULL: none is under way */
     struct dead_out *outs[2];
     size_t out_count;
 };
@@ -244,6 +246,7 @@ void pipeline_fatal(struct pipeline *p, const char *format, ...)
 struct dead_stored {
     size_t put;              /* so many of those given, from the first on */
     uint64_t letters, bytes; /* what the stream has now */
+    uint64_t grown_bytes;    /* of the disk, at most, that dead.mdb did not have before */
 };
 /* Pool, dead lane. As spool_dead_put, within the stream's bound: SPOOL_E_LIMIT where not all of them
    fit; and dead.mdb grows by room_bytes at most: SPOOL_E_FULL. */
@@ -329,8 +332,10 @@ void pressure_start(struct pipeline *p);
 void pressure_stop(struct pipeline *p);
 /* How much the stream may append now, the first block of which has block_bytes. */
 uint64_t pressure_room(const struct stream *s, uint64_t block_bytes);
-/* By how much dead.mdb may grow for records that are not taken yet. */
-uint64_t pressure_dead_room(const struct pipeline *p);
+/* By how much dead.mdb may grow for records of the stream that are not taken yet. */
+uint64_t pressure_dead_room(const struct stream *s);
+/* It is about to be counted as grown by so much, for letters of the stream. */
+void pressure_dead_took(struct stream *s, uint64_t bytes);
 /* Whether there is room for so many more of the stream, with all that is queued and not appended. */
 bool pressure_fits(const struct stream *s, uint64_t bytes);
 /* What is in decode, queued and being appended, of all streams that flow; and as much of those that

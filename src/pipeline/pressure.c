@@ -90,10 +90,11 @@ static uint64_t unused_own(const struct stream *s)
     uint64_t own = (s->p->options->segment_bytes ? s->p->options->segment_bytes : 64 * MIB) +
                    block_usual_bytes(s->p) + PRESSURE_MARGIN_BYTES;
     uint64_t share = equal_share(s->p);
+    uint64_t has = s->segment_file_bytes + s->dead_own_bytes;
 
     if (own > share)
         own = share;
-    return own > s->segment_file_bytes ? own - s->segment_file_bytes : 0;
+    return own > has ? own - has : 0;
 }
 
 /* Up to which use of the spool the stream may append beyond its own: what the others have not used
@@ -133,13 +134,35 @@ uint64_t pressure_room(const struct stream *s, uint64_t block_bytes)
     return shared > own ? shared : own;
 }
 
-uint64_t pressure_dead_room(const struct pipeline *p)
+/* Room that is kept for no stream. */
+static uint64_t room_unkept(const struct pipeline *p)
 {
     uint64_t limit = pressure_limit(p), kept = 0;
 
     for (size_t i = 0; i < p->stream_count; i++)
         kept += unused_own(&p->streams[i]);
     return room_below(p, limit > kept ? limit - kept : 0);
+}
+
+/* Stuck streams may hold all else: letters take of what is kept for their stream too, else it would
+   stand still for its bad records. */
+uint64_t pressure_dead_room(const struct stream *s)
+{
+    uint64_t unkept = room_unkept(s->p);
+    uint64_t whole = room_below(s->p, pressure_limit(s->p));
+    uint64_t own = unused_own(s);
+
+    own = own > s->dead_putting_bytes ? own - s->dead_putting_bytes : 0;
+    own = own < whole ? own : whole;
+    return unkept > own ? unkept : own;
+}
+
+void pressure_dead_took(struct stream *s, uint64_t bytes)
+{
+    uint64_t unkept = room_unkept(s->p);
+
+    if (bytes > unkept)
+        s->dead_own_bytes += bytes - unkept;
 }
 
 bool pressure_fits(const struct stream *s, uint64_t bytes)
@@ -239,6 +262,8 @@ static void pressure_apply(struct pipeline *p)
         bool refused = s->append_refused && now - s->refused_at_ms >= PRESSURE_PERIOD_MS;
 
         s->append_retry_at_ms = 0;
+        if (s->dead_own_bytes && room_unkept(p) >= s->dead_own_bytes)
+            s->dead_own_bytes = 0; /* it can be kept for the stream again */
         if (refused || (tight && above && pause))
             stream_set_full(s, true);
         else if (!s->append_refused && (relaxed || (!tight && !(above && pause))))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bound on disk: what a full spool does, and what it does when there is room again."""
+import json
 import os
 
 from support.disk import Du
@@ -9,6 +10,7 @@ from support.stuck import HalfStuck
 
 MIB = 1 << 20
 SMALL = {"max_bytes": "24MiB", "segment_bytes": "1MiB"}
+BAD = [json.dumps({"id": "none", "name": "x" * 900000})] * 7
 RECORDS = 700000  # of the generated record: about 19 MiB as blocks, and 8 MiB are in reserve
 
 
@@ -53,7 +55,8 @@ def test_stuck_stream_leaves_room_for_the_others(kafka, engine, spoold):
     stuck, good = kafka.create_topic(2), kafka.create_topic(2)
     table = engine.create_bench_table(window=1000)
     daemon = spoold(kafka, engine, [stream("stuck", stuck, "comes_later"),
-                                    stream("good", good, table)], spool=SMALL).start()
+                                    stream("good", good, table, dead_letters={"max_bytes": "8MiB"})],
+                    spool=SMALL).start()
     # Without its table a stream decodes nothing; so the table is there first, and goes.
     engine.create_bench_table(name="comes_later", window=1000)
     try:
@@ -69,6 +72,13 @@ def test_stuck_stream_leaves_room_for_the_others(kafka, engine, spoold):
             daemon.wait_rows(engine, table, RECORDS, 90)
             assert daemon.stream_status("stuck")["state"] == "held"
             assert daemon.stream_status("good")["state"] == "running"
+            # More letters than dead.mdb has in reserve: there is room for them too.
+            kafka.send(good, [{"value": bad, "partition": 0} for bad in BAD])
+            kafka.produce(good, 1000, "--first", RECORDS)
+            daemon.wait(lambda: daemon.stream_status("good")["dead_letters"] == len(BAD), 20,
+                        lambda: f"letters: {daemon.stream_status('good')}")
+            daemon.wait_rows(engine, table, RECORDS + 1000)
+            assert "bound" in daemon.stream_status("stuck")["reason"]
             engine.create_bench_table(name="comes_later", window=1000)
             daemon.wait_rows(engine, "comes_later", RECORDS - 1000, 90)
         assert du.most <= 24 * MIB
