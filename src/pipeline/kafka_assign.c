@@ -269,9 +269,12 @@ static void assign_done(struct job *job)
     struct origin *o;
     int64_t start;
 
-    if (a->status == SPOOL_E_FULL && !a->gone && !p->closing && !p->fatal) {
+    if (meta_had_no_room(a->status) && !a->gone && !p->closing && !p->fatal) {
         log_event(LOG_ERROR, "meta.full", "error", a->error.text, "action",
-                  "a partition waits for room on the spool's file system; trying again", NULL);
+                  a->status == SPOOL_E_FULL
+                      ? "a partition waits for room on the spool's file system; trying again"
+                      : "a partition waits; trying again",
+                  NULL);
         a->retry_at_ms = clock_monotonic_ms() + ASSIGN_RETRY_MS;
         return;
     }

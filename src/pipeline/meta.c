@@ -132,15 +132,22 @@ static void meta_requeue(struct pipeline *p, struct meta_job *m)
     p->meta_first = m->first;
 }
 
+bool meta_had_no_room(int status)
+{
+    return status == SPOOL_E_FULL || status == SPOOL_E_LIMIT;
+}
+
 static void meta_done(struct job *job)
 {
     struct meta_job *m = (struct meta_job *)job;
     struct pipeline *p = job->pipeline;
 
     p->meta_running = false;
-    if (m->status == SPOOL_E_FULL) {
+    if (meta_had_no_room(m->status)) {
         log_event(LOG_ERROR, "meta.full", "error", m->error.text, "action",
-                  "free space on the spool's file system; trying again", NULL);
+                  m->status == SPOOL_E_FULL ? "free space on the spool's file system; trying again"
+                                            : "trying again",
+                  NULL);
         meta_requeue(p, m);
         p->meta_retry_at_ms = clock_monotonic_ms() + META_RETRY_MS;
     } else if (m->status != SPOOL_OK) {

@@ -252,13 +252,13 @@ struct dead_stored {
    fit; and dead.mdb grows by room_bytes at most: SPOOL_E_FULL. */
 int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, uint64_t room_bytes,
              struct dead_stored *stored, struct spool_error *error);
-/* What letters may take of the disk, at most. */
-uint64_t dead_disk_bytes(const struct spool_dead *letters, size_t count);
-/* What the stream has in dead.mdb, after a job changed it. */
 /* Pool, dead lane. All of them or none, whatever room there is on disk: what is spooled could not
    drain without them, and rows some of which are letters already may be inserted after all. */
 int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t count,
                  struct dead_stored *stored, struct spool_error *error);
+/* What letters may take of the disk, at most. */
+uint64_t dead_disk_bytes(const struct spool_dead *letters, size_t count);
+/* What the stream has in dead.mdb, after a job changed it. */
 void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes);
 
 /* --- dead_out.c ----------------------------------------------------------------------------- */
@@ -298,6 +298,8 @@ int meta_change(struct pipeline *p, const struct spool_change *change, void (*do
 int meta_changes(struct pipeline *p, const struct spool_change *changes, size_t count,
                  void (*done)(void *arg), void *arg, struct stream *stream);
 void meta_advance(struct pipeline *p);
+/* Nothing was changed: the disk is full, or meta.mdb is as large as it may be. It may pass later. */
+bool meta_had_no_room(int status);
 bool meta_idle(const struct pipeline *p);
 void meta_free(struct pipeline *p);
 

@@ -196,6 +196,25 @@ def test_dead_letters_to_the_end_of_the_largest_map(kafka, engine, spoold):
     m.end()
 
 
+def test_new_partitions_at_the_largest_map_of_meta(kafka, engine, spoold):
+    """128 KiB here, for names of origins, and twice that for all else: partitions that have no name yet
+    wait, the others flow."""
+    m = Mapped(kafka, engine, spoold, 1 << 19)
+    many = kafka.create_topic(300, name=f"{'n' * 200}-{os.urandom(3).hex()}")
+    m.daemon.config["kafka"]["properties"].update({
+        "max.poll.interval.ms": "3000", "session.timeout.ms": "3000", "heartbeat.interval.ms": "500"})
+    m.daemon.start()
+    m.flows()
+    assert m.daemon.sigterm() == 0
+    m.daemon.config["streams"][0]["topics"] = [m.bad, many]
+    m.daemon.start()
+    m.daemon.wait(lambda: [e for e in m.daemon.events("meta.full") if "partition" in e["action"]], 30,
+                  "partitions wait")
+    assert "largest possible size" in m.daemon.events("meta.full")[0]["error"]
+    m.flows()
+    m.end()
+
+
 # ---- the bounds ----
 
 class Everything:
