@@ -44,7 +44,7 @@ OUTAGE_SECONDS = 5 if SHORT else 60
 BACKLOG_GIB = 2
 INTAKE_RATE = 100_000  # records a second, of the producer in `recovery`
 POISON_RECORDS = 100_000
-STUCK_ROUNDS, STUCK_RECORDS = (3, 8000) if SHORT else (5, 20000)  # of each stream that flows
+STUCK_PAIRS, STUCK_RECORDS = (3, 60000) if SHORT else (7, 80000)  # of each stream that flows
 STUCK_SPOOL_BYTES = 160 * MIB
 # As the daemon sets them (src/source/kafka_conf.c, and tests/support/spoold.py).
 PROPERTIES = {"queued.min.messages": 20000, "queued.max.messages.kbytes": 16384,
@@ -441,45 +441,50 @@ class Bench:
 
 
     def stuck(self):
-        """25 streams that flow, without and with 25 others that are stuck and fill their share."""
+        """25 streams that flow, beside 25 without records and beside 25 that are stuck with all of the
+        spool that they may have: two daemons, in turns."""
         for server in self.servers:
-            streams = HalfStuck(self.kafka, server, Spoold, STUCK_SPOOL_BYTES)
-            self.daemons.append(streams.daemon)
-            streams.start()
-            alone = [self.drain_good(streams) for _ in range(STUCK_ROUNDS)]
-            streams.stick()
-            beside = [self.drain_good(streams) for _ in range(STUCK_ROUNDS)]
-            streams.wait_stuck()
-            streams.mend()
-            streams.daemon.wait(lambda d=streams.daemon: all(
-                s["rows_spooled"] == 0 and s["lag"] == 0 for s in d.status()["streams"]),
-                300, "all go on")
-            alone += [self.drain_good(streams) for _ in range(STUCK_ROUNDS)]
-            rates = [EACH * STUCK_RECORDS / seconds for seconds in (*alone, *beside)]
-            middle = statistics.median(rates[:len(alone)])
-            print(f"    ({middle:.0f} rows/s without: {min(rates[:len(alone)]):.0f}.."
-                  f"{max(rates[:len(alone)]):.0f})")
+            alone, beside = rigs = [HalfStuck(self.kafka, server, Spoold, STUCK_SPOOL_BYTES,
+                                              flush={"interval": "1s"}) for _ in range(2)]
+            self.daemons += [rig.daemon for rig in rigs]
+            for rig in rigs:
+                rig.start()
+            beside.stick()
+            rates = {alone: [], beside: []}
+            for turn in range(STUCK_PAIRS + 1):
+                for rig in rigs[::-1] if turn % 2 else rigs:
+                    other = beside if rig is alone else alone
+                    rates[rig].append(EACH * STUCK_RECORDS / self.drain_good(rig, other))
+                beside.wait_stuck()
+            for of_rig in rates.values():
+                del of_rig[0]  # the broker was not warm yet
+            print(f"    ({min(rates[alone]):.0f}..{max(rates[alone]):.0f} rows/s without, "
+                  f"{min(rates[beside]):.0f}..{max(rates[beside]):.0f} beside)")
             self.figures.add(f"{server.name}: rate of 25 streams beside 25 stuck ones, of the rate "
-                             "without", [rate / middle for rate in rates[len(alone):]],
+                             "without", [b / a for a, b in zip(rates[alone], rates[beside])],
                              at_least=0.9)
-            streams.drop_tables()
-            self.discard_daemon(streams.daemon)
+            for rig in rigs:
+                rig.drop_tables()
+                self.discard_daemon(rig.daemon)
 
     @staticmethod
-    def drain_good(streams):
+    def drain_good(rig, other):
         """Seconds from when the daemon may see new records of each stream that flows until all of
-        them are in; it stands still while they are produced."""
+        them are in. It stands still while they are produced, and the other rig's while they flow."""
         def inserted():
-            return sum(s["rows_inserted"] for s in streams.daemon.status()["streams"]
+            return sum(s["rows_inserted"] for s in rig.daemon.status()["streams"]
                        if s["name"].startswith("good"))
 
-        goal = inserted() + EACH * STUCK_RECORDS
-        streams.daemon.child.signal(signal.SIGSTOP)
-        streams.feed(STUCK_RECORDS)
-        streams.daemon.child.signal(signal.SIGCONT)
+        rig.daemon.child.signal(signal.SIGSTOP)
+        rig.feed(STUCK_RECORDS)
+        other.daemon.child.signal(signal.SIGSTOP)
+        rig.daemon.child.signal(signal.SIGCONT)
         started = time.monotonic()
-        streams.daemon.wait(lambda: inserted() >= goal, 120, lambda: f"{inserted()} rows of {goal}")
-        return time.monotonic() - started
+        rig.daemon.wait(lambda: inserted() >= EACH * rig.sent, 120,
+                        lambda: f"{inserted()} rows of {EACH * rig.sent}")
+        seconds = time.monotonic() - started
+        other.daemon.child.signal(signal.SIGCONT)
+        return seconds
 
 
 def main():

@@ -11,8 +11,9 @@ NOISE_BYTES = 12000  # a record's; LZ4 leaves them as they are
 
 
 class HalfStuck:
-    def __init__(self, kafka, server, make, max_bytes):
-        """make(kafka, server, streams, **config) gives a daemon. max_bytes: of its spool."""
+    def __init__(self, kafka, server, make, max_bytes, **options):
+        """make(kafka, server, streams, **config) gives a daemon. max_bytes: of its spool. options: of
+        each stream."""
         self.kafka, self.server = kafka, server
         self.good = [(f"good{i}", kafka.create_topic(1), server.create_bench_table(window=1000))
                      for i in range(EACH)]
@@ -22,7 +23,7 @@ class HalfStuck:
         self.sent_stuck = 0  # of each stuck one
         # More than the spool holds of each, should they share all of it.
         self._bulk = max_bytes * 5 // 4 // EACH // NOISE_BYTES
-        self.daemon = make(kafka, server, [stream(*s) for s in self.good + self.stuck],
+        self.daemon = make(kafka, server, [stream(*s, **options) for s in self.good + self.stuck],
                            spool={"max_bytes": max_bytes, "segment_bytes": "1MiB"})
 
     def start(self):
