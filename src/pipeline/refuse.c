@@ -205,6 +205,11 @@ void batch_failed(struct batch *b, int endpoint, const struct clickhouse_outcome
         batch_retry(b, outcome);
         break;
     case CLASS_ENVIRONMENT:
+        /* Where another endpoint may take the rows instead, this one is given time. */
+        if (error_is_no_table(outcome->code) && clickhouse_endpoints(b->stream->p->clickhouse) == 1)
+            target_forget(b->stream, (size_t)endpoint);
+        batch_hold(b, outcome);
+        break;
     case CLASS_NONE:
     case CLASS_COUNT:
         batch_hold(b, outcome);

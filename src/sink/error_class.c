@@ -262,6 +262,11 @@ int error_turns_away(int code, enum error_class class_)
     return class_ == CLASS_ENVIRONMENT || has_more(code, AWAY);
 }
 
+int error_is_no_table(int code)
+{
+    return code == 60 || code == 81;
+}
+
 int error_is_of_rights(int code)
 {
     return code == 497 || code == 291;

@@ -57,6 +57,9 @@ int error_is_no_room(int code);
 /* 1 where the server answers, and takes no rows here for now: another one may. */
 int error_turns_away(int code, enum error_class class_);
 
+/* 1 where the table, or its database, does not exist. */
+int error_is_no_table(int code);
+
 /* 1 where a right that the user lacks is what is wanted. */
 int error_is_of_rights(int code);
 

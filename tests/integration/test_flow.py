@@ -121,6 +121,11 @@ def test_table_is_made_where_asked(kafka, server, spoold):
     assert server.rows(f"SELECT id, name, p, o FROM {table}") == [["7", "x", "0", "0"]]
     if server.deduplicates:
         assert daemon.stream_status("s")["delivery"] == "exactly_once"
+    # Gone, it is not waited for table_check_interval.
+    server.drop_table(table)
+    kafka.send(topic, ['{"id":8}'])
+    daemon.wait(lambda: len(daemon.events("table.created")) == 2, 20, "made again")
+    daemon.wait_rows(server, table, 1)
 
 
 def test_table_is_made_with_the_origin_of_its_rows(kafka, server, spoold):
