@@ -2,6 +2,7 @@
 /* The two meta pages of an LMDB file, and which of them counts; what stands there is in tree_int.h. */
 #include <errno.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 
 #include "spool/tree_int.h"
@@ -92,6 +93,50 @@ static bool is_of_page(uint64_t transaction, unsigned which)
     return which ? (transaction & 1) || !transaction : !(transaction & 1);
 }
 
+/* The last node of a page that should be of that kind, or NULL. */
+static const uint8_t *last_node(const struct tree *tree, uint8_t *page, uint64_t number,
+                                unsigned kind)
+{
+    const uint32_t size = tree->page_bytes;
+    unsigned lower, at;
+
+    if (number < 2 || number > (uint64_t)INT64_MAX / size - 1 ||
+        tree_pread(tree->fd, page, size, number * size, NULL) != SPOOL_OK ||
+        get64(page) != number || get16(page + 10) != kind)
+        return NULL;
+    lower = get16(page + 12);
+    if (lower < PAGE_HEADER_BYTES + 2 || lower > size)
+        return NULL;
+    at = get16(page + lower - 2);
+    return at <= size - 16 ? page + at : NULL;
+}
+
+/*
+ * The number of the transaction that made the state, by its list of free pages: each transaction but
+ * the first frees at least the root of the main database, and lists that under its own number, which
+ * is the highest. 0: not to be had. Source: LMDB 0.9.24, mdb.c, mdb_freelist_save.
+ */
+static uint64_t maker_of(const struct tree *tree, const struct meta *meta)
+{
+    const struct tree_root root = root_at(meta->bytes + 24);
+    uint8_t *page = malloc(tree->page_bytes);
+    uint64_t number = root.root, maker = 0;
+
+    for (unsigned level = 0; page && level < root.depth && level < TREE_DEPTH_MAX; level++) {
+        bool leaf = level + 1 == root.depth;
+        const uint8_t *node = last_node(tree, page, number, leaf ? PAGE_LEAF : PAGE_BRANCH);
+        if (!node)
+            break;
+        if (leaf)
+            maker = get16(node + 6) == 8 ? get64(node + 8) : 0;
+        else
+            number =
+                get16(node) | (uint64_t)get16(node + 2) << 16 | (uint64_t)get16(node + 4) << 32;
+    }
+    free(page);
+    return maker;
+}
+
 static int tree_stat(struct tree *tree, int fd, struct spool_error *error)
 {
     struct stat st;
@@ -138,6 +183,13 @@ int tree_open(struct tree *tree, int fd, struct spool_error *error)
         (transaction[0] < transaction[1] ? transaction[1] - transaction[0]
                                          : transaction[0] - transaction[1]) > 1)
         return spool_error_set(error, SPOOL_E_CORRUPT, "the meta pages' transactions do not match");
+    /* ... but for a change by two, after which they make a pair the other way round. */
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t maker = maker_of(tree, &meta[i]);
+        if (maker && maker != transaction[i])
+            return spool_error_set(error, SPOOL_E_CORRUPT,
+                                   "a meta page has the number of another transaction");
+    }
     newest = transaction[0] < transaction[1];
     if (last_page_of(&meta[newest]) < last_page_of(&meta[!newest])) /* files only grow */
         return spool_error_set(error, SPOOL_E_CORRUPT, "the number of the last page is wrong");
@@ -148,13 +200,17 @@ int tree_open(struct tree *tree, int fd, struct spool_error *error)
 static int tree_open_half(struct tree *tree, int fd, unsigned which)
 {
     struct meta meta;
+    uint64_t maker;
     int status = tree_stat(tree, fd, NULL);
 
     if (status == SPOOL_OK)
         status = which ? meta_find_second(tree, &meta) : meta_read(tree, 0, 0, &meta, NULL);
-    if (status == SPOOL_OK && !is_of_page(transaction_of(&meta), which))
-        status = SPOOL_E_CORRUPT;
-    return status == SPOOL_OK ? meta_take(tree, &meta, NULL) : status;
+    if (status == SPOOL_OK)
+        status = meta_take(tree, &meta, NULL);
+    maker = status == SPOOL_OK ? maker_of(tree, &meta) : 0;
+    if (maker)
+        tree->transaction = maker;
+    return status == SPOOL_OK && !is_of_page(tree->transaction, which) ? SPOOL_E_CORRUPT : status;
 }
 
 int tree_open_salvage(struct tree *tree, int fd, bool *half, struct spool_error *error)
@@ -170,11 +226,8 @@ int tree_open_salvage(struct tree *tree, int fd, bool *half, struct spool_error 
         good[i] = tree_open_half(&halves[i], fd, i) == SPOOL_OK;
     if (!good[0] && !good[1])
         return status;
-    /* Of two that do not match, the one with more pages can't be the older; else the number tells. */
-    second = halves[0].last_page != halves[1].last_page
-                 ? halves[0].last_page < halves[1].last_page
-                 : halves[0].transaction < halves[1].transaction;
-    *tree = halves[good[0] && good[1] ? second : good[1]];
+    second = good[0] && good[1] ? halves[0].transaction < halves[1].transaction : good[1];
+    *tree = halves[second];
     *half = true;
     return SPOOL_OK;
 }
