@@ -3,9 +3,11 @@
 #include "kafkatool.h"
 
 #include <cjson/cJSON.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void print_line(cJSON *object)
 {
@@ -28,6 +30,22 @@ static rd_kafka_t *group_client(const char *group)
     conf_set(conf, "group.id", group);
     conf_set(conf, "enable.auto.commit", "false");
     return client_new(RD_KAFKA_CONSUMER, conf);
+}
+
+#define COORDINATOR_PAUSE_MS 100
+
+/* Whether to ask once more: a broker that just started, or gave a group away, says so for a while, and
+   the protocol has its clients ask again. *waited_ms: so far, 0 at first. */
+static bool coordinator_is_coming(rd_kafka_resp_err_t err, int *waited_ms)
+{
+    if ((err != RD_KAFKA_RESP_ERR_NOT_COORDINATOR &&
+         err != RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS &&
+         err != RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE) ||
+        *waited_ms >= ADMIN_TIMEOUT_MS)
+        return false;
+    usleep(COORDINATOR_PAUSE_MS * 1000);
+    *waited_ms += COORDINATOR_PAUSE_MS;
+    return true;
 }
 
 /* Waits for the one answer of an admin request; dies on an error of the request as a whole. */
@@ -193,7 +211,11 @@ int command_offsets(int argc, char **argv)
     int count = partition_count(rk, argv[2]);
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(count);
     rd_kafka_topic_partition_list_add_range(list, argv[2], 0, count - 1);
-    rd_kafka_resp_err_t err = rd_kafka_committed(rk, list, ADMIN_TIMEOUT_MS);
+    rd_kafka_resp_err_t err;
+    int waited_ms = 0;
+    do
+        err = rd_kafka_committed(rk, list, ADMIN_TIMEOUT_MS);
+    while (coordinator_is_coming(err, &waited_ms));
     if (err)
         die("%s: %s", argv[1], rd_kafka_err2str(err));
     for (int i = 0; i < list->cnt; i++) {
@@ -230,7 +252,11 @@ int command_commit(int argc, char **argv)
         p->metadata = strdup(argv[5]);
         p->metadata_size = strlen(argv[5]);
     }
-    rd_kafka_resp_err_t err = rd_kafka_commit(rk, list, 0);
+    rd_kafka_resp_err_t err;
+    int waited_ms = 0;
+    do
+        err = rd_kafka_commit(rk, list, 0);
+    while (coordinator_is_coming(err ? err : list->elems[0].err, &waited_ms));
     if (err || list->elems[0].err)
         die("%s: %s", argv[1], rd_kafka_err2str(err ? err : list->elems[0].err));
     rd_kafka_topic_partition_list_destroy(list);
