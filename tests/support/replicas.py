@@ -59,6 +59,7 @@ class Replica(ThreadingHTTPServer):
         self.name, self.path, self.shared, self.origin = name, path, shared, origin
         self.lose_answers = False
         self.started, self.has = 1000, ""  # when the server began; the answer to what it has
+        self.asked = 0  # how often it gave that
         self.refuses_to_tell = None  # that answer, where it is another
         self.refuses = None  # of the bytes of an INSERT: a whole answer, or None
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -98,5 +99,6 @@ class Replica(ThreadingHTTPServer):
         if "system.columns" in sql:
             return COLUMNS + (ORIGIN if self.origin else "")
         if "_offset" in sql:
+            self.asked += 1
             return self.has
         return "0\n"
