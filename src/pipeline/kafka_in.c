@@ -80,17 +80,16 @@ static void on_revoking(void *arg, struct kafka_partition *const *partitions, si
 
 /* What is in flight for the origin: being sent, being acknowledged, being committed, or in decode; and
    rows that may be stored, which the next owner would insert again, until somebody knows. Rows that
-   only wait (no endpoint, a hold) are not waited for. */
+   only wait (no endpoint, a hold) are not waited for; nor are runs of a log that is over, which nobody
+   else has, nor batches sealed before a restart whose blocks, and so whose origins, are not known. */
 static bool origin_in_flight(const struct origin *o)
 {
-    if (o->runs_unreleased)
-        return true;
     if (o->lost)
         return false;
-    if (o->commit_in_flight)
+    if ((o->runs_unreleased && !o->log_over) || o->commit_in_flight)
         return true;
     for (const struct batch *b = o->stream->batches; b; b = b->next) {
-        if ((b->state == BATCH_WAITING || b->state == BATCH_LOADING) && !b->maybe_stored)
+        if (b->state == BATCH_LOADING || (b->state == BATCH_WAITING && !b->maybe_stored))
             continue;
         for (size_t i = 0; i < b->part_count; i++)
             if (b->parts[i].block->origin == o)
