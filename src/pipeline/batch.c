@@ -402,13 +402,13 @@ static void batch_checked(void *arg, uint64_t bytes, const struct spool_error *e
     stream_advance(s);
 }
 
-/* Instead of being sent: it may be in, and the token does not tell, or a 200 is to be proved. At a
-   replica, which may lag, the token is what tells. */
+/* Instead of being sent: it may be in, and the token does not tell, a 200 is to be proved, or what the
+   server said of it is known. At a replica, which may lag, the token is what tells. */
 static bool batch_must_ask(const struct batch *b, int endpoint)
 {
     if (!b->maybe_stored || !ask_possible(b))
         return false;
-    return b->answered || !batch_token_holds(b, endpoint) ||
+    return b->answered || b->refusal || b->splits || !batch_token_holds(b, endpoint) ||
            (batch_avoided(b) && endpoint == b->endpoint);
 }
 
@@ -476,6 +476,7 @@ void batches_advance(struct stream *s)
     uint64_t now = clock_monotonic_ms();
     unsigned active = 0;
 
+    s->batches_looked_ms = now;
     if (s->p->fatal || s->p->closing || !s->p->started)
         return;
     batches_log_parked(s);
@@ -499,7 +500,6 @@ void batches_advance(struct stream *s)
 
 uint64_t batches_deadline_ms(struct stream *s)
 {
-    uint64_t now = clock_monotonic_ms();
     struct segment *g = NULL;
     uint64_t first = 0;
     int endpoint = stream_pick(s);
@@ -511,7 +511,8 @@ uint64_t batches_deadline_ms(struct stream *s)
               target_reencodes(g->schema->target, endpoint, g->schema)))
         first = segment_next_eligible(g, NULL)->arrived_ms + s->options->flush_interval_ms;
     for (const struct batch *b = s->batches; b; b = b->next)
-        if (b->state == BATCH_WAITING && b->retry_at_ms > now && (!first || b->retry_at_ms < first))
+        if (b->state == BATCH_WAITING && b->retry_at_ms > s->batches_looked_ms &&
+            (!first || b->retry_at_ms < first))
             first = b->retry_at_ms;
     return first;
 }

@@ -78,9 +78,10 @@ static void read_boot_id(char *out, size_t size)
 
 /* It is back: no reason to wait any longer. But one that froze still has to take up what lies in its
    sockets, an insert of ours perhaps, before it can be asked what it has. */
-static void batch_endpoint_up(struct batch *b)
+static void batch_endpoint_up(struct batch *b, int endpoint)
 {
-    batch_ask_later(b);
+    if (endpoint == b->endpoint || endpoint == b->sent_to)
+        batch_ask_later(b);
     if (!b->stream->holds[HOLD_ANSWER])
         b->retry_at_ms = 0;
 }
@@ -96,7 +97,7 @@ static void endpoint_changed(void *arg, size_t endpoint, enum endpoint_state sta
         if (state == ENDPOINT_UP) {
             target_forget(s, endpoint);
             for (struct batch *b = s->batches; b; b = b->next)
-                batch_endpoint_up(b);
+                batch_endpoint_up(b, (int)endpoint);
         }
         stream_refresh(s);
     }

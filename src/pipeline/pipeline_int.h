@@ -120,7 +120,8 @@ struct stream {
     struct log_gate append_gate;
     uint64_t flush_before_ms; /* what arrived until then is due now (spoolctl flush) */
 
-    struct batch *batches; /* all that are sealed or being sealed, by id */
+    struct batch *batches;      /* all that are sealed or being sealed, by id */
+    uint64_t batches_looked_ms; /* when it was last seen which of them may start */
     unsigned batch_count;
     uint64_t next_batch;
     uint64_t generations;           /* of table descriptions, so far */
