@@ -115,6 +115,9 @@ void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes)
     if (!fewer)
         return;
     s->dead_retry_at_ms = 0; /* what found no room may fit now */
+    for (struct batch *b = s->batches; b; b = b->next)
+        if (b->unburied)
+            b->retry_at_ms = 0;
     stream_unhold(s, HOLD_DEAD_FULL);
 }
 

@@ -24,9 +24,12 @@
 #include "codec/native.h"
 #include "pipeline/pipeline_int.h"
 
-#define BAD_ROWS_FREE       5      /* bad_ratio says nothing about so few */
-#define WINDOW_ROWS         200000 /* over which bad_ratio is taken, about */
-#define HUNT_AGAIN_FIRST_MS 10000  /* a batch held for bad_ratio is hunted through no sooner ... */
+#define BAD_ROWS_FREE     5      /* bad_ratio says nothing about so few */
+#define WINDOW_ROWS       200000 /* over which bad_ratio is taken, about */
+#define BURY_RETRY_MS     5000
+#define BURY_RETRY_MAX_MS 60000
+/* A batch held for bad_ratio is hunted through no sooner ... */
+#define HUNT_AGAIN_FIRST_MS 10000
 #define HUNT_AGAIN_MAX_MS   600000 /* ... and each time after twice as long */
 
 /* Rows being tried; one for each slot of the search. */
@@ -121,15 +124,30 @@ static bool hunt_too_many(const struct hunt *h, size_t found)
     return bad > BAD_ROWS_FREE && bad > s->options->bad_ratio * rows;
 }
 
+/* The pause until it is hunted through again, which costs as many trials as the last time. */
+static uint64_t hunt_wait(struct batch *b)
+{
+    b->hunt_wait_ms = b->hunt_wait_ms ? 2 * b->hunt_wait_ms : HUNT_AGAIN_FIRST_MS;
+    if (b->hunt_wait_ms > HUNT_AGAIN_MAX_MS)
+        b->hunt_wait_ms = HUNT_AGAIN_MAX_MS;
+    return b->hunt_wait_ms;
+}
+
+/* Letters that found no room: the stream is woken where letters of its own go, else nobody says when. */
+static uint64_t bury_wait(struct batch *b)
+{
+    uint64_t wait = hunt_wait(b);
+
+    return wait < BURY_RETRY_MAX_MS ? wait : BURY_RETRY_MAX_MS;
+}
+
 static void hunt_hold(struct hunt *h, bool too_many)
 {
     struct batch *b = h->batch;
 
     hunt_drop_table(h);
     b->busy = false;
-    b->hunt_wait_ms = b->hunt_wait_ms ? 2 * b->hunt_wait_ms : HUNT_AGAIN_FIRST_MS;
-    if (b->hunt_wait_ms > HUNT_AGAIN_MAX_MS)
-        b->hunt_wait_ms = HUNT_AGAIN_MAX_MS;
+    (void)hunt_wait(b);
     b->hunt_after_ms = clock_monotonic_ms() + b->hunt_wait_ms;
     target_ask(batch_schema(b)->target);
     if (too_many)
@@ -305,7 +323,7 @@ static void bury_done(struct job *job)
             stream_hold(s, HOLD_DEAD_FULL, "dead letters can't be stored: %s", y->error.text);
         }
         bury_free(y);
-        hunt_give_up(h, 5000);
+        hunt_give_up(h, b->unburied ? bury_wait(b) : BURY_RETRY_MS);
         return;
     }
     dead_counted(s, y->stored.letters, y->stored.bytes);

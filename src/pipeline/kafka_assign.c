@@ -270,11 +270,10 @@ static void assign_done(struct job *job)
     int64_t start;
 
     if (meta_had_no_room(a->status) && !a->gone && !p->closing && !p->fatal) {
-        log_event(LOG_ERROR, "meta.full", "error", a->error.text, "action",
-                  a->status == SPOOL_E_FULL
-                      ? "a partition waits for room on the spool's file system; trying again"
-                      : "a partition waits; trying again",
-                  NULL);
+        meta_log_full(p, &a->error,
+                      a->status == SPOOL_E_FULL
+                          ? "a partition waits for room on the spool's file system; trying again"
+                          : "a partition waits; trying again");
         a->retry_at_ms = clock_monotonic_ms() + ASSIGN_RETRY_MS;
         return;
     }

@@ -137,6 +137,15 @@ bool meta_had_no_room(int status)
     return status == SPOOL_E_FULL || status == SPOOL_E_LIMIT;
 }
 
+void meta_log_full(struct pipeline *p, const struct spool_error *error, const char *action)
+{
+    uint64_t suppressed = 0;
+
+    if (log_gate_open(&p->meta_gate, 5000, &suppressed))
+        log_event(LOG_ERROR, "meta.full", "error", error->text, "action", action,
+                  "lines_suppressed", log_u64(suppressed), NULL);
+}
+
 static void meta_done(struct job *job)
 {
     struct meta_job *m = (struct meta_job *)job;
@@ -144,10 +153,10 @@ static void meta_done(struct job *job)
 
     p->meta_running = false;
     if (meta_had_no_room(m->status)) {
-        log_event(LOG_ERROR, "meta.full", "error", m->error.text, "action",
-                  m->status == SPOOL_E_FULL ? "free space on the spool's file system; trying again"
-                                            : "trying again",
-                  NULL);
+        meta_log_full(p, &m->error,
+                      m->status == SPOOL_E_FULL
+                          ? "free space on the spool's file system; trying again"
+                          : "trying again");
         meta_requeue(p, m);
         p->meta_retry_at_ms = clock_monotonic_ms() + META_RETRY_MS;
     } else if (m->status != SPOOL_OK) {

@@ -167,6 +167,7 @@ struct pipeline {
     struct kafka_source *kafka;
     struct kafka_producer *producer; /* NULL: no stream has a topic for dead letters */
     struct kafka_options kafka_options;
+    struct log_gate meta_gate;
     char instance_id[64];
     char boot_id[40];  /* of the machine; "": not known */
     uint64_t start_ms; /* monotonic, when this process began */
@@ -301,6 +302,7 @@ int meta_changes(struct pipeline *p, const struct spool_change *changes, size_t 
 void meta_advance(struct pipeline *p);
 /* Nothing was changed: the disk is full, or meta.mdb is as large as it may be. It may pass later. */
 bool meta_had_no_room(int status);
+void meta_log_full(struct pipeline *p, const struct spool_error *error, const char *action);
 bool meta_idle(const struct pipeline *p);
 void meta_free(struct pipeline *p);
 
