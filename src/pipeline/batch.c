@@ -402,9 +402,8 @@ static void batch_checked(void *arg, uint64_t bytes, const struct spool_error *e
     stream_advance(s);
 }
 
-/* Instead of being sent: it may be in, and the token does not tell, a 200 is to be proved, or what the
-   server said of it is known. At a replica, which may lag, the token is what tells. */
-static bool batch_must_ask(const struct batch *b, int endpoint)
+/* At a replica, which may lag, the token is what tells. */
+bool batch_must_ask(const struct batch *b, int endpoint)
 {
     if (!b->maybe_stored || !ask_possible(b))
         return false;
@@ -445,14 +444,13 @@ static void batch_start(struct batch *b, int endpoint)
 
 /* --- what may go on ------------------------------------------------------------------------- */
 
-/* The endpoint to start the batch on, -1: not now. */
-static int batch_may_start(const struct batch *b, uint64_t now)
+int batch_may_go(const struct batch *b)
 {
     const struct stream *s = b->stream;
     const struct stream_schema *schema;
     int endpoint;
 
-    if (b->state != BATCH_WAITING || b->busy || b->retry_at_ms > now || s->paused || s->p->closing)
+    if (b->state != BATCH_WAITING || b->busy || s->paused || s->p->closing)
         return -1;
     if (s->holds[HOLD_ANSWER] && s->probe && s->probe != b)
         return -1;
@@ -464,6 +462,12 @@ static int batch_may_start(const struct batch *b, uint64_t now)
     if (!endpoint_has_room(s, endpoint, b))
         return -1;
     return endpoint;
+}
+
+/* The endpoint to start the batch on, -1: not now. */
+static int batch_may_start(const struct batch *b, uint64_t now)
+{
+    return b->retry_at_ms > now ? -1 : batch_may_go(b);
 }
 
 static bool batch_active(const struct batch *b)

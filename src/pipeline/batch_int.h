@@ -100,6 +100,12 @@ void batches_free(struct stream *s);
 void batches_abandon(struct stream *s); /* cancels what is being sent */
 bool batches_idle(const struct stream *s);
 
+/* The endpoint that the batch, which waits, goes to when its time has come; -1: none, for now. */
+int batch_may_go(const struct batch *b);
+/* Instead of being sent there: it may be in, and the token does not tell, a 200 is to be proved, or what
+   the server said of it is known. */
+bool batch_must_ask(const struct batch *b, int endpoint);
+
 /* For batch_seal.c, ask.c, hunt.c and replace.c. */
 struct batch *batch_new(struct stream *s, size_t parts);
 void batch_free(struct batch *b);
@@ -250,6 +256,12 @@ int batch_replace_with_holes(struct batch *b, const struct row_span *acked, size
 /* The parts that the spans of b stand for; malloc'd. */
 int batch_parts(const struct batch *b, const struct row_span *spans, size_t count,
                 struct part **parts, size_t *part_count);
+
+/* --- let_go.c ------------------------------------------------------------------------------- */
+
+/* Whether the batch is under way, or may be stored and is sent or asked about before until_ms
+   (monotonic), or could be sent at once. */
+bool batch_ends_by(const struct batch *b, uint64_t until_ms);
 
 /* --- aside.c -------------------------------------------------------------------------------- */
 

@@ -17,6 +17,7 @@
 #include "pipeline/pipeline_int.h"
 
 #define REVOKE_MARGIN_MS 1000 /* we end a revocation so long before the source does */
+#define REVOKE_LOOK_MS   500  /* whether what it waits for can still come to its end */
 
 static void on_assigned(void *arg, struct kafka_partition *partition,
                         const struct kafka_committed *committed, void **user)
@@ -74,14 +75,14 @@ static void on_revoking(void *arg, struct kafka_partition *const *partitions, si
         stream_recount(&p->streams[i]);
     p->revoking = 1;
     p->revoke_deadline_ms = clock_monotonic_ms() + wait;
-    uv_timer_start(&p->revoke_timer, kafka_in_revoke_timer, wait, 0);
+    uv_timer_start(&p->revoke_timer, kafka_in_revoke_timer,
+                   wait < REVOKE_LOOK_MS ? wait : REVOKE_LOOK_MS, REVOKE_LOOK_MS);
     kafka_in_advance(p);
 }
 
-/* What is in flight for the origin: being sent, being acknowledged, being committed, or in decode; and
-   rows that may be stored, which the next owner would insert again, until somebody knows. Rows that
-   only wait (no endpoint, a hold) are not waited for; nor are runs of a log that is over, which nobody
-   else has, nor batches sealed before a restart whose blocks, and so whose origins, are not known. */
+/* What is in flight for the origin: in decode, being sent, asked about, acknowledged or committed, and
+   what is about to be (let_go.c). Runs of a log that is over are not waited for, since nobody else has
+   them; nor are batches sealed before a restart whose blocks, and so whose origins, are not known. */
 static bool origin_in_flight(const struct origin *o)
 {
     if (o->lost)
@@ -89,7 +90,7 @@ static bool origin_in_flight(const struct origin *o)
     if ((o->runs_unreleased && !o->log_over) || o->commit_in_flight)
         return true;
     for (const struct batch *b = o->stream->batches; b; b = b->next) {
-        if (b->state == BATCH_LOADING || (b->state == BATCH_WAITING && !b->maybe_stored))
+        if (!batch_ends_by(b, o->stream->p->revoke_deadline_ms))
             continue;
         for (size_t i = 0; i < b->part_count; i++)
             if (b->parts[i].block->origin == o)

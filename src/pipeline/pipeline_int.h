@@ -20,6 +20,7 @@
  *   refuse.c    what is done about an answer that is not yes
  *   feed.c      the body of an insert, read by pool jobs
  *   replace.c   a sealed batch becomes others, in one commit
+ *   let_go.c    ... has rows of a partition that is taken away
  *   aside.c     ... without what of it can't be read
  *   ask.c       which rows of a batch are in the table
  *   hunt.c      which rows of a batch the table refuses; search.c says what to try
