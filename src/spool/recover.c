@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Opening a stream: finding its segments, checking each, and learning from them and from meta what
- * was promised before. Nothing is repaired in place: what is damaged is flagged and stepped over.
+ * was promised before. Nothing is repaired in place but the number of a meta page (tree_mend): what is
+ * damaged is flagged and stepped over.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -141,11 +142,11 @@ static int open_segment(struct spool_stream *stream, uint64_t number, bool newes
     }
     *segment = (struct segment){.number = number};
     /* The others were complete before the newest was made. */
-    if (newest && !stream->spool->read_only) {
-        status = fsync_file(path, error);
-        if (status != SPOOL_OK)
-            goto done;
-    }
+    status = newest && !stream->spool->read_only ? fsync_file(path, error) : SPOOL_OK;
+    if (status == SPOOL_OK && !stream->spool->read_only)
+        status = tree_mend(path, NULL, error);
+    if (status != SPOOL_OK)
+        goto done;
     status = segment_scan(stream->spool, path, stream->id, false, segment, &wants, &inner);
     if (status == SPOOL_E_NEWER || status == SPOOL_E_NOMEM ||
         (status == SPOOL_E_IO && (inner.sys_errno == EACCES || inner.sys_errno == EMFILE ||

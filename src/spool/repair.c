@@ -399,6 +399,22 @@ static int can_open(const struct repair *r, const char *name, struct spool_error
     return status;
 }
 
+/* Before anything else is read: it may be all that is wrong with the file. */
+static int mend(struct repair *r, const char *name, bool *wrong, struct spool_error *error)
+{
+    char *path = r->dry ? NULL : path_join(r->spool->path, name);
+    bool mended = false;
+    int status = SPOOL_OK;
+
+    if (!r->dry)
+        status = path ? tree_mend(path, &mended, error) : repair_no_memory(error);
+    if (mended)
+        repair_say(r, "%s: the number of its last commit is put right", name);
+    *wrong = *wrong || mended;
+    free(path);
+    return status;
+}
+
 int spool_repair(const char *path, bool dry, void (*say_line)(void *arg, const char *line),
                  void *arg, bool *wrong, struct spool_error *error)
 {
@@ -422,6 +438,10 @@ int spool_repair(const char *path, bool dry, void (*say_line)(void *arg, const c
         status = can_open(&r, "meta.mdb", error);
     if (status == SPOOL_OK)
         status = can_open(&r, "dead.mdb", error);
+    if (status == SPOOL_OK)
+        status = mend(&r, "meta.mdb", wrong, error);
+    if (status == SPOOL_OK)
+        status = mend(&r, "dead.mdb", wrong, error);
     if (status == SPOOL_OK)
         status = repair_meta(&r, wrong, error);
     if (status == SPOOL_OK)

@@ -263,6 +263,8 @@ int store_open(struct spool *spool, struct store *store, size_t reserve_bytes,
     }
     if (!spool->read_only)
         status = fsync_file(path, error);
+    if (status == SPOOL_OK && !spool->read_only)
+        status = tree_mend(path, NULL, error);
     if (status == SPOOL_OK)
         status = store_check(store, path, !spool->read_only, &file_bytes, error);
     if (status != SPOOL_OK)

@@ -56,9 +56,19 @@ enum tree_flags {
 int tree_open(struct tree *tree, int fd, struct spool_error *error);
 
 /*
+ * Before a file is opened to be written. The page of the older number may hold the whole state that
+ * comes after the one of the newer: either its number was changed on the disk, and LMDB would go
+ * behind a durable commit, or the write of this page failed and LMDB put the old number back, and that
+ * commit may be in force or not. So it is given its number again. Anything else is left for tree_open
+ * to judge. *mended (or NULL): it was so. IO, NOMEM.
+ */
+int tree_mend(const char *path, bool *mended, struct spool_error *error);
+
+/*
  * As tree_open; where the two meta pages do not make a pair, by the one that can be read (*half). Each
  * leads to a whole state of the file, for LMDB overwrites nothing that the older one needs: so what
- * is missing then is the last commit at most. With none the error is tree_open's.
+ * is missing then is the last commit at most. A page that has the number of the transaction which made
+ * its state goes before one that has not. With none the error is tree_open's.
  */
 int tree_open_salvage(struct tree *tree, int fd, bool *half, struct spool_error *error);
 

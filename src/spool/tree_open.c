@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The two meta pages of an LMDB file, and which of them counts; what stands there is in tree_int.h. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "spool/tree_int.h"
 
@@ -137,6 +139,12 @@ static uint64_t maker_of(const struct tree *tree, const struct meta *meta)
     return maker;
 }
 
+/* Whether a meta page has the number of the transaction that made its state. */
+static bool is_proved(const struct meta *meta, uint64_t maker)
+{
+    return maker ? maker == transaction_of(meta) : transaction_of(meta) <= 1;
+}
+
 static int tree_stat(struct tree *tree, int fd, struct spool_error *error)
 {
     struct stat st;
@@ -161,15 +169,13 @@ int tree_page_bytes(int fd, uint32_t *page_bytes, struct spool_error *error)
     return status;
 }
 
-int tree_open(struct tree *tree, int fd, struct spool_error *error)
+/* Both meta pages, which must make a pair; *newest is the one of the higher number. */
+static int metas_read(struct tree *tree, struct meta meta[2], unsigned *newest,
+                      struct spool_error *error)
 {
-    struct meta meta[2];
-    uint64_t transaction[2];
-    bool newest;
-    int status = tree_stat(tree, fd, error);
+    uint64_t first, second;
+    int status = meta_read(tree, 0, 0, &meta[0], error);
 
-    if (status == SPOOL_OK)
-        status = meta_read(tree, 0, 0, &meta[0], error);
     if (status == SPOOL_OK)
         status = meta_read(tree, 1, tree->page_bytes, &meta[1], error);
     if (status != SPOOL_OK)
@@ -177,27 +183,105 @@ int tree_open(struct tree *tree, int fd, struct spool_error *error)
 
     /* Two commits in a row write the two pages by turns, so any other pair means that the number
        of one was changed, and the older state would silently be taken for the newer. */
-    transaction[0] = transaction_of(&meta[0]);
-    transaction[1] = transaction_of(&meta[1]);
-    if (!is_of_page(transaction[0], 0) || !is_of_page(transaction[1], 1) ||
-        (transaction[0] < transaction[1] ? transaction[1] - transaction[0]
-                                         : transaction[0] - transaction[1]) > 1)
+    first = transaction_of(&meta[0]);
+    second = transaction_of(&meta[1]);
+    *newest = first < second;
+    if (!is_of_page(first, 0) || !is_of_page(second, 1) ||
+        (*newest ? second - first : first - second) > 1)
         return spool_error_set(error, SPOOL_E_CORRUPT, "the meta pages' transactions do not match");
-    /* ... but for a change by two, after which they make a pair the other way round. */
-    for (unsigned i = 0; i < 2; i++) {
-        uint64_t maker = maker_of(tree, &meta[i]);
-        if (maker && maker != transaction[i])
-            return spool_error_set(error, SPOOL_E_CORRUPT,
-                                   "a meta page has the number of another transaction");
-    }
-    newest = transaction[0] < transaction[1];
+    return SPOOL_OK;
+}
+
+int tree_open(struct tree *tree, int fd, struct spool_error *error)
+{
+    struct meta meta[2];
+    unsigned newest;
+    uint64_t maker;
+    int status = tree_stat(tree, fd, error);
+
+    if (status == SPOOL_OK)
+        status = metas_read(tree, meta, &newest, error);
+    if (status != SPOOL_OK)
+        return status;
+    /* A change by two makes a pair the other way round. What the older page holds does not count: the
+       failed write of a meta page leaves anything there, see tree_mend. */
+    maker = maker_of(tree, &meta[newest]);
+    if (maker && !is_proved(&meta[newest], maker))
+        return spool_error_set(error, SPOOL_E_CORRUPT,
+                               "a meta page has the number of another transaction");
     if (last_page_of(&meta[newest]) < last_page_of(&meta[!newest])) /* files only grow */
         return spool_error_set(error, SPOOL_E_CORRUPT, "the number of the last page is wrong");
     return meta_take(tree, &meta[newest], error);
 }
 
+/* Whether the page of the lower number holds the whole state after that of the higher one, which proves
+   itself: its transaction's number then. NOMEM or IO where that state can't be read to its end. */
+static int find_misnumbered(struct tree *tree, unsigned *which, uint64_t *number)
+{
+    struct meta meta[2];
+    unsigned newest;
+    int status = metas_read(tree, meta, &newest, NULL);
+
+    *number = 0;
+    if (status != SPOOL_OK) /* tree_open meets it again */
+        return SPOOL_OK;
+    *which = !newest;
+    tree->transaction = transaction_of(&meta[newest]) + 1;
+    if (!is_proved(&meta[newest], maker_of(tree, &meta[newest])) ||
+        maker_of(tree, &meta[*which]) != tree->transaction ||
+        last_page_of(&meta[*which]) < last_page_of(&meta[newest]))
+        return SPOOL_OK;
+    *number = tree->transaction;
+    status = meta_take(tree, &meta[*which], NULL);
+    if (status == SPOOL_OK)
+        status = tree_walk(tree, NULL, TREE_OVERFLOW_HEADERS, NULL, NULL, NULL);
+    if (status == SPOOL_OK)
+        return SPOOL_OK;
+    *number = 0;
+    return status == SPOOL_E_CORRUPT ? SPOOL_OK : status;
+}
+
+static int write_number(const char *path, uint64_t at, uint64_t number, struct spool_error *error)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC), status = SPOOL_OK;
+
+    if (fd < 0 || pwrite(fd, &number, sizeof(number), (off_t)at) != sizeof(number) ||
+        fdatasync(fd) < 0)
+        status =
+            spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot mend a meta page of %s", path);
+    if (fd >= 0)
+        close(fd);
+    return status;
+}
+
+int tree_mend(const char *path, bool *mended, struct spool_error *error)
+{
+    struct tree tree;
+    unsigned which = 0;
+    uint64_t number = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC), status;
+
+    if (mended)
+        *mended = false;
+    if (fd < 0)
+        return SPOOL_OK; /* who reads it says so */
+    status = tree_stat(&tree, fd, error);
+    if (status == SPOOL_OK)
+        status = find_misnumbered(&tree, &which, &number);
+    close(fd);
+    if (status != SPOOL_OK)
+        return spool_error_set(error, status, "cannot check the meta pages of %s", path);
+    if (!number)
+        return SPOOL_OK;
+    status = write_number(path, which * (uint64_t)tree.page_bytes + PAGE_HEADER_BYTES + 128, number,
+                          error);
+    if (mended)
+        *mended = status == SPOOL_OK;
+    return status;
+}
+
 /* The state of one meta page, whatever the other one says. */
-static int tree_open_half(struct tree *tree, int fd, unsigned which)
+static int tree_open_half(struct tree *tree, int fd, unsigned which, bool *proved)
 {
     struct meta meta;
     uint64_t maker;
@@ -207,26 +291,35 @@ static int tree_open_half(struct tree *tree, int fd, unsigned which)
         status = which ? meta_find_second(tree, &meta) : meta_read(tree, 0, 0, &meta, NULL);
     if (status == SPOOL_OK)
         status = meta_take(tree, &meta, NULL);
-    maker = status == SPOOL_OK ? maker_of(tree, &meta) : 0;
+    if (status != SPOOL_OK)
+        return status;
+    maker = maker_of(tree, &meta);
+    *proved = is_proved(&meta, maker);
     if (maker)
         tree->transaction = maker;
-    return status == SPOOL_OK && !is_of_page(tree->transaction, which) ? SPOOL_E_CORRUPT : status;
+    return is_of_page(tree->transaction, which) ? SPOOL_OK : SPOOL_E_CORRUPT;
 }
 
 int tree_open_salvage(struct tree *tree, int fd, bool *half, struct spool_error *error)
 {
     struct tree halves[2];
-    bool good[2], second;
+    bool good[2], proved[2] = {false, false}, second;
     int status = tree_open(tree, fd, error);
 
     *half = false;
     if (status == SPOOL_OK)
         return SPOOL_OK;
     for (unsigned i = 0; i < 2; i++)
-        good[i] = tree_open_half(&halves[i], fd, i) == SPOOL_OK;
+        good[i] = tree_open_half(&halves[i], fd, i, &proved[i]) == SPOOL_OK;
     if (!good[0] && !good[1])
         return status;
-    second = good[0] && good[1] ? halves[0].transaction < halves[1].transaction : good[1];
+    /* One that does not prove itself may be half of a write that failed. */
+    if (!good[0] || !good[1])
+        second = good[1];
+    else if (proved[0] != proved[1])
+        second = proved[1];
+    else
+        second = halves[0].transaction < halves[1].transaction;
     *tree = halves[second];
     *half = true;
     return SPOOL_OK;

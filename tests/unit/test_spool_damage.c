@@ -265,14 +265,45 @@ static void test_flipped_bytes(void **state)
     unmake(&m);
 }
 
-/* Each bit of the two numbers by which LMDB tells the last commit from the one before. */
+static uint8_t byte_of(const struct file *f, size_t at)
+{
+    uint8_t byte = 0;
+    int fd = open(f->path, O_RDONLY);
+
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &byte, 1, (off_t)at), 1);
+    close(fd);
+    return byte;
+}
+
+/* Whether the spool opens, over whatever lies there now, and has every letter. */
+static bool opens(const struct made *m)
+{
+    const struct spool_options options = {.path = m->path};
+    struct spool *spool = NULL;
+    size_t letters = 0;
+    int status = spool_open(&options, &spool, &the_error);
+
+    if (status != SPOOL_OK) {
+        assert_int_equal(status, SPOOL_E_CORRUPT);
+        return false;
+    }
+    assert_int_equal(spool_dead_each(spool, "s", count_letter, &letters, &the_error), 0);
+    assert_int_equal(letters, 5);
+    check_verified(spool);
+    spool_close(spool);
+    return true;
+}
+
+/* Each bit of the two numbers by which LMDB tells the last commit from the one before: it is noticed, or
+   the number is put right where it would make LMDB take the state before the last commit. */
 static void test_flipped_transaction(void **state)
 {
     struct made m = make();
     struct spool *spool = NULL;
-    const struct spool_options options = {.path = m.path};
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     const struct file *const files[] = {&m.meta, &m.dead, &m.segment};
+    size_t mended = 0;
 
     (void)state;
     for (size_t i = 0; i < 3; i++) {
@@ -281,13 +312,15 @@ static void test_flipped_transaction(void **state)
         for (size_t bit = 0; bit < 128; bit++) {
             size_t at = (bit / 64) * page + 144 + bit % 64 / 8;
             set_byte(files[i], at, (uint8_t)(files[i]->bytes[at] ^ 1u << (bit % 8)));
-            if (i == 2)
-                assert_int_equal(read_stream(spool, &m), FLAGGED);
-            else
-                assert_int_equal(spool_open(&options, &spool, &the_error), SPOOL_E_CORRUPT);
+            if (i == 2 ? read_stream(spool, &m) != FLAGGED : opens(&m)) {
+                assert_int_equal(byte_of(files[i], at), files[i]->bytes[at]);
+                mended++;
+            }
             set_byte(files[i], at, files[i]->bytes[at]);
         }
     }
+    print_message("%zu numbers were put right\n", mended);
+    assert_true(mended <= 3);
     spool_close(spool);
     unmake(&m);
 }
