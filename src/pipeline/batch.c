@@ -391,7 +391,7 @@ static void batch_checked(void *arg, uint64_t bytes, const struct spool_error *e
     b->frames_bytes = bytes;
     if (error) {
         batch_unreadable(b, endpoint, error);
-    } else if (endpoint < 0 || s->p->closing || s->p->fatal ||
+    } else if (endpoint < 0 || s->p->closing || s->p->fatal || batch_is_gone(b) ||
                (!b->maybe_stored && endpoint != b->endpoint)) { /* sealed anew first */
         feed_close(b->feed);
         b->feed = NULL;
@@ -450,7 +450,7 @@ int batch_may_go(const struct batch *b)
     const struct stream_schema *schema;
     int endpoint;
 
-    if (b->state != BATCH_WAITING || b->busy || s->paused || s->p->closing)
+    if (b->state != BATCH_WAITING || b->busy || s->paused || s->p->closing || batch_is_gone(b))
         return -1;
     if (s->holds[HOLD_ANSWER] && s->probe && s->probe != b)
         return -1;
@@ -483,6 +483,7 @@ void batches_advance(struct stream *s)
     s->batches_looked_ms = now;
     if (s->p->fatal || s->p->closing || !s->p->started)
         return;
+    batches_let_go(s);
     batches_log_parked(s);
     if (s->probe && batch_parked(s->probe)) { /* what held the stream went down */
         s->probe = NULL;

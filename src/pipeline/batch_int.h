@@ -185,7 +185,8 @@ void endpoints_forgive(struct stream *s);               /* those that were avoid
 uint64_t endpoints_deadline_ms(const struct stream *s); /* 0: none */
 /* The endpoint an attempt goes to; -1: none now. */
 int batch_endpoint(const struct batch *b);
-/* Waits for an endpoint that may have its rows, while new work goes to another one. */
+/* Waits for an endpoint that may have its rows, while new work goes to another one; or for a partition
+   that went. */
 bool batch_parked(const struct batch *b);
 /* May be stored at an endpoint that the stream avoids: it holds nothing up. */
 bool batch_avoided(const struct batch *b);
@@ -253,6 +254,11 @@ int batch_replace(struct batch *b, const struct row_span *acked, size_t acked_co
 int batch_replace_with_holes(struct batch *b, const struct row_span *acked, size_t acked_count,
                              const struct span_group *seals, size_t seal_count,
                              const struct hole_spec *holes, size_t hole_count);
+/* The same, but for the rows of the given blocks, which are in no span: they wait unsealed. They are
+   wholly b's. */
+int batch_replace_unsealing(struct batch *b, const struct row_span *acked, size_t acked_count,
+                            const struct span_group *seals, size_t seal_count,
+                            struct block *const *unsealed, size_t unsealed_count);
 /* The parts that the spans of b stand for; malloc'd. */
 int batch_parts(const struct batch *b, const struct row_span *spans, size_t count,
                 struct part **parts, size_t *part_count);
@@ -262,6 +268,10 @@ int batch_parts(const struct batch *b, const struct row_span *spans, size_t coun
 /* Whether the batch is under way, or may be stored and is sent or asked about before until_ms
    (monotonic), or could be sent at once. */
 bool batch_ends_by(const struct batch *b, uint64_t until_ms);
+/* Whether the batch, which is not under way, is known not to be stored and has rows of a partition that
+   went: it is not sent. */
+bool batch_is_gone(const struct batch *b);
+void batches_let_go(struct stream *s); /* those of the stream, but for what may be sent of them */
 
 /* --- aside.c -------------------------------------------------------------------------------- */
 

@@ -233,6 +233,8 @@ bool batch_parked(const struct batch *b)
     if ((b->state != BATCH_WAITING && b->state != BATCH_LOADING) || b->busy ||
         stream_pick(b->stream) < 0)
         return false;
+    if (batch_is_gone(b))
+        return true;
     endpoint = batch_endpoint(b);
     return endpoint < 0 || batch_avoided(b) || (endpoint == b->endpoint && batch_waits_aside(b));
 }
@@ -250,7 +252,7 @@ void batches_log_parked(struct stream *s)
 {
     for (struct batch *b = s->batches; b; b = b->next) {
         struct endpoint_status home;
-        if (b->waits_logged || !batch_parked(b))
+        if (b->waits_logged || !batch_parked(b) || batch_is_gone(b))
             continue;
         clickhouse_endpoint_status(s->p->clickhouse, (size_t)b->endpoint, &home);
         b->waits_logged = true;

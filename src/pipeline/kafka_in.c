@@ -122,6 +122,8 @@ void kafka_in_advance(struct pipeline *p)
                 o->partition = NULL;
                 o->committed = -1;
             }
+    for (size_t i = 0; i < p->stream_count; i++)
+        batches_let_go(&p->streams[i]);
     kafka_revoke_done(p->kafka);
 }
 

@@ -5,8 +5,21 @@
  * Until a revocation is answered the client fetches nothing of any partition. So only what can come to
  * its end is waited for: what is under way, and what an endpoint will be sent or asked in time. A batch
  * in an outage, in a held or paused stream, or whose next attempt is far away, is not.
+ *
+ * Rows of a partition that went, and that are known not to be stored, are another instance's to send.
+ * Their batch does not start, and its seal is replaced:
+ *
+ *   rows of partitions that are ours      sealed anew
+ *   whole blocks of a partition that went wait unsealed, as what was never sealed
+ *   pieces of such blocks                 the rest is stored, or elsewhere: a seal of their own, that
+ *                                         waits for the partition
+ *   what another consumer committed past  acknowledged, unsent
  */
+#include <assert.h>
+#include <stdlib.h>
+
 #include "base/clock.h"
+#include "base/log.h"
 #include "pipeline/pipeline_int.h"
 
 #define MOMENTS_MS                                                                                 \
@@ -50,4 +63,106 @@ bool batch_ends_by(const struct batch *b, uint64_t until_ms)
     if (!b->maybe_stored)
         return endpoint >= 0 && b->retry_at_ms <= now;
     return endpoint >= 0 ? batch_due_ms(b, endpoint) < until_ms : endpoint_just_changed(b, now);
+}
+
+/* --- what is let go -------------------------------------------------------------------------- */
+
+enum fate { FATE_SEALED_ANEW, FATE_UNSEALED, FATE_KEPT, FATE_DISCARDED, FATES };
+
+static bool origin_is_gone(const struct origin *o)
+{
+    return o->kafka && !o->owned && (!o->revoking || o->lost);
+}
+
+bool batch_is_gone(const struct batch *b)
+{
+    if (b->state != BATCH_WAITING && b->state != BATCH_CHECKING)
+        return false;
+    for (size_t i = 0; i < b->part_count && !b->maybe_stored; i++)
+        if (origin_is_gone(b->parts[i].block->origin))
+            return true;
+    return false;
+}
+
+static enum fate part_fate(const struct part *part)
+{
+    const struct block *block = part->block;
+
+    if (!origin_is_gone(block->origin))
+        return FATE_SEALED_ANEW;
+    if (block_discarded(block, NULL))
+        return FATE_DISCARDED;
+    return part->rows == block->ref.rows ? FATE_UNSEALED : FATE_KEPT;
+}
+
+struct fates {
+    struct row_span *spans[FATES];
+    size_t count[FATES];
+    struct block **unsealed;
+    size_t unsealed_count;
+};
+
+static bool fates_of(const struct batch *b, struct fates *f)
+{
+    uint64_t at = 0;
+
+    *f = (struct fates){.unsealed = calloc(b->part_count, sizeof(struct block *))};
+    for (size_t i = 0; i < FATES; i++) {
+        f->spans[i] = calloc(b->part_count, sizeof(struct row_span));
+        if (!f->spans[i])
+            return false;
+    }
+    if (!f->unsealed)
+        return false;
+    for (size_t i = 0; i < b->part_count; i++) {
+        const struct part *part = &b->parts[i];
+        enum fate fate = part_fate(part);
+        if (!part->rows) /* it goes with the seal */
+            continue;
+        f->spans[fate][f->count[fate]++] = (struct row_span){at, part->rows};
+        if (fate == FATE_UNSEALED)
+            f->unsealed[f->unsealed_count++] = part->block;
+        at += part->rows;
+    }
+    assert(at == b->rows);
+    return true;
+}
+
+static int batch_let_go(struct batch *b)
+{
+    struct span_group seals[2];
+    struct fates f;
+    size_t n = 0;
+    int status = SPOOL_E_NOMEM;
+
+    if (fates_of(b, &f)) {
+        if (f.count[FATE_SEALED_ANEW])
+            seals[n++] = (struct span_group){.spans = f.spans[FATE_SEALED_ANEW],
+                                             .count = f.count[FATE_SEALED_ANEW]};
+        if (f.count[FATE_KEPT])
+            seals[n++] =
+                (struct span_group){.spans = f.spans[FATE_KEPT], .count = f.count[FATE_KEPT]};
+        status = SPOOL_OK;
+        if (n != 1 || f.unsealed_count || f.count[FATE_DISCARDED]) /* else it only waits */
+            status = batch_replace_unsealing(b, f.spans[FATE_DISCARDED], f.count[FATE_DISCARDED],
+                                             seals, n, f.unsealed, f.unsealed_count);
+    }
+    for (size_t i = 0; i < FATES; i++)
+        free(f.spans[i]);
+    free(f.unsealed);
+    return status;
+}
+
+void batches_let_go(struct stream *s)
+{
+    struct batch *next;
+
+    if (s->p->fatal || s->p->closing || !s->p->started)
+        return;
+    for (struct batch *b = s->batches; b; b = next) { /* what is made comes behind */
+        next = b->next;
+        if (b->state == BATCH_WAITING && !b->busy && batch_is_gone(b) &&
+            batch_let_go(b) != SPOOL_OK)
+            pipeline_fatal(s->p, "out of memory while a partition goes");
+    }
 }

@@ -23,6 +23,8 @@ struct replace {
     size_t made_count;
     struct hole_spec *holes;
     size_t hole_count;
+    struct block **unsealed;
+    size_t unsealed_count;
     void (*done)(struct stream *s);
 };
 
@@ -62,7 +64,20 @@ static void replace_free(struct replace *r)
     free(r->acked);
     free(r->made);
     free(r->holes);
+    free(r->unsealed);
     free(r);
+}
+
+/* Their origin may have been discarded meanwhile. */
+static void replace_unsealed(const struct replace *r, struct segment *g)
+{
+    if (!r->unsealed_count)
+        return;
+    for (size_t i = 0; i < r->unsealed_count; i++)
+        block_set_state(r->stream, r->unsealed[i], BLOCK_WAITING);
+    g->scan = g->first;
+    (void)segment_discard(r->stream, g, block_discarded, NULL);
+    segment_skip_delivered(r->stream, g);
 }
 
 static void replaced(void *arg)
@@ -84,6 +99,7 @@ static void replaced(void *arg)
         part_acked(s, g, &r->acked[i]);
         origin_commit(o);
     }
+    replace_unsealed(r, g);
     FAILPOINT(FP_REPLACE_AFTER);
     for (size_t i = 0; i < r->made_count; i++) {
         buf_free(&r->made[i]->attributes);
@@ -182,6 +198,7 @@ static struct spool_range *replace_ranges(const struct replace *r, size_t *count
 static int replace_start(struct batch *b, const struct row_span *acked, size_t acked_count,
                          const struct span_group *seals, size_t seal_count,
                          const struct hole_spec *holes, size_t hole_count,
+                         struct block *const *unsealed, size_t unsealed_count,
                          void (*done)(struct stream *s))
 {
     struct stream *s = b->stream;
@@ -199,8 +216,12 @@ static int replace_start(struct batch *b, const struct row_span *acked, size_t a
     r->done = done;
     r->made = calloc(seal_count ? seal_count : 1, sizeof(struct batch *));
     r->holes = calloc(hole_count + 1, sizeof(*r->holes));
-    if (!r->holes)
+    r->unsealed = calloc(unsealed_count + 1, sizeof(struct block *));
+    if (!r->holes || !r->unsealed)
         goto fail;
+    if (unsealed_count)
+        memcpy(r->unsealed, unsealed, unsealed_count * sizeof(struct block *));
+    r->unsealed_count = unsealed_count;
     if (hole_count)
         memcpy(r->holes, holes, hole_count * sizeof(*holes));
     r->hole_count = hole_count;
@@ -263,12 +284,21 @@ fail:
 int batch_replace(struct batch *b, const struct row_span *acked, size_t acked_count,
                   const struct span_group *seals, size_t seal_count, void (*done)(struct stream *s))
 {
-    return replace_start(b, acked, acked_count, seals, seal_count, NULL, 0, done);
+    return replace_start(b, acked, acked_count, seals, seal_count, NULL, 0, NULL, 0, done);
 }
 
 int batch_replace_with_holes(struct batch *b, const struct row_span *acked, size_t acked_count,
                              const struct span_group *seals, size_t seal_count,
                              const struct hole_spec *holes, size_t hole_count)
 {
-    return replace_start(b, acked, acked_count, seals, seal_count, holes, hole_count, NULL);
+    return replace_start(b, acked, acked_count, seals, seal_count, holes, hole_count, NULL, 0,
+                         NULL);
+}
+
+int batch_replace_unsealing(struct batch *b, const struct row_span *acked, size_t acked_count,
+                            const struct span_group *seals, size_t seal_count,
+                            struct block *const *unsealed, size_t unsealed_count)
+{
+    return replace_start(b, acked, acked_count, seals, seal_count, NULL, 0, unsealed,
+                         unsealed_count, NULL);
 }

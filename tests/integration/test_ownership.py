@@ -5,7 +5,7 @@ import json
 import signal
 
 from support.process import hold_for, wait_until
-from support.proxy import Fault
+from support.proxy import Fault, refusal
 from support.spoold import stream
 
 ORIGIN = [{"name": "_topic", "from": "$topic"}, {"name": "_partition", "from": "$partition"},
@@ -207,6 +207,29 @@ def test_a_batch_that_is_asked_about_is_waited_for(kafka, engine, proxy, spoold)
     group.wait_owned(1, 1)
     group.drain(2000)
     assert group.doubled() == 0
+
+
+def test_a_batch_that_was_refused_is_not_sent_after_its_partition_went(kafka, engine, proxy, spoold):
+    """It waits sealed for its next attempt; the next owner inserts its rows."""
+    group = Group(kafka, engine, spoold, 2)
+    between = proxy(engine)
+    first = group.daemon()
+    first.config["clickhouse"]["urls"] = [between.url]
+    first.start()
+    group.wait_owned(2)
+    fault = between.arm(Fault("head", "garbage", garbage=refusal(252, "Too many parts")),
+                        times=10**6, stream="s")
+    kafka.produce(group.topic, 1000)
+    assert fault.struck.wait(30)
+    group.daemon().start()
+    group.wait_owned(1, 1)
+    gone = first.events("partition.revoking")[0]["origin"]
+    wait_until(lambda: engine.count(group.table) > 0, 30, "the other's rows")
+    fault.times = 0
+    group.drain(1000)
+    assert gone and group.doubled() == 0
+    # What it kept is the other's by then: it is discarded when the partition is back.
+    assert first.stream_status("s")["rows_spooled"] > 0
 
 
 def test_partitions_added_while_running(kafka, engine, spoold):
