@@ -219,7 +219,9 @@ def test_what_must_be_mended_by_code(kafka, server, spoold):
                 and rig.daemon.stream_status(name)["state"] == "held", 60)
     for name, c in cases.items():
         reason = rig.daemon.stream_status(name)["reason"]
-        assert f"code {c.code}" in reason or "column n" in reason, (name, reason)
+        # A table that went was looked at at once, and its own state is the reason then.
+        said = "exist" if c.code in (60, 81) else f"code {c.code}"
+        assert said in reason or "column n" in reason, (name, reason)
     for name, c in cases.items():
         rig.run(c.mend, name)
     rig.all_in(seconds=60)
