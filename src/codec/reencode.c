@@ -137,19 +137,6 @@ static int set_path(struct schema_column *c, const struct schema *from, int take
     return SPOOL_OK;
 }
 
-static int schema_copy(const struct schema *schema, struct schema **out)
-{
-    struct buf bytes;
-    int status;
-
-    buf_init(&bytes, LIMIT_SCHEMA_BYTES);
-    status = schema_serialize(schema, &bytes);
-    if (status == SPOOL_OK)
-        status = schema_deserialize(bytes.data, bytes.len, out, NULL);
-    buf_free(&bytes);
-    return status;
-}
-
 int reencoder_check(const struct schema *from, const struct schema *to, struct spool_error *error)
 {
     int *taken_from = calloc(to->count ? to->count : 1, sizeof(*taken_from));

@@ -176,17 +176,24 @@ static int column_by_name(struct schema_column *c)
     return c->path ? SPOOL_OK : SPOOL_E_NOMEM;
 }
 
-int schema_by_name(const struct schema *schema, struct schema **out)
+int schema_copy(const struct schema *schema, struct schema **out)
 {
-    struct buf copy;
+    struct buf bytes;
     int status;
 
     *out = NULL;
-    buf_init(&copy, LIMIT_SCHEMA_BYTES);
-    status = schema_serialize(schema, &copy);
+    buf_init(&bytes, LIMIT_SCHEMA_BYTES);
+    status = schema_serialize(schema, &bytes);
     if (status == SPOOL_OK)
-        status = schema_deserialize(copy.data, copy.len, out, NULL);
-    buf_free(&copy);
+        status = schema_deserialize(bytes.data, bytes.len, out, NULL);
+    buf_free(&bytes);
+    return status;
+}
+
+int schema_by_name(const struct schema *schema, struct schema **out)
+{
+    int status = schema_copy(schema, out);
+
     if (status != SPOOL_OK)
         return status;
     (*out)->strict = false;

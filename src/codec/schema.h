@@ -137,6 +137,9 @@ int schema_serialize(const struct schema *schema, struct buf *out);
 int schema_deserialize(const void *data, size_t size, struct schema **out,
                        struct spool_error *error);
 
+/* The same schema once more; free it with schema_free. SPOOL_E_NOMEM: *out is NULL. */
+int schema_copy(const struct schema *schema, struct schema **out);
+
 /*
  * The same columns, each read from the key of its own name and nothing else: for records that were
  * rebuilt from columns (native_block_row_json). Their blocks have the same columns and wire types.

@@ -79,8 +79,8 @@ bool batch_is_gone(const struct batch *b)
     if (b->state != BATCH_WAITING && b->state != BATCH_CHECKING)
         return false;
     for (size_t i = 0; i < b->part_count && !b->maybe_stored; i++)
-        if (origin_is_gone(b->parts[i].block->origin))
-            return true;
+        if (b->parts[i].rows && origin_is_gone(b->parts[i].block->origin))
+            return true; /* a block without rows sends nothing, and goes with the seal */
     return false;
 }
 

@@ -232,6 +232,28 @@ static void test_what_is_not_stored_is_waited_for_where_it_starts_at_once(void *
     teardown(&f);
 }
 
+/* Offsets without rows, of tombstones say, are sealed with what other partitions have. */
+static void test_a_block_without_rows_keeps_no_batch_back(void **state)
+{
+    struct fixture f;
+    struct origin *ours;
+    struct batch *b;
+
+    (void)state;
+    setup(&f);
+    ours = origin_get(&f.stream, 2);
+    assert_non_null(ours);
+    ours->kafka = ours->owned = true;
+    b = waiting(&f);
+    f.origin->revoking = false;
+    assert_true(batch_is_gone(b));
+    f.blocks[0].origin = ours;
+    f.blocks[1] = (struct block){.origin = f.origin, .state = BLOCK_SEALED, .lists = 2};
+    b->parts[b->part_count++] = (struct part){&f.blocks[1], 0, 0};
+    assert_false(batch_is_gone(b));
+    teardown(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -243,6 +265,7 @@ int main(void)
         cmocka_unit_test(test_an_outage_is_not_waited_for),
         cmocka_unit_test(test_a_hold_is_not_waited_for),
         cmocka_unit_test(test_what_is_not_stored_is_waited_for_where_it_starts_at_once),
+        cmocka_unit_test(test_a_block_without_rows_keeps_no_batch_back),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
