@@ -22,7 +22,7 @@
 #include <uv.h>
 
 #include "base/log.h"
-#include "source/kafka.h"
+#include "source/kafka_int.h"
 
 #define RIG_PARTITIONS_MAX 1024
 #define RIG_DEADLINE_MS    60000
@@ -404,6 +404,28 @@ static UNUSED void rig_start(struct rig *rig, struct cluster *c, const char *top
             fail_msg("not reached: %s (records %llu)", #condition,                                 \
                      (unsigned long long)(rig)->records);                                          \
     } while (0)
+
+/* Reads "t" until a run of 50 of its 80 records was handed over and the others stand in an open run,
+   which nothing but a pause or a rebalance ends. */
+static UNUSED struct kafka_partition *rig_open_run(struct rig *rig, struct cluster *c,
+                                                   const struct kafka_property *properties,
+                                                   size_t property_count)
+{
+    struct kafka_options options = {.properties = properties,
+                                    .property_count = property_count,
+                                    .run_rows = 50,
+                                    .run_linger_ms = 100000};
+    struct kafka_partition *p;
+
+    cluster_open(c, "t", 1);
+    produce(c, "t", 0, 80, 10);
+    rig_init(rig);
+    rig_start(rig, c, "t", options);
+    RIG_UNTIL(rig, rig->records == 50);
+    p = rig->seats[0].partition;
+    RIG_UNTIL(rig, p->taken == 79);
+    return p;
+}
 
 /* Lets the loop run for so long: for what must not happen meanwhile. */
 static UNUSED void rig_let_pass(struct rig *rig, uint64_t ms)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The Kafka source by itself: options, records, offsets, limits, pauses. */
 #include "kafka_rig.h"
-#include "source/kafka_int.h"
 
 static struct rig rig; /* large; one at a time */
 
@@ -393,18 +392,11 @@ static void test_pause(void **state)
 /* The pause has thrown away an open run, and ends before the client was told of it. */
 static void test_pause_ends_as_it_begins(void **state)
 {
-    struct kafka_options options = {.run_rows = 50, .run_linger_ms = 100000};
     struct kafka_partition *p;
     struct cluster c;
 
     (void)state;
-    cluster_open(&c, "t", 1);
-    produce(&c, "t", 0, 80, 10);
-    rig_init(&rig);
-    rig_start(&rig, &c, "t", options);
-    RIG_UNTIL(&rig, rig.records == 50);
-    p = rig.seats[0].partition;
-    RIG_UNTIL(&rig, p->taken == 79);
+    p = rig_open_run(&rig, &c, NULL, 0);
     kafka_partition_pause(p, KAFKA_PAUSE_HELD);
     RIG_UNTIL(&rig, p->taken == 49); /* in the phase of timers */
     assert_false(p->parked);

@@ -8,7 +8,6 @@
 #include <sys/socket.h>
 
 #include "kafka_rig.h"
-#include "source/kafka_int.h"
 
 #define API_OFFSET_COMMIT    8
 #define API_FIND_COORDINATOR 10
@@ -454,21 +453,13 @@ static void test_rebalance_within_a_batch(void **state)
    thrown away. */
 static void test_mark_behind_a_discarded_run(void **state)
 {
-    struct kafka_options options = {
-        .properties = quick, .property_count = 3, .run_rows = 50, .run_linger_ms = 100000};
     struct kafka_partition *p;
     struct cluster c;
+    uint64_t before;
 
     (void)state;
-    cluster_open(&c, "t", 1);
-    produce(&c, "t", 0, 50, 10);
-    rig_init(&rig);
-    rig_start(&rig, &c, "t", options);
-    RIG_UNTIL(&rig, rig.records == 50);
-    p = rig.seats[0].partition;
-    produce(&c, "t", 0, 30, 10);
-    RIG_UNTIL(&rig, p->taken == 79);
-    uint64_t before = rig.source->reseeks;
+    p = rig_open_run(&rig, &c, quick, 3);
+    before = rig.source->reseeks;
     rebalance(&c);
     RIG_UNTIL(&rig, rig.source->reseeks > before);
     kafka_partition_pause(p, KAFKA_PAUSE_HELD);
@@ -485,20 +476,12 @@ static void test_mark_behind_a_discarded_run(void **state)
 /* Nor can what was taken and not handed over be had again, where the log is found to be another one. */
 static void test_the_last_run_of_a_log(void **state)
 {
-    struct kafka_options options = {
-        .properties = quick, .property_count = 3, .run_rows = 50, .run_linger_ms = 100000};
     struct kafka_partition *p;
     struct cluster c;
 
     (void)state;
-    cluster_open(&c, "t", 1);
-    produce(&c, "t", 0, 80, 10);
-    rig_init(&rig);
-    rig_start(&rig, &c, "t", options);
-    RIG_UNTIL(&rig, rig.records == 50);
+    p = rig_open_run(&rig, &c, quick, 3);
     assert_false(rig.seats[0].last_of_log);
-    p = rig.seats[0].partition;
-    RIG_UNTIL(&rig, p->taken == 79);
     rig.source->reseek_due = true;
     kafka_partitions_reseek(rig.source);
     assert_true(p->verifying);
