@@ -28,6 +28,8 @@
 #define DEFAULT_HELD_MESSAGES 40000
 #define DEFAULT_LINGER_MS     100
 #define POLL_TIMER_MAX_MS     1000
+/* A record is taken for so large before one was seen: a broker's message.max.bytes, unless it is set. */
+#define RECORD_BYTES_UNKNOWN (1 << 20)
 
 static void close_try(struct kafka_source *s);
 
@@ -82,7 +84,7 @@ void kafka_source_schedule(struct kafka_source *s)
 }
 
 /* How many records to ask for: what the limits leave, taking each for as large as the largest of
-   the last call. */
+   the last call that gave any. */
 static size_t batch_wanted(const struct kafka_source *s, unsigned taken)
 {
     size_t wanted = KAFKA_TAKE_PER_TURN - taken;
@@ -160,7 +162,7 @@ void kafka_source_drain(struct kafka_source *s)
     s->in_poll = true;
     s->kick_looked = 0;
     for (;;) {
-        uint64_t reseeks = s->reseeks;
+        uint64_t reseeks = s->reseeks, largest = s->largest_bytes;
         size_t wanted;
         ssize_t n;
         bool doubted;
@@ -182,6 +184,8 @@ void kafka_source_drain(struct kafka_source *s)
         doubted = kafka_mark_doubts(s);
         for (ssize_t i = 0; i < n; i++)
             take(s, batch[i], s->reseeks != reseeks);
+        if (!s->largest_bytes)
+            s->largest_bytes = largest;
         if (doubted)
             kafka_partitions_reseek_doubted(s);
         if (n < (ssize_t)wanted) { /* the queue was seen empty: its event will come */
@@ -420,6 +424,7 @@ int kafka_source_create(uv_loop_t *loop, const struct kafka_options *options,
     s->arg = arg;
     s->reset = options->auto_offset_reset;
     s->static_member = options->group_instance_id && options->group_instance_id[0];
+    s->largest_bytes = RECORD_BYTES_UNKNOWN;
     s->max_held_bytes = options->max_held_bytes ? options->max_held_bytes : DEFAULT_HELD_BYTES;
     s->max_held_messages =
         options->max_held_messages ? options->max_held_messages : DEFAULT_HELD_MESSAGES;

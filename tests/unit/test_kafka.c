@@ -348,6 +348,11 @@ static void test_held_bytes(void **state)
     rig.hold_runs = true;
     rig_start(&rig, &c, "t",
               (struct kafka_options){.max_held_bytes = 1000000, .run_bytes = 250000});
+    RIG_UNTIL(&rig, rig.assigned == 1);
+    rig.source->waiting = true; /* so that more than the bound is there at the first call */
+    RIG_UNTIL(&rig, rd_kafka_queue_length(rig.source->consumer_queue) >= 20);
+    rig.source->waiting = false;
+    kafka_source_wake(rig.source);
     RIG_UNTIL(&rig, (kafka_source_stats(rig.source, &stats), stats.held_bytes >= 1000000));
     rig_let_pass(&rig, 400);
     kafka_source_stats(rig.source, &stats);
