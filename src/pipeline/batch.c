@@ -386,12 +386,12 @@ static void batch_checked(void *arg, uint64_t bytes, const struct spool_error *e
 {
     struct batch *b = arg;
     struct stream *s = b->stream;
-    int endpoint = batch_endpoint(b);
+    int endpoint = s->p->closing ? -1 : batch_endpoint(b);
 
     b->frames_bytes = bytes;
     if (error) {
         batch_unreadable(b, endpoint, error);
-    } else if (endpoint < 0 || s->p->closing || s->p->fatal || batch_is_gone(b) ||
+    } else if (endpoint < 0 || s->p->fatal || batch_is_gone(b) ||
                (!b->maybe_stored && endpoint != b->endpoint)) { /* sealed anew first */
         feed_close(b->feed);
         b->feed = NULL;

@@ -232,12 +232,18 @@ void pipeline_drain(struct pipeline *p, uint64_t timeout_ms, void (*done)(void *
 
 /* --- closing -------------------------------------------------------------------------------- */
 
+static void close_sources(struct pipeline *p);
+
 static void close_check(uv_timer_t *timer)
 {
     struct pipeline *p = timer->data;
 
     if (p->close_waits || p->jobs)
         return;
+    if (p->kafka || p->producer) {
+        close_sources(p);
+        return;
+    }
     uv_timer_stop(&p->drain_timer);
     if (p->closed) {
         void (*closed)(void *arg) = p->closed;
@@ -265,13 +271,34 @@ static void kafka_closed(void *arg)
     part_closed(p);
 }
 
-static void close_client(struct pipeline *p)
+static void clickhouse_closed(void *arg)
 {
-    p->close_waits++;
-    clickhouse_close(p->clickhouse, part_closed, p);
-    p->clickhouse = NULL;
+    struct pipeline *p = arg;
+    p->clickhouse = NULL; /* until then it tells how its requests ended */
+    part_closed(p);
 }
 
+static void close_sources(struct pipeline *p)
+{
+    for (size_t i = 0; i < p->stream_count; i++)
+        intake_release_runs(&p->streams[i], false);
+    if (p->kafka) {
+        p->revoking = 0;
+        uv_timer_stop(&p->revoke_timer);
+        p->close_waits++;
+        kafka_source_close(p->kafka, false, kafka_closed, p);
+    }
+    if (p->producer) {
+        p->close_waits++;
+        kafka_producer_close(p->producer, part_closed, p);
+        p->producer = NULL;
+    }
+}
+
+/*
+ * In this order: nothing begins any more; inserts and questions are given up; every job comes back,
+ * which may acknowledge what is in and so commit it; the partitions, which that needs, go last.
+ */
 void pipeline_close(struct pipeline *p, void (*closed)(void *arg), void *arg)
 {
     p->closing = true;
@@ -284,20 +311,10 @@ void pipeline_close(struct pipeline *p, void (*closed)(void *arg), void *arg)
         replay_abandon(&p->streams[i]);
         batches_abandon(&p->streams[i]);
     }
-    uv_timer_stop(&p->revoke_timer);
-    if (p->kafka) {
+    if (p->clickhouse) {
         p->close_waits++;
-        for (size_t i = 0; i < p->stream_count; i++)
-            intake_release_runs(&p->streams[i], false);
-        kafka_source_close(p->kafka, false, kafka_closed, p);
+        clickhouse_close(p->clickhouse, clickhouse_closed, p);
     }
-    if (p->producer) {
-        p->close_waits++;
-        kafka_producer_close(p->producer, part_closed, p);
-        p->producer = NULL;
-    }
-    if (p->clickhouse)
-        close_client(p);
     uv_timer_start(&p->drain_timer, close_check, 0, 5);
 }
 

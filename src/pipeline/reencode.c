@@ -345,9 +345,13 @@ static void trial_done(struct job *job)
         .spans = t->good, .count = t->good_count, .schema = t->to, .raw_bytes = t->raw_bytes};
 
     b->busy = false;
+    if (s->p->closing) { /* the next start finds the same rows, and these letters */
+        trial_free(t);
+        return;
+    }
     if (t->status != SPOOL_OK) {
         trial_failed(t);
-    } else if (!s->p->closing) {
+    } else {
         FAILPOINT(FP_REENCODE_BURIED);
         trial_counted(t);
         if (s->probe == b)

@@ -65,11 +65,15 @@ static enum stream_state stream_derive(const struct stream *s, const char **reas
 void stream_refresh(struct stream *s)
 {
     const char *reason = "";
-    enum stream_state state = stream_derive(s, &reason);
-    bool moved = state != s->state;
+    enum stream_state state;
     uint64_t suppressed = 0;
     char text[sizeof(s->reason)];
+    bool moved;
 
+    if (s->p->closing) /* nobody asks any more, and the endpoints may be gone */
+        return;
+    state = stream_derive(s, &reason);
+    moved = state != s->state;
     snprintf(text, sizeof(text), "%.900s%s", reason,
              s->full && state != STREAM_FULL ? "; the spool has reached its bound too: intake waits"
                                              : "");

@@ -160,6 +160,41 @@ def test_sigterm_with_clickhouse_down_does_not_wait(kafka, server, spoold):
     daemon.wait_rows(server, table, 2000)
 
 
+def test_sigterm_with_an_insert_that_is_not_answered(kafka, server, spoold):
+    """Given up when shutdown_timeout is over: an end in order all the same."""
+    topic = kafka.create_topic(1)
+    table = server.create_bench_table(window=1000)
+    daemon = spoold(kafka, server, [stream("s", topic, table)], shutdown_timeout="1s").start()
+    kafka.produce(topic, 1000)
+    daemon.wait_rows(server, table, 1000)
+    server.freeze()
+    try:
+        kafka.produce(topic, 1000, "--first", 1000)
+        daemon.wait(lambda: daemon.stream_status("s")["batches"]["in_flight"] > 0, 20, "in flight")
+        assert daemon.sigterm() == 0
+    finally:
+        server.thaw()
+    assert "drain.timeout" in daemon.log()
+    daemon.start()
+    daemon.wait(lambda: server.unique(table) == 2000, 30, "all rows")
+
+
+def test_sigterm_under_load_that_waits_for_nothing(kafka, server, spoold):
+    """Jobs of every kind come back to a daemon that is closing."""
+    topic = kafka.create_topic(4)
+    table = server.create_bench_table(window=1000)
+    kafka.produce(topic, 300000)
+    daemon = spoold(kafka, server, [stream("s", topic, table, flush={"rows": 2000})],
+                    shutdown_timeout="0s", spool={"segment_bytes": "1MiB", "keep_acknowledged": "0s"})
+    for _ in range(10):
+        daemon.start()
+        before = server.count(table)
+        daemon.wait(lambda: server.count(table) > before or before >= 300000, 60, "rows")
+        assert daemon.sigterm() == 0, daemon.child.log_tail()
+    daemon.start()
+    daemon.wait(lambda: server.unique(table) == 300000, 60, "all rows")
+
+
 def test_sigterm_while_joining_the_group(kafka, server, spoold):
     topic = kafka.create_topic(4)
     table = server.create_bench_table(window=1000)
