@@ -328,6 +328,12 @@ int spool_notes(struct spool *spool, const char *prefix,
  */
 int spool_origin(struct spool *spool, const char *name, uint32_t epoch, uint32_t *id,
                  uint32_t *epoch_out, struct spool_error *error);
+/*
+ * [meta] [durable] The same for an epoch that begins, with a note (SPOOL_CHANGE_PUT) in the same
+ * commit: what is to become of the earlier ones. An epoch that is there has its note.
+ */
+int spool_origin_begin(struct spool *spool, const char *name, uint32_t epoch,
+                       const struct spool_change *note, uint32_t *id, struct spool_error *error);
 
 /* [meta] Its name (malloc'd) and epoch. NOT_FOUND. */
 int spool_origin_name(struct spool *spool, uint32_t id, char **name, uint32_t *epoch,

@@ -35,6 +35,7 @@
 #define FP_REPLACE_AFTER        "replace.after_commit" /* durable, nothing of it is sent */
 #define FP_DISCARD_BEFORE       "discard.before_commit"
 #define FP_DISCARD_AFTER        "discard.after_commit"
+#define FP_EPOCH_TAKEN          "epoch.taken" /* of a partition; nothing is done about the one before */
 #define FP_KAFKA_COMMIT_SENT    "kafka.commit_sent"
 #define FP_KAFKA_COMMIT_DONE    "kafka.commit_answered"
 #define FP_REENCODE_BURIED      "reencode.buried"  /* rows that don't fit are dead letters by now */

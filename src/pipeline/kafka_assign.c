@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "pipeline/pipeline_int.h"
 
@@ -95,31 +96,37 @@ static bool is_new_epoch(const struct assign_job *a)
     return a->why == START_FOREIGN || a->why == START_NEW_LOG || a->why == START_LATER_LOG;
 }
 
-/* Rows of the earlier log may have been delivered since this copy of the spool was made. */
-static int note_suspect(struct assign_job *a)
-{
-    char key[128];
-    struct spool_change change = {
-        .kind = SPOOL_CHANGE_PUT, .key = key, .value = "1", .value_size = 1};
-
-    snprintf(key, sizeof(key), "suspect/%u/%u", a->stream->id, a->old_id);
-    return spool_commit(a->job.pipeline->spool, &change, 1, &a->error);
-}
-
+/* In one commit with what it means for the rows of the one before: another consumer went past them,
+   or they may have been delivered since this copy of the spool was made. Else they are sent. */
 static int take_new_epoch(struct assign_job *a)
 {
+    struct spool *spool = a->job.pipeline->spool;
     uint32_t epoch = a->why == START_LATER_LOG ? a->commit_epoch : a->epoch + 1;
-    int status = SPOOL_OK;
+    char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
+    struct spool_change note;
+    int status;
 
     a->old_id = a->id;
     a->old_epoch = a->epoch;
     a->high = -1;
     a->mark.known = false;
-    if (a->why == START_LATER_LOG)
-        status = note_suspect(a);
-    if (status != SPOOL_OK)
-        return status;
-    return spool_origin(a->job.pipeline->spool, a->name, epoch, &a->id, &a->epoch, &a->error);
+    a->epoch = epoch;
+    switch (a->why) {
+    case START_FOREIGN:
+        note = origin_discard_note(a->stream, a->old_id, INT64_MAX, key, value);
+        status = spool_origin_begin(spool, a->name, epoch, &note, &a->id, &a->error);
+        break;
+    case START_LATER_LOG:
+        note = origin_suspect_note(a->stream, a->old_id, key);
+        status = spool_origin_begin(spool, a->name, epoch, &note, &a->id, &a->error);
+        break;
+    default:
+        status = spool_origin(spool, a->name, epoch, &a->id, NULL, &a->error);
+        break;
+    }
+    if (status == SPOOL_OK)
+        FAILPOINT(FP_EPOCH_TAKEN);
+    return status;
 }
 
 static void assign_work(struct job *job)
@@ -280,13 +287,14 @@ static void assign_done(struct job *job)
     assign_unlink(a);
     if (a->status != SPOOL_OK && !a->gone && !p->closing)
         pipeline_fatal(p, "stream %s, %s: %s", s->options->name, a->name, a->error.text);
+    if (a->status == SPOOL_OK && is_new_epoch(a) && !p->closing) /* it began, gone or not */
+        assign_old_epoch(a);
     o = a->status != SPOOL_OK || a->gone || p->closing ? NULL : origin_get(s, a->id);
     if (!o) {
+        stream_recount(s);
         free(a);
         return;
     }
-    if (is_new_epoch(a))
-        assign_old_epoch(a);
     assign_origin(a, o);
     start = assign_start(a, o);
     log_event(LOG_INFO, "partition.assigned", "stream", s->options->name, "origin", o->name,

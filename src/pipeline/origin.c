@@ -164,19 +164,32 @@ done:
     return rows;
 }
 
+struct spool_change origin_discard_note(const struct stream *s, uint32_t origin, int64_t up_to,
+                                        char key[ORIGIN_NOTE_KEY_SIZE],
+                                        char value[ORIGIN_NOTE_VALUE_SIZE])
+{
+    int n = snprintf(value, ORIGIN_NOTE_VALUE_SIZE, "%lld", (long long)up_to);
+
+    snprintf(key, ORIGIN_NOTE_KEY_SIZE, "discard/%u/%u", s->id, origin);
+    return (struct spool_change){
+        .kind = SPOOL_CHANGE_PUT, .key = key, .value = value, .value_size = (size_t)n};
+}
+
+struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
+                                        char key[ORIGIN_NOTE_KEY_SIZE])
+{
+    snprintf(key, ORIGIN_NOTE_KEY_SIZE, "suspect/%u/%u", s->id, origin);
+    return (struct spool_change){
+        .kind = SPOOL_CHANGE_PUT, .key = key, .value = "1", .value_size = 1};
+}
+
 void origin_discard(struct origin *o, int64_t up_to)
 {
     struct stream *s = o->stream;
     uint64_t rows = 0;
-    char key[128], value[32];
-    struct spool_change change = {.kind = SPOOL_CHANGE_PUT, .key = key, .value = value};
 
     o->discard_all = true;
     o->discard_to = up_to;
-    snprintf(key, sizeof(key), "discard/%u/%u", s->id, o->id);
-    snprintf(value, sizeof(value), "%lld", (long long)up_to);
-    change.value_size = strlen(value);
-    (void)meta_change(s->p, &change, NULL, NULL, s);
     for (struct segment *g = s->segments_first; g; g = g->next)
         if (g->loaded)
             rows += segment_discard(s, g, block_discarded, NULL);

@@ -195,7 +195,17 @@ struct origin *origin_find(struct stream *s, uint32_t id);
 void origins_free(struct stream *s);
 void origin_refresh_front(struct origin *o);
 void origin_commit(struct origin *o); /* tells Kafka, where the front moved and it is ours */
-void origin_discard(struct origin *o, int64_t up_to); /* durable */
+/* The notes that say so of what segments hold of an origin: its rows up to an offset are not to be
+   sent; they may be in the table. The change points into the memory given. */
+#define ORIGIN_NOTE_KEY_SIZE   64
+#define ORIGIN_NOTE_VALUE_SIZE 32
+struct spool_change origin_discard_note(const struct stream *s, uint32_t origin, int64_t up_to,
+                                        char key[ORIGIN_NOTE_KEY_SIZE],
+                                        char value[ORIGIN_NOTE_VALUE_SIZE]);
+struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
+                                        char key[ORIGIN_NOTE_KEY_SIZE]);
+/* Once that note is durable: what waits of it is discarded, and what is loaded later. */
+void origin_discard(struct origin *o, int64_t up_to);
 /* What a record of the origin would say of its place, from the origin's name alone: for the pool,
    and for a partition that is not ours now. */
 struct origin_place {

@@ -327,6 +327,7 @@ struct origin_job {
     const char *name;
     size_t name_size;
     uint32_t id, epoch;
+    const struct spool_change *note; /* to be put with it; NULL: none */
 };
 
 static size_t origin_key(uint8_t *key, const struct origin_job *job)
@@ -354,6 +355,9 @@ static int put_origin(MDB_txn *txn, void *arg, struct spool_error *error)
     if (!rc)
         rc = record_put(txn, job->spool->meta_origin_names, RECORD_ORIGIN_NAME, key, key_size,
                         id_le, 4, MDB_NOOVERWRITE);
+    if (!rc && job->note)
+        rc = record_put(txn, job->spool->meta_notes, RECORD_NOTE, job->note->key,
+                        strlen(job->note->key), job->note->value, job->note->value_size, 0);
     return rc;
 }
 
@@ -412,38 +416,60 @@ static int find_origin(struct spool *spool, struct origin_job *job, struct spool
     return rc ? lmdb_error(error, rc, "read an origin") : SPOOL_OK;
 }
 
-int spool_origin(struct spool *spool, const char *name, uint32_t epoch, uint32_t *id,
-                 uint32_t *epoch_out, struct spool_error *error)
+static int find_or_make_origin(struct origin_job *job, struct spool_error *error)
 {
     const unsigned part = COMMIT_NAME;
-    struct origin_job job = {spool, name, strlen(name), 0, epoch};
+    struct spool *spool = job->spool;
     struct origin *o;
     int status;
 
-    if (!job.name_size || job.name_size > ORIGIN_NAME_MAX)
+    if (!job->name_size || job->name_size > ORIGIN_NAME_MAX)
         return spool_error_set(error, SPOOL_E_INVALID, "an origin's name has 1 to %u bytes",
                                ORIGIN_NAME_MAX);
-    status = find_origin(spool, &job, error);
-    if (status == SPOOL_E_NOT_FOUND) {
-        job.id = atomic_load(&spool->origin_count) + 1;
-        status = origin_room(spool, job.id, error);
-        if (status != SPOOL_OK)
-            return status;
-        o = origin_make(job.epoch, name, job.name_size);
-        if (!o)
-            return spool_error_set(error, SPOOL_E_NOMEM, "no memory for an origin");
-        status = store_write(spool, &spool->meta, &part, put_origin, &job, error);
-        if (status == SPOOL_OK)
-            origin_publish(spool, job.id, o);
-        else
-            free(o);
-    }
+    status = find_origin(spool, job, error);
+    if (status != SPOOL_E_NOT_FOUND)
+        return status;
+    job->id = atomic_load(&spool->origin_count) + 1;
+    status = origin_room(spool, job->id, error);
+    if (status != SPOOL_OK)
+        return status;
+    o = origin_make(job->epoch, job->name, job->name_size);
+    if (!o)
+        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for an origin");
+    status = store_write(spool, &spool->meta, &part, put_origin, job, error);
+    if (status == SPOOL_OK)
+        origin_publish(spool, job->id, o);
+    else
+        free(o);
+    return status;
+}
+
+int spool_origin(struct spool *spool, const char *name, uint32_t epoch, uint32_t *id,
+                 uint32_t *epoch_out, struct spool_error *error)
+{
+    struct origin_job job = {spool, name, strlen(name), 0, epoch, NULL};
+    int status = find_or_make_origin(&job, error);
+
     if (status != SPOOL_OK)
         return status;
     *id = job.id;
     if (epoch_out)
         *epoch_out = job.epoch;
     return SPOOL_OK;
+}
+
+int spool_origin_begin(struct spool *spool, const char *name, uint32_t epoch,
+                       const struct spool_change *note, uint32_t *id, struct spool_error *error)
+{
+    struct origin_job job = {spool, name, strlen(name), 0, epoch, note};
+    int status;
+
+    if (!epoch || note->kind != SPOOL_CHANGE_PUT || !note->key || !*note->key ||
+        strlen(note->key) > NOTE_KEY_MAX)
+        return spool_error_set(error, SPOOL_E_INVALID, "a new epoch needs its number and a note");
+    status = find_or_make_origin(&job, error);
+    *id = job.id;
+    return status;
 }
 
 int spool_origin_name(struct spool *spool, uint32_t id, char **name, uint32_t *epoch,

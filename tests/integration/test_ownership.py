@@ -185,6 +185,26 @@ def test_rows_held_by_one_are_sent_by_the_other_and_discarded_when_it_is_back(
     assert engine.count(group.table) == count + 1000
 
 
+def test_killed_while_rows_held_are_discarded(kafka, engine, spoold):
+    """The commit that begins a new epoch says that the rows of the one before are not to be sent."""
+    group, daemon = read_one(kafka, engine, spoold, 1000)
+    assert daemon.sigterm() == 0
+    daemon.config["clickhouse"]["urls"] = ["http://127.0.0.1:9"]  # nobody answers there
+    daemon.start()
+    kafka.produce(group.topic, 1000, "--first", 1000)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 1000, 30, "rows spooled")
+    assert daemon.sigterm() == 0
+    group.wait_gone()
+    kafka.commit(group.name, group.topic, 0, 900)
+    daemon.config["clickhouse"]["urls"] = [engine.url]
+    daemon.launch("epoch.taken=kill")
+    assert daemon.wait_exit(60) == -9
+    daemon.start()
+    group.drain(2000)
+    assert daemon.stream_status("s")["rows_spooled"] == 0
+    assert group.doubled() == 100  # 900 to 999, as asked
+
+
 def test_a_batch_that_is_asked_about_is_waited_for(kafka, engine, proxy, spoold):
     """Its rows are in, nobody knows, and a partition of it is asked back: it goes when that is known."""
     group = Group(kafka, engine, spoold, 2)
