@@ -31,6 +31,7 @@ struct watch {
     uv_poll_t poll;
     struct http_client *client;
     curl_socket_t fd;
+    int events; /* that curl waits for */
 };
 
 static void take_finished(struct http_client *client);
@@ -79,12 +80,13 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 {
     struct watch *watch = poll->data;
     struct http_client *client = watch->client;
-    int flags = 0, running;
+    int flags = CURL_CSELECT_IN, running;
 
+    /* curl reads first, whatever happened: in front of a reset there may be the whole answer, which is
+       lost if curl writes before, or is told of an error. libuv reports a reset without saying what can
+       be read, and watches no longer: a socket that curl leaves open all the same is looked at again. */
     if (status < 0)
-        flags = CURL_CSELECT_ERR;
-    if (events & UV_READABLE)
-        flags |= CURL_CSELECT_IN;
+        uv_poll_start(poll, watch->events, on_poll);
     if (events & UV_WRITABLE)
         flags |= CURL_CSELECT_OUT;
     /* watch may be gone after this call */
@@ -137,6 +139,7 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *so
         events |= UV_READABLE;
     if (what & CURL_POLL_OUT)
         events |= UV_WRITABLE;
+    watch->events = events;
     return uv_poll_start(&watch->poll, events, on_poll) == 0 ? 0 : -1;
 }
 

@@ -364,6 +364,8 @@ class Proxy:
                 upstream.shutdown(socket.SHUT_WR)
                 self._drain(upstream)
             client.sendall(fault.garbage)
+            client.shutdown(socket.SHUT_WR)
+            self._drain(client)  # what is unread at the end resets, and that may outrun the answer
             raise Cut
         return fault.action == "slow"
 
@@ -375,9 +377,9 @@ class Proxy:
         Proxy._drain(upstream)
 
     @staticmethod
-    def _drain(upstream):
-        upstream.settimeout(20)
-        while upstream.recv(PIECE):
+    def _drain(sock):
+        sock.settimeout(20)
+        while sock.recv(PIECE):
             pass
 
     @staticmethod

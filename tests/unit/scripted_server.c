@@ -107,6 +107,13 @@ static bool take_step(struct scripted_connection *c, const struct step *step)
     case STEP_RESET:
         connection_end(c, true);
         return true;
+    case STEP_SEND_RESET: {
+        uv_buf_t data = uv_buf_init((char *)(uintptr_t)step->text, (unsigned)strlen(step->text));
+        int sent_now = uv_try_write((uv_stream_t *)&c->tcp, &data, 1);
+        assert(sent_now == (int)data.len);
+        connection_end(c, true);
+        return true;
+    }
     case STEP_CALL:
         step->call(step->arg);
         return true;

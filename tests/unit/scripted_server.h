@@ -13,16 +13,17 @@
 #include "base/buf.h"
 
 enum step_kind {
-    STEP_HOLD = 0,  /* reads on and does nothing; where every script ends */
-    STEP_HEAD,      /* waits for a whole request head */
-    STEP_BODY,      /* waits for its whole body (Content-Length) */
-    STEP_BYTES,     /* waits for `count` bytes of the body */
-    STEP_SEND,      /* sends text */
-    STEP_SEND_SLOW, /* sends text a byte at a time */
-    STEP_CLOSE,     /* FIN */
-    STEP_RESET,     /* RST */
-    STEP_CALL,      /* calls call(arg), then goes on */
-    STEP_DEAF,      /* stops reading, for good */
+    STEP_HOLD = 0,   /* reads on and does nothing; where every script ends */
+    STEP_HEAD,       /* waits for a whole request head */
+    STEP_BODY,       /* waits for its whole body (Content-Length) */
+    STEP_BYTES,      /* waits for `count` bytes of the body */
+    STEP_SEND,       /* sends text */
+    STEP_SEND_SLOW,  /* sends text a byte at a time */
+    STEP_CLOSE,      /* FIN */
+    STEP_RESET,      /* RST */
+    STEP_SEND_RESET, /* sends text and resets in one turn of the loop: who polls sees both at once */
+    STEP_CALL,       /* calls call(arg), then goes on */
+    STEP_DEAF,       /* stops reading, for good */
 };
 
 struct step {

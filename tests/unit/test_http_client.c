@@ -19,6 +19,9 @@
 #define OK_EMPTY                                                                                   \
     "HTTP/1.1 200 OK\r\nConnection: Keep-Alive\r\nKeep-Alive: timeout=10\r\n"                      \
     "Content-Length: 0\r\n\r\n"
+#define REFUSED                                                                                    \
+    "HTTP/1.1 500 Error\r\nX-ClickHouse-Exception-Code: 252\r\nContent-Length: 14\r\n\r\n"         \
+    "Too many parts"
 #define STALL_MS 200
 
 /* One exchange as a test sees it. */
@@ -408,6 +411,29 @@ static void test_cut_inside_the_answer(void **state)
     expect_broken(&no_length, 100);
     expect_broken(&behind_length, 100);
     expect_broken(&reset, 100);
+}
+
+/* A server that does not read the body to its end resets the connection behind its answer. */
+static void test_answer_before_a_reset(void **state)
+{
+    static const struct script scripts[] = {
+        {{{.kind = STEP_BODY}, {.kind = STEP_SEND_RESET, .text = REFUSED}}},
+        {{{.kind = STEP_HEAD}, {.kind = STEP_SEND_RESET, .text = REFUSED}}}};
+    static const size_t sizes[] = {100, 5000000};
+    static struct world w;
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        world_open(&w, &scripts[i], 1);
+        post_source(&w.a, sizes[i]);
+        world_run(&w);
+        assert_int_equal(w.a.done, 1);
+        assert_string_equal(w.a.transport_error, "");
+        assert_int_equal(w.a.status, 500);
+        assert_string_equal(w.a.exception_code, "252");
+        assert_string_equal(w.a.body, "Too many parts");
+        world_close(&w);
+    }
 }
 
 static void test_closed_before_the_answer(void **state)
@@ -1018,6 +1044,7 @@ int main(void)
         cmocka_unit_test(test_long_reply_is_cut),
         cmocka_unit_test(test_redirect_is_not_followed),
         cmocka_unit_test(test_cut_inside_the_answer),
+        cmocka_unit_test(test_answer_before_a_reset),
         cmocka_unit_test(test_closed_before_the_answer),
         cmocka_unit_test(test_garbage_answer),
         cmocka_unit_test(test_refused),
