@@ -380,6 +380,15 @@ static uint64_t segment_remove_at(const struct stream *s, const struct segment *
                                 : g->acked_at_ms + s->p->options->keep_acknowledged_ms;
 }
 
+/* Whether a recovered batch waits for the segment, or for one behind it: it takes a slot until then. */
+static bool segment_is_wanted(const struct stream *s, const struct segment *g)
+{
+    for (const struct batch *b = s->batches; b; b = b->next)
+        if (b->state == BATCH_LOADING && b->segment_number >= g->number)
+            return true;
+    return false;
+}
+
 void segments_advance(struct stream *s)
 {
     uint64_t now = clock_monotonic_ms();
@@ -395,7 +404,8 @@ void segments_advance(struct stream *s)
     }
     for (g = s->segments_first; g && g->loaded; g = g->next)
         continue;
-    if (g && !s->loading && s->eligible_rows < ahead && s->load_retry_at_ms <= now)
+    if (g && !s->loading && (s->eligible_rows < ahead || segment_is_wanted(s, g)) &&
+        s->load_retry_at_ms <= now)
         segment_load(s, g);
 }
 

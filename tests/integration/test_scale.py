@@ -91,18 +91,23 @@ def test_large_records(kafka, server, spoold, tmp_path):
     assert daemon.sigterm() == 0
 
 
-def drain_backlog(server, spoold, *size):
-    """A backlog written by libspool alone; the daemon takes it from there."""
+def make_backlog(server, spoold, flush_rows, *plan):
+    """A backlog written by libspool alone, its table, and a daemon to take it from there."""
     table = server.create_table(
         "id UInt64, name String, type String, value Float64, timestamp "
         + ("DateTime64(3)" if server.modern else "String") + ", status String, active "
         + ("Bool" if server.modern else "UInt8"), order_by="id", window=10000)
-    daemon = spoold(None, server, [stream("events", [], table, flush={"rows": 1000000})])
+    daemon = spoold(None, server, [stream("events", [], table, flush={"rows": flush_rows})])
     made = json.loads(subprocess.run(
         [os.path.join(os.environ["SUPPORT_DIR"], "mkspool"), daemon.spool,
-         f"destination=default.{table}", f"flavour={'modern' if server.modern else 'old'}",
-         "origins=4", "seals=2", *size], check=True, stdout=subprocess.PIPE).stdout)
+         f"destination=default.{table}", f"flavour={'modern' if server.modern else 'old'}", *plan],
+        check=True, stdout=subprocess.PIPE).stdout)
     print(f"{made['rows']} rows, {made['stored_bytes'] / MIB:.0f} MiB")
+    return table, daemon, made
+
+
+def drain_backlog(server, spoold, *size):
+    table, daemon, made = make_backlog(server, spoold, 1000000, "origins=4", "seals=2", *size)
     daemon.start(seconds=5)
     status = daemon.stream_status("events")
     assert status["rows_spooled"] + server.count(table) >= made["rows"]
@@ -120,6 +125,15 @@ def drain_backlog(server, spoold, *size):
 def test_start_with_a_backlog(server, spoold):
     made = drain_backlog(server, spoold, "blocks=540", "rows=8192")
     assert made["stored_bytes"] >= 100 * MIB
+
+
+def test_sealed_batches_behind_a_backlog(engine, spoold):
+    """As many as may be in flight, of segments far behind what waits unsealed: they are read all the same."""
+    table, daemon, made = make_backlog(engine, spoold, 2000, "blocks=120", "rows=2000", "segment_kib=1024",
+                                       "passed=3", "seals=2")
+    daemon.start()
+    daemon.wait_rows(engine, table, made["rows"])
+    assert engine.unique(table) == made["rows"]
 
 
 @pytest.mark.long

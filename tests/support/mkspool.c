@@ -11,6 +11,7 @@
  *   rows=1000        per block
  *   gib=0            instead of blocks: until a stream holds this many GiB of stored payload
  *   segment_kib=0    size at which segments roll; 0: libspool's own
+ *   passed=0         oldest segments of which nothing is acknowledged or sealed; then
  *   acked=0          oldest blocks that are acknowledged
  *   seals=0          batches of the oldest blocks behind them
  *   seal_blocks=1    blocks of a batch (fewer where a segment ends)
@@ -46,7 +47,8 @@
 
 struct plan {
     const char *dir;
-    uint64_t streams, origins, blocks, rows, gib, segment_kib, acked, seals, seal_blocks, dead;
+    uint64_t streams, origins, blocks, rows, gib, segment_kib, acked, seals, seal_blocks, passed,
+        dead;
     uint64_t first, step, age;
     const char *origin, *destination, *flavour, *method;
 };
@@ -359,7 +361,8 @@ static void seal_stream(struct maker *m, struct spool_stream *stream)
     size_t count = 0;
 
     must(spool_stream_segments(stream, &infos, &count, &error), "segments", &error);
-    for (size_t i = 0; i < count && (acked < m->plan.acked || sealed < m->plan.seals); i++)
+    for (size_t i = m->plan.passed; i < count && (acked < m->plan.acked || sealed < m->plan.seals);
+         i++)
         seal_segment(m, stream, infos[i].number, &acked, &sealed);
     free(infos);
 }
@@ -441,23 +444,15 @@ static void read_plan(struct plan *p, int argc, char **argv)
         uint64_t *number;
         const char **text;
     } options[] = {
-        {"streams", &p->streams, NULL},
-        {"origins", &p->origins, NULL},
-        {"blocks", &p->blocks, NULL},
-        {"rows", &p->rows, NULL},
-        {"gib", &p->gib, NULL},
-        {"segment_kib", &p->segment_kib, NULL},
-        {"seals", &p->seals, NULL},
-        {"seal_blocks", &p->seal_blocks, NULL},
-        {"acked", &p->acked, NULL},
-        {"dead", &p->dead, NULL},
-        {"first", &p->first, NULL},
-        {"step", &p->step, NULL},
-        {"age", &p->age, NULL},
-        {"origin", NULL, &p->origin},
-        {"destination", NULL, &p->destination},
-        {"flavour", NULL, &p->flavour},
-        {"method", NULL, &p->method},
+        {"streams", &p->streams, NULL}, {"origins", &p->origins, NULL},
+        {"blocks", &p->blocks, NULL},   {"rows", &p->rows, NULL},
+        {"gib", &p->gib, NULL},         {"segment_kib", &p->segment_kib, NULL},
+        {"seals", &p->seals, NULL},     {"seal_blocks", &p->seal_blocks, NULL},
+        {"acked", &p->acked, NULL},     {"passed", &p->passed, NULL},
+        {"dead", &p->dead, NULL},       {"first", &p->first, NULL},
+        {"step", &p->step, NULL},       {"age", &p->age, NULL},
+        {"origin", NULL, &p->origin},   {"destination", NULL, &p->destination},
+        {"flavour", NULL, &p->flavour}, {"method", NULL, &p->method},
     };
     size_t count = sizeof(options) / sizeof(options[0]);
 
