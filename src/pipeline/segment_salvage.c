@@ -2,8 +2,9 @@
 /*
  * A segment that was found damaged when it was loaded. Its blocks that can still be found are
  * delivered as any others, each being checked before it is sent. What it held beside them becomes
- * holes (hole.c), noted in the same commit that ends the seals which name lost blocks. A note says
- * that this was done, so that a restart does not do it again:
+ * holes (hole.c). A seal that names lost blocks stands for those that are there; where there are
+ * none, the commit that notes the holes ends it. A note says that this was done, so that a restart
+ * does not do it again:
  *
  *   salvaged/<stream id>/<segment>
  *
@@ -22,6 +23,7 @@ struct salvage {
     size_t hole_count;
     struct batch **batches; /* that name blocks which are not there */
     size_t batch_count;
+    bool noted; /* this was done before */
 };
 
 void salvage_note_key(const struct stream *s, uint64_t segment, char *key, size_t size)
@@ -160,28 +162,55 @@ static bool is_tail(const struct segment *g)
     return !g->next;
 }
 
-/*
- * What is there of it is sealed anew, and asked about: the old seal may have been sent. What is not
- * there is a hole, and asked about too; but at the end of the stream nothing tells any more which
- * offsets it had, so they come again from Kafka as new ones.
- */
-static void batch_break_up(struct batch *b)
+static uint64_t rows_found(const struct batch *b)
 {
-    uint64_t gone = b->rows;
+    uint64_t rows = 0;
 
-    for (size_t i = 0; i < b->part_count; i++) {
-        struct block *block = b->parts[i].block;
-        block->suspect = true;
-        gone -= b->parts[i].rows;
-        if (block->state == BLOCK_SEALED)
-            block_set_state(b->stream, block, BLOCK_WAITING);
-    }
-    if (gone && is_tail(b->segment))
-        batch_possible_duplicates(b, gone,
-                                  "the newest segment is damaged: what an insert without an answer "
-                                  "had of it is read from Kafka as new");
+    for (size_t i = 0; i < b->part_count; i++)
+        rows += b->parts[i].rows;
+    return rows;
+}
+
+/* Nothing of it is there: its seal is gone. */
+static void batch_end(struct batch *b)
+{
+    for (size_t i = 0; i < b->part_count; i++) /* blocks without rows */
+        if (b->parts[i].block->state == BLOCK_SEALED)
+            block_set_state(b->stream, b->parts[i].block, BLOCK_WAITING);
     b->segment->scan = b->segment->first;
     batch_remove(b);
+}
+
+/*
+ * The seal stays for what is there of it, since it may have been sent, and since other seals may have
+ * the rest of its blocks. Its token stands for other bytes: what is there is asked about, or counts
+ * as possible duplicates, and sealed anew. Until then each start finds it so again.
+ */
+static void batch_shrink(struct batch *b, uint64_t rows)
+{
+    b->rows = rows;
+    b->token_lost = true;
+    b->unresolved = false;
+    batch_move(b, BATCH_WAITING);
+    batch_ask_later(b);
+}
+
+/*
+ * What is not there is a hole, and asked about too; but at the end of the stream nothing tells any
+ * more which offsets it had, so they come again from Kafka as new ones.
+ */
+static void batch_salvage(struct batch *b, bool noted)
+{
+    uint64_t found = rows_found(b);
+
+    if (found < b->rows && !noted && is_tail(b->segment))
+        batch_possible_duplicates(b, b->rows - found,
+                                  "the newest segment is damaged: what an insert without an answer "
+                                  "had of it is read from Kafka as new");
+    if (found)
+        batch_shrink(b, found);
+    else
+        batch_end(b);
 }
 
 static void salvage_done(void *arg)
@@ -190,7 +219,7 @@ static void salvage_done(void *arg)
     struct stream *s = v->stream;
 
     for (size_t i = 0; i < v->batch_count; i++)
-        batch_break_up(v->batches[i]);
+        batch_salvage(v->batches[i], v->noted);
     v->segment->settling = false;
     segment_check_acked(v->segment);
     holes_ready(s, v->segment->number);
@@ -215,6 +244,8 @@ static int salvage_commit(struct salvage *v)
         changes[n++] = (struct spool_change){
             .kind = SPOOL_CHANGE_PUT, .key = key, .value = "1", .value_size = 1};
         for (size_t i = 0; i < v->batch_count; i++) {
+            if (rows_found(v->batches[i]))
+                continue;
             changes[n++] = (struct spool_change){.kind = SPOOL_CHANGE_UNSEAL,
                                                  .stream = s->id,
                                                  .batch = v->batches[i]->id,
@@ -240,6 +271,7 @@ void segment_salvaged(struct stream *s, struct segment *g, const struct load_job
     if (v) {
         v->stream = s;
         v->segment = g;
+        v->noted = l->noted;
         status = salvage_batches(v);
     }
     if (status == SPOOL_OK && g->damaged && !l->noted && !nothing_lost(l, g))

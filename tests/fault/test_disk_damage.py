@@ -154,6 +154,30 @@ def test_damage_of_rows_that_came_otherwise_leaves_the_rest(spoold, engine):
     assert code == 1 and [p["sequence"] for p in answer["problems"]] == [bad.sequence]
 
 
+def test_pieces_of_blocks_in_a_damaged_segment(spoold, engine):
+    """A seal of what a hunt left of its blocks, one of which is lost: the others go in once, and what was
+    found to be bad of a block does not come again with the rest of it."""
+    table = engine.create_table("id UInt64, name String, type String, value Float64, "
+                                "timestamp DateTime64(3), status String, active Bool, "
+                                "CONSTRAINT c CHECK id != 2525", order_by="id", window=1000)
+    daemon = spoold(None, engine, [stream("events", [], table)])
+    mkspool(daemon.spool, "blocks=120", "rows=50", f"destination=default.{table}")
+    daemon.launch("replace.after_commit=kill")
+    assert daemon.wait_exit(60) == -9
+    path, = damage.segments(daemon.spool, "events")
+    lost = damage.lose_index_entry(path, beside=51)
+    assert lost not in (1, 51)
+    for _ in range(2):  # killed before anything was settled, and not
+        daemon.launch("replace.before_commit=kill")
+        assert daemon.wait_exit(60) == -9
+    daemon.start()
+    daemon.wait_rows(engine, table, 6000 - 50 - 1)
+    assert engine.unique(table) == engine.count(table)
+    daemon.wait(lambda: daemon.stream_status("events")["rows_spooled"] == 0, 20, "all is settled")
+    assert daemon.stream_status("events")["dead_letters"] == 1
+    assert daemon.sigterm() == 0
+
+
 def truncated(path):
     os.truncate(path, os.path.getsize(path) // 2 // damage.PAGE * damage.PAGE)
 

@@ -41,6 +41,34 @@ def blocks(spool, stream):
     return sorted(found, key=lambda b: b.sequence)
 
 
+def _first_entry(page):
+    """(key, size of the value) of the first entry of a leaf of LMDB; None where it is none."""
+    flags, lower = struct.unpack_from("<HH", page, 10)
+    if flags != 2 or lower <= 16:
+        return None
+    at, = struct.unpack_from("<H", page, 16)
+    if at + 8 > PAGE:
+        return None
+    low, high, _, size = struct.unpack_from("<HHHH", page, at)
+    return page[at + 8:at + 8 + size], low | high << 16
+
+
+def lose_index_entry(path, beside):
+    """Damages the first entry of the last leaf of the index (also of its older versions): the sequence
+    of the block that can't be found any more, which is not the one given."""
+    with open(path, "rb") as f:
+        data = f.read()
+    leaves = {}
+    for at in range(0, len(data) - PAGE + 1, PAGE):
+        entry = _first_entry(data[at:at + PAGE])
+        if entry and len(entry[0]) == 8 and entry[1] == 80:
+            leaves.setdefault(int.from_bytes(entry[0], "big"), []).append(at)
+    sequence = max(s for s in leaves if s != beside)
+    for at in leaves[sequence]:
+        flip(path, at + PAGE - 20)
+    return sequence
+
+
 class _Value(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t), ("data", ctypes.c_void_p)]
 
