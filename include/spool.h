@@ -142,6 +142,13 @@ struct spool_mark {
     uint64_t hash;        /* of its key and value */
 };
 
+/* The mark of the record at an offset. */
+struct spool_trace {
+    int64_t offset;
+    struct spool_mark mark;
+};
+#define SPOOL_TRACES 13 /* of an origin: its highest offset, and earlier ones */
+
 /* A block to append. rows may be 0: a range of offsets that left no row (frames then empty). */
 struct spool_block {
     uint32_t origin;
@@ -189,6 +196,12 @@ int spool_stream_append(struct spool_stream *stream, const struct spool_block *b
 int spool_stream_high(struct spool_stream *stream, uint32_t origin, int64_t *offset);
 /* [stream] The mark of the record at that offset; not known where there is none. */
 void spool_stream_mark(struct spool_stream *stream, uint32_t origin, struct spool_mark *mark);
+/*
+ * [stream] The marks known of an origin: the one at its highest offset, then those at the ends of
+ * earlier blocks, ever further apart, the latest first. Where the end of a log was cut and written
+ * again they tell how far it is the same. to has room for SPOOL_TRACES; returns how many there are.
+ */
+size_t spool_stream_traces(struct spool_stream *stream, uint32_t origin, struct spool_trace *to);
 
 /* [stream] All blocks of a segment in order of sequence; *refs malloc'd. */
 int spool_segment_blocks(struct spool_stream *stream, uint64_t number,

@@ -182,7 +182,11 @@ void origin_start_reading(struct origin *o)
 {
     const struct hole *h = hole_to_fetch(o);
 
-    if (o->partition && !o->revoking && !o->log_over)
+    if (!o->partition || o->revoking || o->log_over)
+        return;
+    if (o->trace)
+        log_trace_again(o);
+    else
         kafka_partition_start(o->partition, h ? h->asked : o->taken + 1, h ? NULL : &o->mark);
 }
 

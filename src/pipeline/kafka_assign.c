@@ -12,10 +12,12 @@
  *   nothing committed, nothing held by policy
  *   committed by us in an earlier epoch
  *                                   is of an earlier log, and counts as nothing committed; with
- *                                   nothing held the log is read from its beginning
+ *                                   nothing held the log is read from where it parts with that,
+ *                                   or from its beginning
  *
  * Where the record in front of that place is another one than we took there, the log is another one
- * too (kafka_mark.c): a new epoch, from its beginning.
+ * too (kafka_mark.c): a new epoch, from its beginning; or from where it parts with the earlier one, if
+ * that is what it begins with (log_trace.c).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +57,8 @@ struct assign_job {
     int64_t high;
     struct spool_mark mark;
     enum start_why why;
+    struct spool_trace traces[LOG_TRACES]; /* of earlier logs, the latest first */
+    size_t trace_count;
     struct assign_job *next;
 };
 
@@ -129,12 +133,58 @@ static int take_new_epoch(struct assign_job *a)
     return status;
 }
 
+/* Whether rows of it are to be read again: then it is no mark of how far the log was read. */
+static bool was_discarded(const struct assign_job *a, uint32_t id)
+{
+    char key[ORIGIN_NOTE_KEY_SIZE], text[ORIGIN_NOTE_VALUE_SIZE];
+    void *value = NULL;
+    size_t size = 0;
+    int status;
+
+    (void)origin_discard_note(a->stream, id, 0, key, text);
+    status = spool_note_get(a->job.pipeline->spool, key, &value, &size, NULL);
+    free(value);
+    return status == SPOOL_OK;
+}
+
+/* An earlier log's below those that are known: the one after it may have been the same up to there. */
+static void add_traces(struct assign_job *a, uint32_t id)
+{
+    struct spool_trace traces[SPOOL_TRACES];
+    size_t n = spool_stream_traces(a->stream->spool, id, traces);
+
+    for (size_t i = 0; i < n && a->trace_count < LOG_TRACES; i++)
+        if (!a->trace_count || traces[i].offset < a->traces[a->trace_count - 1].offset)
+            a->traces[a->trace_count++] = traces[i];
+}
+
+/*
+ * What is known of the logs before this one, the present epoch's: their end may only have been cut. Found
+ * again after a restart, too, as long as nothing of the present epoch is held.
+ */
+static int find_traces(struct assign_job *a)
+{
+    uint32_t epoch = a->epoch, id = 0, found = 0;
+    int status = SPOOL_OK;
+
+    if (a->why != START_NEW_LOG && a->why != START_BEGINNING && a->why != START_POLICY)
+        return SPOOL_OK;
+    while (--epoch > 0 && a->trace_count < LOG_TRACES) {
+        status = spool_origin(a->job.pipeline->spool, a->name, epoch, &id, &found, &a->error);
+        if (status != SPOOL_OK || was_discarded(a, id))
+            break;
+        add_traces(a, id);
+    }
+    return status;
+}
+
 static void assign_work(struct job *job)
 {
     struct assign_job *a = (struct assign_job *)job;
     struct spool *spool = job->pipeline->spool;
     int status;
 
+    a->trace_count = 0;
     a->status = spool_origin(spool, a->name, 0, &a->id, &a->epoch, &a->error);
     if (a->status != SPOOL_OK)
         return;
@@ -147,6 +197,8 @@ static void assign_work(struct job *job)
     a->why = a->new_epoch ? START_NEW_LOG : assign_why(a);
     if (is_new_epoch(a))
         a->status = take_new_epoch(a);
+    if (a->status == SPOOL_OK && a->high < 0)
+        a->status = find_traces(a);
 }
 
 /* Logs that were followed by another one: rows of that have the same offsets. Where another consumer
@@ -196,9 +248,10 @@ static void assign_old_epoch(struct assign_job *a)
         holes_forget(old, NULL);
         origin_discard(old, INT64_MAX);
     } else {
-        log_event(LOG_WARN, "partition.new_log", "stream", s->options->name, "origin", a->name,
-                  "low", log_i64(a->committed.low), "high", log_i64(a->committed.high), "action",
-                  new_log_action(a), NULL);
+        if (!a->trace_count)
+            log_event(LOG_WARN, "partition.new_log", "stream", s->options->name, "origin", a->name,
+                      "low", log_i64(a->committed.low), "high", log_i64(a->committed.high),
+                      "action", new_log_action(a), NULL);
         if (a->why == START_LATER_LOG)
             origin_suspect(old);
         holes_forget(old, "these rows were damaged in the spool, and the log they came from is "
@@ -299,7 +352,8 @@ static void assign_done(struct job *job)
     start = assign_start(a, o);
     log_event(LOG_INFO, "partition.assigned", "stream", s->options->name, "origin", o->name,
               "epoch", log_u64(o->epoch), "committed", log_i64(a->committed.offset), "start",
-              start == KAFKA_OFFSET_POLICY      ? "policy"
+              start < 0 && a->trace_count       ? "where the log is another one"
+              : start == KAFKA_OFFSET_POLICY    ? "policy"
               : start == KAFKA_OFFSET_BEGINNING ? "beginning"
                                                 : log_i64(start),
               NULL);
@@ -314,6 +368,8 @@ static void assign_done(struct job *job)
             o->mark.known = false;
         o->taken = start - 1;
         origin_start_reading(o);
+    } else if (a->trace_count) {
+        log_trace_begin(o, a->traces, a->trace_count, start, new_log_action(a));
     } else {
         kafka_partition_start(a->partition, start, NULL);
     }

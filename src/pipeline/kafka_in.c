@@ -67,6 +67,7 @@ static void on_revoking(void *arg, struct kafka_partition *const *partitions, si
             continue;
         log_event(LOG_INFO, lost ? "partition.lost" : "partition.revoking", "stream",
                   o->stream->options->name, "origin", o->name, NULL);
+        log_trace_free(o);
         o->owned = false;
         o->revoking = true;
         o->lost = lost;
@@ -176,11 +177,15 @@ static void on_out_of_range(void *arg, struct kafka_partition *partition, int64_
     (void)arg;
     if (!o)
         return;
+    if (o->trace) {
+        log_trace_next(o);
+        return;
+    }
     log_event(LOG_ERROR, "partition.out_of_range", "stream", o->stream->options->name, "origin",
               o->name, "position", log_i64(position), "action",
               o->stream->p->kafka_options.auto_offset_reset == KAFKA_RESET_ERROR
                   ? "the log is another one: the stream is held"
-                  : "the log is another one: reading starts again by auto_offset_reset",
+                  : "the log is another one, or was cut: what was read of it is looked for",
               NULL);
     snprintf(what, sizeof(what), "offset %lld is not in the log", (long long)position);
     another_log(o, partition, false, what);
@@ -194,10 +199,23 @@ static void on_new_log(void *arg, struct kafka_partition *partition, int64_t pos
     (void)arg;
     if (!o)
         return;
+    if (o->trace) {
+        log_trace_next(o);
+        return;
+    }
     snprintf(what, sizeof(what),
              "the record before offset %lld is another one than was read, so the log is a new one",
              (long long)position);
     another_log(o, partition, true, what);
+}
+
+static void on_traced(void *arg, struct kafka_partition *partition, int64_t offset)
+{
+    struct origin *o = kafka_partition_user(partition);
+
+    (void)arg;
+    if (o && o->trace)
+        log_trace_found(o, offset);
 }
 
 /*
@@ -269,6 +287,7 @@ int kafka_in_create(struct pipeline *p, struct spool_error *error)
         .gap = on_gap,
         .out_of_range = on_out_of_range,
         .new_log = on_new_log,
+        .traced = on_traced,
         .begun = on_begun,
         .fatal = on_fatal,
         .committed = on_committed,

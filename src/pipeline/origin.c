@@ -249,6 +249,7 @@ void origins_free(struct stream *s)
             b = next;
         }
         holes_free(o);
+        log_trace_free(o);
         free(o->name);
         free(o);
     }

@@ -331,6 +331,22 @@ void kafka_assign_gone(struct pipeline *p, const struct kafka_partition *partiti
 void kafka_assign_retry(struct pipeline *p); /* partitions that waited for room on disk */
 void kafka_assign_free(struct pipeline *p);
 
+/* --- log_trace.c ---------------------------------------------------------------------------- */
+
+/*
+ * Looks for the latest of these records that the origin's log still has, and begins behind it; where
+ * it has none, at otherwise (KAFKA_OFFSET_POLICY or _BEGINNING), which new_log tells of. traces are
+ * copied, new_log is kept.
+ */
+#define LOG_TRACES (2 * SPOOL_TRACES)
+void log_trace_begin(struct origin *o, const struct spool_trace *traces, size_t count,
+                     int64_t otherwise, const char *new_log);
+/* The log has another record there, or none: the next one. */
+void log_trace_next(struct origin *o);
+void log_trace_again(struct origin *o); /* ... the same again, where reading was to begin again */
+void log_trace_found(struct origin *o, int64_t offset);
+void log_trace_free(struct origin *o);
+
 /* --- pressure.c ----------------------------------------------------------------------------- */
 
 void pressure_init(struct pipeline *p);

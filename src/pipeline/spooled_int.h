@@ -98,6 +98,7 @@ struct origin {
     bool suspect;            /* its rows may be in the table */
     int64_t delivered_below; /* the group says so, by a commit of ours */
     bool log_over;           /* another log is in its place: nothing of it can be read any more */
+    struct log_trace *trace; /* it is looked for where its log begins; NULL: it is not */
     struct record_run_node *runs_first, *runs_last; /* waiting for decode */
     uint32_t runs_unreleased;                       /* handed to us, not yet released */
     bool decoding;

@@ -72,6 +72,8 @@ struct kafka_callbacks {
     /* The record in front of position is another one than was read there: the topic was made anew
        under its name, or its log was cut and written again. Held until kafka_partition_start. */
     void (*new_log)(void *arg, struct kafka_partition *partition, int64_t position);
+    /* The record in front of offset is the one kafka_partition_trace was given: it begins there. */
+    void (*traced)(void *arg, struct kafka_partition *partition, int64_t offset);
     /* It begins at offset, which was asked for as KAFKA_OFFSET_POLICY or KAFKA_OFFSET_BEGINNING. */
     void (*begun)(void *arg, struct kafka_partition *partition, int64_t offset);
     /* A fatal error of the client (fenced instance, ...): the daemon exits 1. */
@@ -113,6 +115,11 @@ void kafka_partition_set_user(struct kafka_partition *p, void *user);
 #define KAFKA_OFFSET_POLICY    (-1000)
 #define KAFKA_OFFSET_BEGINNING (-1001)
 void kafka_partition_start(struct kafka_partition *p, int64_t offset,
+                           const struct spool_mark *before);
+
+/* Begins at offset (> 0) where the log has that record in front of it. traced() is called then, before
+   any record comes; else new_log(), also where there is no record any more. */
+void kafka_partition_trace(struct kafka_partition *p, int64_t offset,
                            const struct spool_mark *before);
 
 /* Nestable by reason bits: paused while any bit is set. Runs in hand are not affected. */

@@ -82,6 +82,7 @@ struct kafka_partition {
     bool kept;        /* gone at once (lost, deadline); the pipeline has yet to let go of it */
     bool blocking;    /* soft-paused with a full run: the drain waits */
     bool verifying;   /* the record at taken was asked for again, and is awaited */
+    bool tracing;     /* ... and must be there (kafka_partition_trace) */
     bool doubted;     /* nothing is taken until it was sought: the log may be another one from
                          here on (kafka_mark.c), or what was taken was thrown away */
     bool in_lookup;   /* in the job under way */

@@ -9,6 +9,10 @@
  * then the log is another one. Where no record is there any more (retention, compaction) the next
  * one comes, or the end, and nothing can be said.
  *
+ * Another record at that offset may also be of the same log, whose end was cut and written again (a
+ * broker that lost its last writes, an unclean election). Then the log is tried for earlier records,
+ * by their marks (kafka_partition_trace), and there nothing but the very record will do.
+ *
  * While a partition is fetched without a break the client says nowhere but in its log, on the thread
  * of the broker, that a fetch failed for this partition ("BROKERUA") or that another broker leads
  * it now ("BRKMIGR", both debug=topic); for a whole connection the interceptor sees it (kafka_join.c).
@@ -60,6 +64,14 @@ int64_t kafka_mark_begin(struct kafka_partition *p)
     return p->taken;
 }
 
+static void mark_traced(struct kafka_partition *p)
+{
+    struct kafka_source *s = p->source;
+
+    p->tracing = false;
+    s->callbacks.traced(s->arg, p, p->taken + 1);
+}
+
 /* A record while the marked one is awaited. */
 void kafka_mark_verify(struct kafka_partition *p, const rd_kafka_message_t *m)
 {
@@ -68,11 +80,16 @@ void kafka_mark_verify(struct kafka_partition *p, const rd_kafka_message_t *m)
     if (m->offset < p->taken)
         return;
     p->verifying = false;
-    if (m->offset > p->taken)
+    if (m->offset > p->taken) {
+        if (p->tracing)
+            kafka_partition_new_log(p);
         return; /* it is gone, which happens in the same log too */
+    }
     kafka_mark_of(m, &mark);
     if (mark.timestamp_ms != p->awaited.timestamp_ms || mark.hash != p->awaited.hash)
         kafka_partition_new_log(p);
+    else if (p->tracing)
+        mark_traced(p);
 }
 
 void kafka_mark_end(struct kafka_partition *p, int64_t end)
@@ -80,6 +97,11 @@ void kafka_mark_end(struct kafka_partition *p, int64_t end)
     if (p->verifying && end <= p->taken) {
         p->verifying = false;
         kafka_partition_look_again(p); /* the log is shorter than we were */
+        return;
+    }
+    if (p->verifying && p->tracing) {
+        p->verifying = false;
+        kafka_partition_new_log(p);
         return;
     }
     p->verifying = false;

@@ -184,6 +184,7 @@ void kafka_partition_start(struct kafka_partition *p, int64_t offset,
         return;
     assert(p->announced);
     p->range_tries = 0;
+    p->tracing = false;
     if (!is_place(offset) && p->state != KAFKA_P_WAITING)
         p->low = p->high = -1; /* the lookup's are old by now */
     if (before && before->known) {
@@ -193,6 +194,15 @@ void kafka_partition_start(struct kafka_partition *p, int64_t offset,
         p->mark_offset = -1;
     }
     kafka_partition_begin(p, offset);
+}
+
+void kafka_partition_trace(struct kafka_partition *p, int64_t offset,
+                           const struct spool_mark *before)
+{
+    assert(offset > 0 && before->known);
+    kafka_partition_start(p, offset, before);
+    p->tracing = p->state == KAFKA_P_STARTING;
+    p->low = p->high = -1; /* asked for again: where a log ends is what this is about */
 }
 
 /* Fetching is to begin (again) at offset, by policy, or at the first record. */
@@ -224,6 +234,23 @@ static int64_t policy_offset(struct kafka_partition *p)
     return -1;
 }
 
+/* Whether the log can have the record that is looked for. As settle_start. */
+static bool settle_trace(struct kafka_partition *p)
+{
+    struct kafka_source *s = p->source;
+
+    if (p->low < 0 || p->high < 0) {
+        kafka_lookup_want(p);
+        return false;
+    }
+    if (p->start <= p->high && p->start > p->low)
+        return true;
+    p->state = KAFKA_P_HELD;
+    s->pauses_due = true;
+    s->callbacks.new_log(s->arg, p, p->start);
+    return false;
+}
+
 /*
  * Settles where a STARTING partition really begins: the policy, what retention took away, an end
  * before our offset. False: not now (a lookup is under way, or the partition is held).
@@ -232,6 +259,8 @@ static bool settle_start(struct kafka_partition *p)
 {
     struct kafka_source *s = p->source;
 
+    if (p->tracing)
+        return settle_trace(p);
     if (!is_place(p->start)) {
         if (p->low < 0 || p->high < 0) {
             kafka_lookup_want(p);

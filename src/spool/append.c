@@ -13,7 +13,7 @@
 #include "spool/spool_int.h"
 
 /* Pages a commit needs beside its blocks: copies of tree pages, new leaves, origin names. */
-#define COMMIT_SLACK_PAGES(blocks) (32 + (blocks) / 6)
+#define COMMIT_SLACK_PAGES(blocks) (32 + (blocks) / 4)
 #define COMMIT_BLOCKS_MAX          16384u
 #define GROW_TRIES                 8
 
@@ -218,6 +218,15 @@ struct group {
     struct spool_block_ref *refs;
 };
 
+static bool group_raise(const struct append *a, struct group *g, const struct spool_block *b)
+{
+    const struct high *held = high_find(&a->stream->high, b->origin);
+
+    if (held && !high_find(&g->high, b->origin) && !high_put(&g->high, held))
+        return false;
+    return high_add(&g->high, b->origin, b->last_offset, &b->mark);
+}
+
 static int group_prepare(const struct append *a, struct group *g)
 {
     struct segment *segment = stream_newest(a->stream);
@@ -225,8 +234,7 @@ static int group_prepare(const struct append *a, struct group *g)
     g->totals = segment->totals;
     for (size_t i = g->first; i < g->first + g->count; i++) {
         const struct spool_block *b = &a->blocks[i];
-        if (!(b->flags & SPOOL_BLOCK_REFILL) &&
-            !high_add(&g->high, b->origin, b->last_offset, &b->mark))
+        if (!(b->flags & SPOOL_BLOCK_REFILL) && !group_raise(a, g, b))
             return SPOOL_E_NOMEM;
         if (!g->totals.blocks++) {
             g->totals.first_sequence = a->stream->next_sequence;
@@ -279,7 +287,7 @@ static void group_done(const struct append *a, const struct group *g)
     for (size_t i = 0; i < g->high.cap; i++) {
         const struct high *h = &g->high.slots[i];
         if (h->origin)
-            high_add(&stream->high, h->origin, h->offset, &h->mark)->named = true;
+            high_put(&stream->high, h)->named = true;
     }
     for (size_t i = 0; segment->waiting && i < g->count; i++) {
         uint32_t rows = a->blocks[g->first + i].rows;

@@ -49,23 +49,86 @@ int high_reserve(struct high_table *t, size_t extra)
     return SPOOL_OK;
 }
 
-struct high *high_add(struct high_table *t, uint32_t origin, int64_t offset,
-                      const struct spool_mark *mark)
+/*
+ * Which of the earlier marks to forget, where there is one too many. Each shall be about twice as far
+ * back as the one after it, so that of a log whose end was cut little more is read again than was
+ * lost. So it is the one whose neighbours are nearest to each other, for their age; and the oldest
+ * where all are far enough apart.
+ */
+static unsigned earlier_least(const struct spool_trace *earlier, unsigned count, int64_t offset)
+{
+    unsigned least = count - 1;
+    double least_part =
+        1 - 1 / (2.0 * 2.0); /* of the age: where each is twice as old as the last */
+
+    for (unsigned i = 1; i + 1 < count; i++) {
+        double after = (double)(offset - earlier[i + 1].offset);
+        double part = (double)(earlier[i - 1].offset - earlier[i + 1].offset) / after;
+        if (part < least_part) {
+            least_part = part;
+            least = i;
+        }
+    }
+    return least;
+}
+
+/* The mark so far becomes the latest of the earlier ones. */
+static void earlier_push(struct high *h, int64_t offset)
+{
+    struct spool_trace all[SPOOL_TRACES];
+    unsigned count = 0, skip;
+
+    all[count++] = (struct spool_trace){h->offset, h->mark};
+    for (unsigned i = 0; i < h->earlier_count; i++)
+        all[count++] = h->earlier[i];
+    skip = count < SPOOL_TRACES ? count : earlier_least(all, count, offset);
+    h->earlier_count = 0;
+    for (unsigned i = 0; i < count; i++)
+        if (i != skip)
+            h->earlier[h->earlier_count++] = all[i];
+}
+
+static struct high *high_slot(struct high_table *t, uint32_t origin, int64_t offset)
 {
     struct high *h = high_find(t, origin);
 
-    if (!h) {
-        if (high_reserve(t, 1) != SPOOL_OK)
-            return NULL;
-        place(t, (struct high){.origin = origin, .offset = offset});
-        h = high_find(t, origin);
-    }
+    if (h || high_reserve(t, 1) != SPOOL_OK)
+        return h;
+    place(t, (struct high){.origin = origin, .offset = offset});
+    return high_find(t, origin);
+}
+
+struct high *high_add(struct high_table *t, uint32_t origin, int64_t offset,
+                      const struct spool_mark *mark)
+{
+    struct high *h = high_slot(t, origin, offset);
+    bool known = mark && mark->known;
+
+    if (!h || h->offset > offset)
+        return h;
     if (h->offset < offset) {
+        if (known && h->mark.known)
+            earlier_push(h, offset);
+        else
+            h->earlier_count = 0;
         h->offset = offset;
         h->mark.known = false;
     }
-    if (mark && mark->known && h->offset == offset)
+    if (known)
         h->mark = *mark;
+    return h;
+}
+
+struct high *high_put(struct high_table *t, const struct high *from)
+{
+    struct high *h = high_slot(t, from->origin, from->offset);
+    bool named;
+
+    if (!h || h->offset > from->offset || (h->offset == from->offset && !from->mark.known))
+        return h;
+    named = h->named;
+    *h = *from;
+    h->named = named;
     return h;
 }
 

@@ -168,8 +168,7 @@ static int open_segment(struct spool_stream *stream, uint64_t number, bool newes
         struct high *h = NULL;
         if (!high.slots[i].origin)
             continue;
-        h = high_add(&stream->high, high.slots[i].origin, high.slots[i].offset,
-                     &high.slots[i].mark);
+        h = high_put(&stream->high, &high.slots[i]);
         if (!h)
             status = spool_error_set(error, SPOOL_E_NOMEM, "no memory for a segment");
         else

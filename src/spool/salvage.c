@@ -93,8 +93,7 @@ static int high_of_segment(struct spool_stream *stream, uint64_t number, struct 
 int high_copy(const struct high_table *from, struct high_table *to)
 {
     for (size_t i = 0; i < from->cap; i++)
-        if (from->slots[i].origin &&
-            !high_add(to, from->slots[i].origin, from->slots[i].offset, &from->slots[i].mark))
+        if (from->slots[i].origin && !high_put(to, &from->slots[i]))
             return SPOOL_E_NOMEM;
     return SPOOL_OK;
 }

@@ -244,27 +244,43 @@ static int scan_index(struct scan *s, const struct tree *tree, const struct tree
     return SPOOL_OK;
 }
 
+static int scan_mark(struct cursor *body, struct spool_mark *mark)
+{
+    uint64_t timestamp = 0;
+    int status = cursor_u64le(body, &timestamp);
+
+    mark->timestamp_ms = (int64_t)timestamp;
+    if (status == SPOOL_OK)
+        status = cursor_u64le(body, &mark->hash);
+    mark->known = status == SPOOL_OK;
+    return status;
+}
+
 static int scan_high(struct scan *s, const struct tree_item *item)
 {
     struct cursor body;
-    uint64_t offset = 0, timestamp = 0;
-    struct spool_mark mark = {0};
+    uint64_t offset = 0;
+    struct high h = {0};
     int status = item->key_size == 4 && item->data
                      ? record_open(RECORD_HIGH, item->key, 4, item->data, item->size, &body)
                      : SPOOL_E_CORRUPT;
 
     if (status == SPOOL_OK)
         status = cursor_u64le(&body, &offset);
-    if (status == SPOOL_OK && cursor_left(&body)) {
-        mark.known = true;
-        status = cursor_u64le(&body, &timestamp);
-        mark.timestamp_ms = (int64_t)timestamp;
+    h.offset = (int64_t)offset;
+    if (status == SPOOL_OK && cursor_left(&body))
+        status = scan_mark(&body, &h.mark);
+    while (status == SPOOL_OK && cursor_left(&body) && h.earlier_count < SPOOL_TRACES - 1) {
+        struct spool_trace *earlier = &h.earlier[h.earlier_count++];
+        status = cursor_u64le(&body, &offset);
+        earlier->offset = (int64_t)offset;
         if (status == SPOOL_OK)
-            status = cursor_u64le(&body, &mark.hash);
+            status = scan_mark(&body, &earlier->mark);
     }
-    if (status != SPOOL_OK || !get_be32(item->key))
+    h.origin = item->key_size == 4 ? get_be32(item->key) : 0;
+    if (status != SPOOL_OK || !h.origin)
         return scan_bad(s, "high: an entry fails its checksum");
-    if (s->wants->high && !high_add(s->wants->high, get_be32(item->key), (int64_t)offset, &mark))
+    if (s->wants->high && !high_put(s->wants->high, &h))
         return spool_error_set(s->error, SPOOL_E_NOMEM, "no memory to read a segment");
     return SPOOL_OK;
 }

@@ -11,7 +11,8 @@
  *            24 i64 first arrival | 32 i64 last arrival | 40 u64 raw bytes | 48 u64 payload bytes |
  *            56 u32 prefix bytes | 60 u32 origin | 64 u32 rows | 68 u32 flags
  *   high     u32be origin -> 0 i64 highest offset, of this segment and all before it |
- *            8 i64 timestamp | 16 u64 hash of the record there; both absent where not known
+ *            8 i64 timestamp | 16 u64 hash of the record there; absent where not known |
+ *            24 the same three of up to 12 earlier offsets, the latest first
  *   totals   "totals" -> u64 blocks | u64 blocks of 0 rows | u64 rows | u64 payload bytes |
  *            u64 first sequence | u64 last sequence | i64 first arrival of its first block
  *
@@ -69,18 +70,26 @@ static int put_info(struct spool_stream *stream, MDB_txn *txn, uint64_t number)
     return rc;
 }
 
+static void put_trace(uint8_t *to, int64_t offset, const struct spool_mark *mark)
+{
+    put_le64(to, (uint64_t)offset);
+    put_le64(to + 8, (uint64_t)mark->timestamp_ms);
+    put_le64(to + 16, mark->hash);
+}
+
 int segment_put_high(struct spool_stream *stream, MDB_txn *txn, const struct high *h,
                      bool with_name)
 {
     const struct origin *o = origin_of(stream->spool, h->origin);
-    uint8_t key[4], value[24], body[ORIGIN_NAME_MAX + 4];
+    uint8_t key[4], value[SPOOL_TRACES * TRACE_BYTES], body[ORIGIN_NAME_MAX + 4];
+    size_t size = TRACE_BYTES;
     int rc;
 
     put_be32(key, h->origin);
-    put_le64(value, (uint64_t)h->offset);
-    put_le64(value + 8, (uint64_t)h->mark.timestamp_ms);
-    put_le64(value + 16, h->mark.hash);
-    rc = record_put(txn, stream->dbi[DB_HIGH], RECORD_HIGH, key, 4, value, h->mark.known ? 24 : 8,
+    put_trace(value, h->offset, &h->mark);
+    for (unsigned i = 0; i < h->earlier_count; i++, size += TRACE_BYTES)
+        put_trace(value + size, h->earlier[i].offset, &h->earlier[i].mark);
+    rc = record_put(txn, stream->dbi[DB_HIGH], RECORD_HIGH, key, 4, value, h->mark.known ? size : 8,
                     0);
     if (rc || !with_name || !o)
         return rc;
@@ -119,7 +128,7 @@ static uint64_t carried_bytes(const struct spool_stream *stream)
     for (size_t i = 0; i < stream->high.cap; i++) {
         const struct origin *o = origin_of(stream->spool, stream->high.slots[i].origin);
         if (o)
-            n += 2 * (o->name_size + 112ull);
+            n += 2 * (o->name_size + 88ull + SPOOL_TRACES * TRACE_BYTES);
     }
     return n;
 }

@@ -253,15 +253,20 @@ struct high_table {
         uint32_t origin;
         bool named; /* its name stands in the newest segment */
         int64_t offset;
-        struct spool_mark mark; /* of the record at offset */
+        struct spool_mark mark;                       /* of the record at offset */
+        unsigned earlier_count;                       /* 0 where mark is not known */
+        struct spool_trace earlier[SPOOL_TRACES - 1]; /* the latest first */
     } * slots;
     size_t cap, count;
 };
 struct high *high_find(const struct high_table *t, uint32_t origin); /* NULL: none */
 /* Raises an origin's offset, adding it where it is new. mark: of the record there; NULL: none is
-   known. NULL: no memory, not after high_reserve. */
+   known. The mark so far becomes an earlier one. NULL: no memory, not after high_reserve. */
 struct high *high_add(struct high_table *t, uint32_t origin, int64_t offset,
                       const struct spool_mark *mark);
+/* Puts h, its earlier marks too, in place of what t has of its origin, unless that is higher. Returns
+   as high_add. */
+struct high *high_put(struct high_table *t, const struct high *h);
 /* Raises what to has to what from has. */
 int high_copy(const struct high_table *from, struct high_table *to);
 int high_reserve(struct high_table *t, size_t extra);
@@ -272,6 +277,7 @@ extern const char *const segment_db_names[DB_COUNT];
 
 #define INDEX_BODY_BYTES  72u
 #define TOTALS_BODY_BYTES 56u
+#define TRACE_BYTES       24u /* of high: an offset and the mark there */
 
 /* What a scan of a segment file collects beside its checks; each may be NULL. */
 struct segment_wants {

@@ -322,6 +322,19 @@ void spool_stream_mark(struct spool_stream *stream, uint32_t origin, struct spoo
     *mark = h ? h->mark : (struct spool_mark){0};
 }
 
+size_t spool_stream_traces(struct spool_stream *stream, uint32_t origin, struct spool_trace *to)
+{
+    const struct high *h = high_find(&stream->high, origin);
+    size_t count = 0;
+
+    if (!h || !h->mark.known)
+        return 0;
+    to[count++] = (struct spool_trace){h->offset, h->mark};
+    for (unsigned i = 0; i < h->earlier_count; i++)
+        to[count++] = h->earlier[i];
+    return count;
+}
+
 int spool_stream_high(struct spool_stream *stream, uint32_t origin, int64_t *offset)
 {
     const struct high *h = high_find(&stream->high, origin);

@@ -269,8 +269,8 @@ static void on_closed(void *arg)
 static void consume_source(struct result *result)
 {
     static const struct kafka_callbacks callbacks = {
-        on_assigned, on_run,   on_revoking, on_gap,       on_range,
-        on_range,    on_begun, on_fatal,    on_committed,
+        on_assigned, on_run,   on_revoking, on_gap,   on_range,
+        on_range,    on_begun, on_begun,    on_fatal, on_committed,
     };
     struct taker taker = {.result = result};
     const char *topics[] = {topic};

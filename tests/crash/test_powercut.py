@@ -16,7 +16,8 @@ CHUNK = 100  # cuts of one disk
 # The first start makes meta.mdb before dead.mdb; each chunk begins with both.
 FIRST_START = "store.before_rename"
 # Not reached by this load, since the server lives on: a token holds then.
-ELSEWHERE = {"ask.answered": "test_killed_again_and_again", "reencode.buried": "test_kill_reencode.py",
+ELSEWHERE = {"ask.answered": "test_killed_again_and_again", "epoch.taken": "test_log_cut.py",
+             "reencode.buried": "test_kill_reencode.py",
              "reencode.sealed": "test_kill_reencode.py", **REPLAY}
 
 

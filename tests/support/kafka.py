@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real Kafka broker (KRaft, one node), and what the tests ask of it through kafkatool."""
+import glob
 import itertools
 import json
 import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 
@@ -144,7 +146,7 @@ class Kafka:
     def __init__(self, directory, data=None):
         """data: where the records go, a folder of directory by default."""
         self.directory = str(directory)
-        data = data or os.path.join(self.directory, "data")
+        self.data = data = data or os.path.join(self.directory, "data")
         self.port, self.controller_port = free_port(), free_port()
         self.brokers = f"127.0.0.1:{self.port}"
         self.tool = KafkaTool(self.brokers)
@@ -225,6 +227,21 @@ class Kafka:
     def truncate(self, name, partition, offset):
         """Deletes the records before offset, as retention would."""
         self.tool.run("truncate", name, partition, offset)
+
+    def cut(self, name, partition, offset):
+        """Takes the end of a killed broker's log away, as a power cut does with what was not on the disk
+        yet. The first offset that is gone: that of the batch with offset in it."""
+        assert not self.alive()
+        path, = glob.glob(os.path.join(self.data, f"{name}-{partition}", "*.log"))
+        with open(path, "r+b") as log:
+            while True:
+                at = log.tell()
+                base, size = struct.unpack(">qi", log.read(12))
+                last, = struct.unpack(">i", log.read(15)[11:])  # behind epoch, magic, CRC, attributes
+                if base + last >= offset:
+                    log.truncate(at)
+                    return base
+                log.seek(at + 12 + size)
 
     def low_offsets(self, name):
         return {e["partition"]: e["low"] for e in self.tool.run("ends", name)}

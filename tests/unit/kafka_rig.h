@@ -47,7 +47,7 @@ struct seat { /* a partition as the pipeline sees it */
     uint64_t records;
     uint64_t bytes;
     int64_t gap_from, gap_to;
-    int64_t out_of_range, new_log, begun;
+    int64_t out_of_range, new_log, traced, begun;
     int64_t commit_ok, commit_failed;
     bool last_of_log; /* so was its last run */
 };
@@ -290,6 +290,14 @@ static void rig_new_log(void *arg, struct kafka_partition *p, int64_t position)
     seat->new_log = position;
 }
 
+static void rig_traced(void *arg, struct kafka_partition *p, int64_t offset)
+{
+    struct seat *seat = kafka_partition_user(p);
+
+    (void)arg;
+    seat->traced = offset;
+}
+
 static void rig_begun(void *arg, struct kafka_partition *p, int64_t offset)
 {
     struct seat *seat = kafka_partition_user(p);
@@ -319,8 +327,8 @@ static void rig_committed(void *arg, struct kafka_partition *p, int64_t offset, 
 }
 
 static const struct kafka_callbacks rig_callbacks = {
-    rig_assigned, rig_run,   rig_revoking, rig_gap,       rig_out_of_range,
-    rig_new_log,  rig_begun, rig_fatal,    rig_committed,
+    rig_assigned, rig_run,    rig_revoking, rig_gap,   rig_out_of_range,
+    rig_new_log,  rig_traced, rig_begun,    rig_fatal, rig_committed,
 };
 
 static void rig_expired(uv_timer_t *timer)
@@ -363,7 +371,8 @@ static UNUSED void rig_init(struct rig *rig)
     for (int i = 0; i < RIG_PARTITIONS_MAX; i++) {
         struct seat *seat = &rig->seats[i];
         seat->committed = seat->first = seat->last = seat->commit_ok = seat->commit_failed = -1;
-        seat->gap_from = seat->gap_to = seat->out_of_range = seat->new_log = seat->begun = -1;
+        seat->gap_from = seat->gap_to = seat->out_of_range = seat->new_log = -1;
+        seat->traced = seat->begun = -1;
     }
 }
 

@@ -280,6 +280,43 @@ static void test_another_record_in_front(void **state)
     cluster_close(&c);
 }
 
+/* Where the record in front must be there, nothing else will do: not another one, not the log's end. */
+static void test_traced(void **state)
+{
+    const struct spool_mark wrong = {true, 1, 1};
+    struct kafka_partition *p;
+    struct spool_mark right;
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 1000, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 1000);
+    p = rig.seats[0].partition;
+    RIG_UNTIL(&rig, p->mark_offset == 999);
+    right = p->mark;
+    kafka_partition_trace(p, 2000, &right);
+    RIG_UNTIL(&rig, rig.seats[0].new_log >= 0);
+    assert_int_equal(rig.seats[0].new_log, 2000);
+    rig.seats[0].new_log = -1;
+    kafka_partition_trace(p, 500, &wrong);
+    RIG_UNTIL(&rig, rig.seats[0].new_log >= 0);
+    assert_int_equal(rig.seats[0].new_log, 500);
+    rig.seats[0].new_log = -1;
+    kafka_partition_trace(p, 1000, &right);
+    RIG_UNTIL(&rig, rig.seats[0].traced >= 0);
+    assert_int_equal(rig.seats[0].traced, 1000);
+    rig_let_pass(&rig, 300);
+    assert_int_equal(rig.records, 1000);
+    produce(&c, "t", 0, 10, 10);
+    RIG_UNTIL(&rig, rig.records == 1010);
+    assert_int_equal(rig.seats[0].new_log, -1);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 static void test_nothing_before_the_answer(void **state)
 {
     struct cluster c;
@@ -564,6 +601,7 @@ int main(void)
         cmocka_unit_test(test_facts_of_a_record),
         cmocka_unit_test(test_start_where_told),
         cmocka_unit_test(test_another_record_in_front),
+        cmocka_unit_test(test_traced),
         cmocka_unit_test(test_nothing_before_the_answer),
         cmocka_unit_test(test_limits_and_membership),
         cmocka_unit_test(test_held_bytes),

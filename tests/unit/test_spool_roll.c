@@ -241,12 +241,98 @@ static void test_carries_high(void **state)
     free(path);
 }
 
+static struct spool_block marked_block(uint32_t origin, int64_t first, int64_t last)
+{
+    return (struct spool_block){.origin = origin,
+                                .rows = 1,
+                                .first_offset = first,
+                                .last_offset = last,
+                                .offsets = NULL,
+                                .frames = "x",
+                                .frames_size = 1,
+                                .mark = {true, last * 3, (uint64_t)last * 7}};
+}
+
+/* The latest mark at or below offset; -1: none. */
+static int64_t trace_below(const struct spool_trace *traces, size_t count, int64_t offset)
+{
+    for (size_t i = 0; i < count; i++)
+        if (traces[i].offset <= offset)
+            return traces[i].offset;
+    return -1;
+}
+
+/* Each of the earlier marks is of a block's end, and however much of the log's end is cut, one of them
+   is not much further back than that. */
+static void check_traces(struct spool_stream *stream, uint32_t origin, const int64_t *ends,
+                         size_t count)
+{
+    struct spool_trace traces[SPOOL_TRACES];
+    size_t n = spool_stream_traces(stream, origin, traces), at = count;
+    int64_t high = ends[count - 1];
+
+    assert_true(n > 0 && traces[0].offset == high);
+    for (size_t i = 0; i < n; i++) {
+        while (at > 0 && ends[at - 1] > traces[i].offset)
+            at--;
+        assert_true(at > 0 && ends[at - 1] == traces[i].offset);
+        assert_true(traces[i].mark.known && traces[i].mark.timestamp_ms == traces[i].offset * 3 &&
+                    traces[i].mark.hash == (uint64_t)traces[i].offset * 7);
+        at--;
+    }
+    for (size_t back = 0; back < count && back < 1000; back++) {
+        int64_t cut = ends[count - 1 - back];
+        assert_true(high - trace_below(traces, n, cut) <= 4 * (high - cut) + 40);
+    }
+}
+
+static void test_earlier_marks(void **state)
+{
+    char *path = make_directory();
+    struct spool *spool = open_spool(path, SMALL_SEGMENT);
+    struct spool_stream *stream = open_stream(spool, "s");
+    uint32_t origin = open_origin(spool, "o/0");
+    struct spool_trace traces[SPOOL_TRACES];
+    static int64_t ends[6000];
+    uint64_t seed = 11;
+    size_t count = 0;
+
+    (void)state;
+    assert_int_equal(spool_stream_traces(stream, origin, traces), 0);
+    while (count < 5000) {
+        struct spool_block blocks[9];
+        struct spool_block_ref refs[9];
+        size_t n = next_random(&seed) % 9 + 1, appended = 0;
+        for (size_t i = 0; i < n; i++) {
+            int64_t first = count ? ends[count - 1] + 1 : 0;
+            ends[count++] = first + (int64_t)(next_random(&seed) % 10);
+            blocks[i] = marked_block(origin, first, ends[count - 1]);
+            blocks[i].offsets = &ends[count - 1]; /* the row is the last of its range */
+        }
+        check_ok(spool_stream_append(stream, blocks, n, refs, &appended, &the_error));
+        if (count % 7 == 0)
+            check_traces(stream, origin, ends, count);
+    }
+    check_verified(spool);
+    spool_close(spool);
+    spool = open_spool(path, SMALL_SEGMENT);
+    stream = open_stream(spool, "s");
+    check_traces(stream, origin, ends, count);
+    /* One without a mark breaks the row of them. */
+    append_one(stream, origin, 1, 10);
+    assert_int_equal(spool_stream_traces(stream, origin, traces), 0);
+    check_verified(spool);
+    spool_close(spool);
+    remove_tree(path);
+    free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_roll_by_size), cmocka_unit_test(test_large_blocks),
         cmocka_unit_test(test_map_full),     cmocka_unit_test(test_roll_by_spec),
-        cmocka_unit_test(test_carries_high),
+        cmocka_unit_test(test_carries_high), cmocka_unit_test(test_earlier_marks),
     };
     return cmocka_run_group_tests_name("spool_roll", tests, NULL, NULL);
 }
