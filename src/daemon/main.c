@@ -7,7 +7,6 @@
  */
 #include <errno.h>
 #include <getopt.h>
-#include <malloc.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -21,6 +20,7 @@
 #include "base/metrics.h"
 #include "daemon/config.h"
 #include "daemon/control.h"
+#include "daemon/memory.h"
 #include "daemon/notify.h"
 
 #define EXIT_RUNTIME    1
@@ -32,8 +32,6 @@
 #define THREADS_LEAST   4
 #define CLOSING_TURNS   100
 #define PRINT_BYTES_MAX ((size_t)1 << 20)
-#define LARGE_BYTES     (256 * 1024) /* given back to the system as soon as it is freed */
-#define KEPT_TOP_BYTES  (8 * 1024 * 1024)
 
 static const char USAGE[] =
     "usage: spoold [-c FILE] [--check-config | --print-config | --print-schema | --version]\n"
@@ -200,6 +198,7 @@ static void on_control_closed(void *arg)
     for (size_t i = 0; i < sizeof(s->signals) / sizeof(s->signals[0]); i++)
         close_handle((uv_handle_t *)&s->signals[i]);
     close_handle((uv_handle_t *)&s->watchdog);
+    memory_trim_stop();
     close_handle((uv_handle_t *)&s->turn);
     uv_stop(&s->loop);
 }
@@ -320,6 +319,7 @@ static int start_loop(struct server *s, struct spool_error *error)
     s->watchdog.data = s;
     if (interval_ms)
         uv_timer_start(&s->watchdog, on_watchdog, interval_ms, interval_ms);
+    memory_trim_start(&s->loop);
     uv_prepare_init(&s->loop, &s->turn);
     s->turn.data = s;
     uv_prepare_start(&s->turn, on_turn);
@@ -413,21 +413,11 @@ static int run(const char *path)
     _exit(0);
 }
 
-/* glibc takes what was freed once for a size to keep in its heaps from then on. There what LMDB sets
-   aside for each segment being written, 3 MiB of which it hardly touches any, is written with zeros:
-   150 MiB with 50 streams; and large buffers that come and go leave holes. The free end of a heap is
-   kept, though: given back at once it cost more page faults than large blocks do. */
-static void tune_malloc(void)
-{
-    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
-    mallopt(M_TRIM_THRESHOLD, KEPT_TOP_BYTES);
-}
-
 int main(int argc, char **argv)
 {
     struct arguments arguments;
 
-    tune_malloc();
+    memory_tune();
     size_thread_pool();
     signal(SIGPIPE, SIG_IGN);
     if (parse_arguments(argc, argv, &arguments) != 0) {

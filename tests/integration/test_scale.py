@@ -49,6 +49,23 @@ def test_a_thousand_partitions(kafka, engine, spoold):
     assert daemon.ctl("verify", "--json")[1]["ok"]
 
 
+def test_memory_is_given_back_after_a_burst(kafka, engine, spoold):
+    """malloc would keep it: most of what it took is free, in the heaps of many threads."""
+    topic, table = kafka.create_topic(12), engine.create_bench_table()
+    kafka.produce(topic, 500000)
+    daemon = spoold(kafka, engine, [stream("s", topic, table)]).start()
+    most = 0
+
+    def loaded():
+        nonlocal most
+        most = max(most, anonymous_bytes(daemon.pid))
+        return engine.count(table) == 500000
+
+    daemon.wait(loaded, 60, "its rows")
+    daemon.wait(lambda: anonymous_bytes(daemon.pid) < most * 0.7, 60,
+                lambda: f"less memory than {anonymous_bytes(daemon.pid)}, {most} at most")
+
+
 def record_file(path, ident, size):
     """{"id":ident,"name":"nnn..."} of exactly so many bytes."""
     head, tail = f'{{"id":{ident},"name":"'.encode(), b'"}'
