@@ -49,7 +49,8 @@ struct spool_reader;
 struct spool_options {
     const char *path;
     uint64_t segment_bytes;      /* size at which a segment is rolled; 0: 64 MiB. 1 MiB .. 1 GiB */
-    uint64_t meta_reserve_bytes; /* preallocated for meta.mdb and for dead.mdb; 0: 4 MiB each */
+    uint64_t meta_reserve_bytes; /* preallocated for meta.mdb and for dead.mdb, and a quarter of it
+                                    ahead of what they use; 0: 4 MiB each */
     bool create;                 /* make the directory and an empty spool where there is none */
     bool read_only;              /* for tools: takes LOCK, changes nothing */
 };
@@ -298,6 +299,7 @@ struct spool_change {
     uint64_t batch;
     uint64_t segment;
     const struct spool_seal *seal;
+    bool replaces; /* SEAL: of rows whose seal ends in the same commit */
     const struct spool_range *ranges;
     size_t range_count;
     const char *key; /* at most 400 bytes */
@@ -305,7 +307,9 @@ struct spool_change {
     size_t value_size;
 };
 
-/* [meta] [durable] All changes in one transaction, all or none. */
+/* [meta] [durable] All changes in one transaction, all or none. Where room is short, on disk or because
+   meta.mdb is as large as it may be, a commit with a seal that replaces none is FULL first: what is left
+   is kept for those that end something. So commit seals and acknowledgements apart then. */
 int spool_commit(struct spool *spool, const struct spool_change *changes, size_t count,
                  struct spool_error *error);
 

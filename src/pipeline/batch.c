@@ -366,8 +366,10 @@ static void batch_unreadable(struct batch *b, int endpoint, const struct spool_e
     feed_close(b->feed);
     b->feed = NULL;
     batch_move(b, BATCH_WAITING);
-    if (!damaged || error->status != SPOOL_E_CORRUPT || s->p->closing || s->p->fatal) {
+    if (!damaged || s->p->closing || s->p->fatal) {
         batch_retry_later(b, RETRY_MAX_MS);
+    } else if (error->status != SPOOL_E_CORRUPT) {
+        batch_hold_for(b, "its blocks can't be read: %s", error->text);
     } else if (b->maybe_stored && ask_possible(b)) {
         if (endpoint >= 0)
             ask_start(b, endpoint);
@@ -515,6 +517,8 @@ uint64_t batches_deadline_ms(struct stream *s)
     if (g && (target_accepts(g->schema->target, endpoint, g->schema) ||
               target_reencodes(g->schema->target, endpoint, g->schema)))
         first = segment_next_eligible(g, NULL)->arrived_ms + s->options->flush_interval_ms;
+    if (first && first < s->p->seal_from_ms)
+        first = s->p->seal_from_ms;
     for (const struct batch *b = s->batches; b; b = b->next)
         if (b->state == BATCH_WAITING && b->retry_at_ms > s->batches_looked_ms &&
             (!first || b->retry_at_ms < first))

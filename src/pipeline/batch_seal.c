@@ -167,7 +167,25 @@ static void batch_sealed(void *arg)
     struct batch *b = arg;
 
     buf_free(&b->attributes);
+    stream_unhold(b->stream, HOLD_SEAL);
     batch_move(b, BATCH_WAITING);
+}
+
+/* There is no room for the seal: its blocks wait on, and may have been discarded meanwhile. */
+static void batch_seal_refused(void *arg, const struct spool_error *error)
+{
+    struct batch *b = arg;
+    struct stream *s = b->stream;
+    struct segment *g = b->segment;
+
+    for (size_t i = 0; i < b->part_count; i++)
+        block_set_state(s, b->parts[i].block, BLOCK_WAITING);
+    g->scan = g->first;
+    batch_remove(b);
+    (void)segment_discard(s, g, block_discarded, NULL);
+    segment_skip_delivered(s, g);
+    s->p->seal_from_ms = clock_monotonic_ms() + META_RETRY_MS;
+    stream_hold(s, HOLD_SEAL, "its next batch can't be sealed: %s", error->text);
 }
 
 /* Takes count eligible blocks of the segment, in order, into a new seal. */
@@ -205,7 +223,7 @@ static void batch_seal(struct stream *s, struct segment *g, size_t count, int en
     batch_link(s, b);
     change.batch = b->id;
     change.seal = &b->seal;
-    (void)meta_change(s->p, &change, batch_sealed, b, s);
+    (void)meta_try(s->p, &change, batch_sealed, batch_seal_refused, b, s);
 }
 
 static bool match_empty(const struct block *b, void *arg)
@@ -261,8 +279,10 @@ bool batch_seal_one(struct stream *s, uint64_t now)
     size_t count;
     int endpoint;
 
-    if (!g)
+    if (!g) {
+        stream_unhold(s, HOLD_SEAL);
         return false;
+    }
     count = batch_due(s, g, now, &rows);
     if (!count)
         return false;
@@ -270,7 +290,8 @@ bool batch_seal_one(struct stream *s, uint64_t now)
         (void)segment_discard(s, g, match_empty, NULL);
         return true;
     }
-    if (batches_counted(s) >= s->options->max_in_flight || !stream_may_deliver(s))
+    if (batches_counted(s) >= s->options->max_in_flight || !stream_may_deliver(s) ||
+        s->p->seal_from_ms > now)
         return false;
     endpoint = stream_pick(s);
     if (endpoint < 0 || !endpoint_has_room(s, endpoint, NULL) ||

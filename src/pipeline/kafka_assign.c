@@ -28,6 +28,7 @@
 #include "pipeline/pipeline_int.h"
 
 #define ASSIGN_RETRY_MS 1000
+#define NEVER           UINT64_MAX
 
 enum start_why {
     START_OURS,
@@ -51,7 +52,7 @@ struct assign_job {
     bool new_epoch;        /* what was taken so far is of another log */
     bool other_log;        /* ... which the source has seen: this one is read from its beginning */
     int status;
-    uint64_t retry_at_ms; /* the disk is full; 0: it runs */
+    uint64_t retry_at_ms; /* it waits for room; NEVER: for another spool; 0: it runs */
     struct spool_error error;
     uint32_t id, epoch, old_id, old_epoch;
     int64_t high;
@@ -321,6 +322,24 @@ static void assign_origin(struct assign_job *a, struct origin *o)
     kafka_partition_set_user(a->partition, o);
 }
 
+/* The last one that waited for room goes on, or went. */
+static void assign_waits_no_more(struct stream *s)
+{
+    for (const struct assign_job *a = s->p->assigning; a; a = a->next)
+        if (a->stream == s && a->retry_at_ms && !a->gone)
+            return;
+    stream_unhold(s, HOLD_NAMES);
+}
+
+static void assign_wait(struct assign_job *a)
+{
+    meta_log_full(a->stream->p, &a->error, "a partition waits; the others go on");
+    if (!a->stream->holds[HOLD_NAMES]) /* the others of a stream wait for the same */
+        stream_hold(a->stream, HOLD_NAMES, "%s waits, since it can't be noted: %s", a->name,
+                    a->error.text);
+    a->retry_at_ms = a->status == SPOOL_E_FULL ? clock_monotonic_ms() + ASSIGN_RETRY_MS : NEVER;
+}
+
 static void assign_done(struct job *job)
 {
     struct assign_job *a = (struct assign_job *)job;
@@ -329,15 +348,13 @@ static void assign_done(struct job *job)
     struct origin *o;
     int64_t start;
 
-    if (meta_had_no_room(a->status) && !a->gone && !p->closing && !p->fatal) {
-        meta_log_full(p, &a->error,
-                      a->status == SPOOL_E_FULL
-                          ? "a partition waits for room on the spool's file system; trying again"
-                          : "a partition waits; trying again");
-        a->retry_at_ms = clock_monotonic_ms() + ASSIGN_RETRY_MS;
+    if ((a->status == SPOOL_E_FULL || a->status == SPOOL_E_LIMIT) && !a->gone && !p->closing &&
+        !p->fatal) {
+        assign_wait(a);
         return;
     }
     assign_unlink(a);
+    assign_waits_no_more(s);
     if (a->status != SPOOL_OK && !a->gone && !p->closing)
         pipeline_fatal(p, "stream %s, %s: %s", s->options->name, a->name, a->error.text);
     if (a->status == SPOOL_OK && is_new_epoch(a) && !p->closing) /* it began, gone or not */
@@ -396,12 +413,11 @@ void kafka_assign_retry(struct pipeline *p)
 
     for (struct assign_job *a = p->assigning; a; a = next) {
         next = a->next;
-        if (!a->retry_at_ms || a->retry_at_ms > clock_monotonic_ms())
-            continue;
-        if (a->gone) {
+        if (a->retry_at_ms && a->gone) {
             assign_unlink(a);
+            assign_waits_no_more(a->stream);
             free(a);
-        } else {
+        } else if (a->retry_at_ms && a->retry_at_ms <= clock_monotonic_ms()) {
             assign_run(a);
         }
     }

@@ -2,6 +2,10 @@
 /*
  * Changes to meta.mdb: whatever is ready when the lane is free goes into one transaction, so that
  * an acknowledgement and the next seal share a commit. Order is kept.
+ *
+ * Where there is no room for a transaction, what may be given up is (a seal of rows that had none,
+ * whose rows wait on), so that it does not stand before acknowledgements, which make room; the others
+ * go again, fewer at a time, and in the end one at a time, every second.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -12,13 +16,11 @@
 #include "base/log.h"
 #include "pipeline/pipeline_int.h"
 
-#define META_RETRY_MS    1000
-#define META_CHANGES_MAX 4096
-
 struct meta_op {
     struct spool_change change;
     void *memory[3]; /* copies the change points into */
     void (*done)(void *arg);
+    void (*refused)(void *arg, const struct spool_error *error); /* given up; NULL: it never is */
     void *arg;
     struct stream *stream; /* whose commit latency it is; may be NULL */
     bool joined;           /* the next one goes into the same transaction */
@@ -114,6 +116,24 @@ int meta_change(struct pipeline *p, const struct spool_change *change, void (*do
     return meta_changes(p, change, 1, done, arg, stream);
 }
 
+int meta_try(struct pipeline *p, const struct spool_change *change, void (*done)(void *arg),
+             void (*refused)(void *arg, const struct spool_error *error), void *arg,
+             struct stream *stream)
+{
+    struct meta_op *op = meta_queue(p, change);
+
+    if (!op) {
+        pipeline_fatal(p, "out of memory while recording a change of the spool");
+        return SPOOL_E_NOMEM;
+    }
+    op->done = done;
+    op->refused = refused;
+    op->arg = arg;
+    op->stream = stream;
+    meta_advance(p);
+    return SPOOL_OK;
+}
+
 static void meta_work(struct job *job)
 {
     struct meta_job *m = (struct meta_job *)job;
@@ -126,15 +146,13 @@ static void meta_work(struct job *job)
 /* The job's operations back to the head of the queue, in order. */
 static void meta_requeue(struct pipeline *p, struct meta_job *m)
 {
+    if (!m->first)
+        return;
     m->last->next = p->meta_first;
     if (!p->meta_last)
         p->meta_last = m->last;
     p->meta_first = m->first;
-}
-
-bool meta_had_no_room(int status)
-{
-    return status == SPOOL_E_FULL || status == SPOOL_E_LIMIT;
+    m->first = m->last = NULL;
 }
 
 void meta_log_full(struct pipeline *p, const struct spool_error *error, const char *action)
@@ -146,34 +164,87 @@ void meta_log_full(struct pipeline *p, const struct spool_error *error, const ch
                   "lines_suppressed", log_u64(suppressed), NULL);
 }
 
+/* Takes those out that may be given up. */
+static struct meta_op *meta_take_refused(struct meta_job *m)
+{
+    struct meta_op *refused = NULL, **refused_end = &refused, **kept_end = &m->first;
+
+    m->last = NULL;
+    for (struct meta_op *op = m->first, *next; op; op = next) {
+        next = op->next;
+        op->next = NULL;
+        if (op->refused) {
+            *refused_end = op;
+            refused_end = &op->next;
+            m->count--;
+        } else {
+            *kept_end = op;
+            kept_end = &op->next;
+            m->last = op;
+        }
+    }
+    *kept_end = NULL;
+    return refused;
+}
+
+/* Nothing of the job was done. */
+static void meta_no_room(struct pipeline *p, struct meta_job *m)
+{
+    struct meta_op *refused = meta_take_refused(m);
+    bool single = m->first && (m->count == 1 || p->meta_changes_max == 1);
+
+    meta_log_full(p, &m->error,
+                  refused ? "no more is sealed until there is room; what is sealed goes on"
+                          : "trying again; free space on the spool's file system");
+    if (!refused && single)
+        p->meta_retry_at_ms = clock_monotonic_ms() + META_RETRY_MS;
+    else if (!refused)
+        p->meta_changes_max = m->count > 1 ? m->count / 2 : 1;
+    for (struct meta_op *op = m->first; op && !refused && single; op = op->next)
+        if (op->stream)
+            stream_hold(op->stream, HOLD_NOTES, "what became of its rows can't be noted: %s",
+                        m->error.text);
+    meta_requeue(p, m);
+    while (refused) {
+        struct meta_op *op = refused;
+        refused = op->next;
+        op->refused(op->arg, &m->error);
+        meta_op_free(op);
+    }
+}
+
+static void meta_committed(struct pipeline *p, struct meta_job *m)
+{
+    p->meta_changes_max =
+        p->meta_changes_max < META_CHANGES_MAX / 2 ? 2 * p->meta_changes_max : META_CHANGES_MAX;
+    while (m->first) {
+        struct meta_op *op = m->first;
+        m->first = op->next;
+        if (op->stream) {
+            metrics_observe(p->metrics, METRIC_COMMIT_SECONDS, (double)m->duration_ns / 1e9,
+                            op->stream->options->name);
+            stream_unhold(op->stream, HOLD_NOTES);
+        }
+        if (op->done)
+            op->done(op->arg);
+        meta_op_free(op);
+    }
+}
+
 static void meta_done(struct job *job)
 {
     struct meta_job *m = (struct meta_job *)job;
     struct pipeline *p = job->pipeline;
 
     p->meta_running = false;
-    if (meta_had_no_room(m->status)) {
-        meta_log_full(p, &m->error,
-                      m->status == SPOOL_E_FULL
-                          ? "free space on the spool's file system; trying again"
-                          : "trying again");
-        meta_requeue(p, m);
-        p->meta_retry_at_ms = clock_monotonic_ms() + META_RETRY_MS;
+    /* LIMIT: too much for one commit. */
+    if (m->status == SPOOL_E_FULL || (m->status == SPOOL_E_LIMIT && m->count > 1)) {
+        meta_no_room(p, m);
     } else if (m->status != SPOOL_OK) {
         pipeline_fatal(p, "meta.mdb: %s", m->error.text);
         meta_requeue(p, m);
     } else {
-        struct meta_op *op = m->first;
-        while (op) {
-            struct meta_op *next = op->next;
-            if (op->stream)
-                metrics_observe(p->metrics, METRIC_COMMIT_SECONDS, (double)m->duration_ns / 1e9,
-                                op->stream->options->name);
-            if (op->done)
-                op->done(op->arg);
-            meta_op_free(op);
-            op = next;
-        }
+        meta_committed(p, m);
     }
     free(m->changes);
     free(m);
@@ -195,7 +266,7 @@ void meta_advance(struct pipeline *p)
     if (!m)
         goto nomem;
     m->first = p->meta_first;
-    for (struct meta_op *op = m->first; op && (m->count < META_CHANGES_MAX || m->last->joined);
+    for (struct meta_op *op = m->first; op && (m->count < p->meta_changes_max || m->last->joined);
          op = op->next) {
         m->last = op;
         m->count++;

@@ -124,6 +124,7 @@ int pipeline_create(uv_loop_t *loop, const struct pipeline_options *options, str
     p->metrics = metrics;
     p->callbacks = *callbacks;
     p->arg = arg;
+    p->meta_changes_max = META_CHANGES_MAX;
     if (uv_cpu_info(&cpus, &cpu_count) == 0)
         uv_free_cpu_info(cpus, cpu_count);
     p->decode_max = cpu_count > 1 ? (unsigned)cpu_count : 1;
@@ -186,7 +187,7 @@ static bool stream_drained(const struct stream *s)
             return false;
     if (!stream_may_deliver(s) || clickhouse_pick(s->p->clickhouse) < 0)
         return true;
-    return batches_idle(s);
+    return s->holds[HOLD_SEAL] ? !batches_counted(s) : batches_idle(s);
 }
 
 static void drain_end(struct pipeline *p)

@@ -65,6 +65,9 @@ enum hold {
     HOLD_DEAD_FULL,  /* the dead letters reached their bound */
     HOLD_SEGMENT,    /* a segment is of a newer version, or names what nobody knows */
     HOLD_KAFKA,      /* the position is gone and auto_offset_reset is "error" */
+    HOLD_NAMES,      /* a partition waits for a name in meta.mdb */
+    HOLD_SEAL,       /* no room in meta.mdb for another seal */
+    HOLD_NOTES,      /* ... for what became of those there are */
     HOLD_COUNT
 };
 
@@ -181,7 +184,9 @@ struct pipeline {
     struct lane meta_lane, dead_lane;
     struct meta_op *meta_first, *meta_last;
     bool meta_running;
+    size_t meta_changes_max; /* in one commit; few while there is no room for more */
     uint64_t meta_retry_at_ms;
+    uint64_t seal_from_ms; /* a seal found no room: none is tried sooner */
 
     unsigned decoding, decode_max;
     uint64_t decoding_bytes;  /* of the runs in decode */
@@ -192,6 +197,7 @@ struct pipeline {
 
     uv_timer_t pressure_timer;
     bool pressure_running, pressure_again;
+    bool nothing_drains; /* the spool holds only what stays when all is acknowledged */
     struct spool_usage usage;
     uint64_t grown_bytes;     /* appended since usage was taken */
     uint64_t appending_bytes; /* under way to the disk, of all streams */
@@ -300,9 +306,14 @@ int meta_change(struct pipeline *p, const struct spool_change *change, void (*do
 /* The same for several changes that must be durable together; done runs once. */
 int meta_changes(struct pipeline *p, const struct spool_change *changes, size_t count,
                  void (*done)(void *arg), void *arg, struct stream *stream);
+/* One change that is given up where there is no room for it: then refused is called, on the loop. */
+int meta_try(struct pipeline *p, const struct spool_change *change, void (*done)(void *arg),
+             void (*refused)(void *arg, const struct spool_error *error), void *arg,
+             struct stream *stream);
 void meta_advance(struct pipeline *p);
-/* Nothing was changed: the disk is full, or meta.mdb is as large as it may be. It may pass later. */
-bool meta_had_no_room(int status);
+#define META_RETRY_MS    1000
+#define META_CHANGES_MAX 4096
+/* The disk is full, or meta.mdb is as large as it may be; once in a while. */
 void meta_log_full(struct pipeline *p, const struct spool_error *error, const char *action);
 bool meta_idle(const struct pipeline *p);
 void meta_free(struct pipeline *p);

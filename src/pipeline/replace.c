@@ -256,7 +256,8 @@ static int replace_start(struct batch *b, const struct row_span *acked, size_t a
         changes[n++] = (struct spool_change){.kind = SPOOL_CHANGE_SEAL,
                                              .stream = s->id,
                                              .batch = r->made[i]->id,
-                                             .seal = &r->made[i]->seal};
+                                             .seal = &r->made[i]->seal,
+                                             .replaces = true};
         batch_link(s, r->made[i]);
     }
     b->busy = true;

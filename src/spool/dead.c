@@ -17,13 +17,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/limits.h"
 #include "spool/spool_int.h"
 
 #define LETTER_KEY_MAX (SPOOL_STREAM_NAME_MAX + 1 + 4 + 8)
-#define LETTER_MAX     (GIB)
+#define LETTER_MAX     (GIB) /* half of it the record */
 #define CHANGE_BYTES   (64 * KIB)
 
 static size_t letter_key(uint8_t *key, const char *stream, uint32_t origin, int64_t offset)
@@ -40,7 +39,11 @@ static int letter_encode(const struct spool_dead *d, struct buf *b)
     int status = SPOOL_OK;
     const char *name = d->reason_name ? d->reason_name : "", *reason = d->reason ? d->reason : "";
     const char *column = d->column ? d->column : "";
+    size_t texts = strlen(name) + strlen(reason) + strlen(column);
 
+    if (d->record_size > LETTER_MAX / 2 ||
+        d->key_size + d->headers_size + texts > LETTER_MAX / 2 - KIB)
+        return SPOOL_E_LIMIT;
     if (buf_put_u32le(b, d->flags) || buf_put_u32le(b, d->attempts) ||
         buf_put_u32le(b, (uint32_t)d->code) || buf_put_u8(b, d->key_present) ||
         buf_put_u64le(b, d->position) || buf_put_u64le(b, (uint64_t)d->dead_ms) ||
@@ -50,7 +53,7 @@ static int letter_encode(const struct spool_dead *d, struct buf *b)
         buf_put_string(b, d->record, d->record_size) || buf_put_string(b, d->key, d->key_size) ||
         buf_put_string(b, d->headers, d->headers_size) ||
         (d->flags & SPOOL_DEAD_RETRIED && buf_put_u64le(b, (uint64_t)d->last_ms)))
-        status = b->len > LETTER_MAX / 2 ? SPOOL_E_LIMIT : SPOOL_E_NOMEM;
+        status = SPOOL_E_NOMEM;
     return status;
 }
 
@@ -261,32 +264,12 @@ int spool_dead_count(struct spool *spool, const char *stream, uint64_t *letters,
     return rc ? lmdb_error(error, rc, "count dead letters") : SPOOL_OK;
 }
 
-/* That the next transaction may take: what the last one gave up serves the one after that. */
-static uint64_t free_list_pages(MDB_txn *txn, uint64_t last_transaction)
-{
-    MDB_cursor *cursor = NULL;
-    MDB_val k, v;
-    uint64_t pages = 0, n, transaction;
-
-    if (mdb_cursor_open(txn, 0, &cursor)) /* 0 is the list of free pages; keys are transactions */
-        return 0;
-    while (!mdb_cursor_get(cursor, &k, &v, MDB_NEXT)) {
-        memcpy(&transaction, k.mv_data, sizeof(transaction));
-        memcpy(&n, v.mv_data, sizeof(n));
-        if (transaction < last_transaction)
-            pages += n;
-    }
-    mdb_cursor_close(cursor);
-    return pages;
-}
-
 int spool_dead_room(struct spool *spool, uint64_t *bytes, struct spool_error *error)
 {
     MDB_envinfo info;
     MDB_txn *txn = NULL;
-    struct stat st;
     uint64_t used;
-    int fd = -1, status;
+    int status;
     MDB_stat s;
 
     *bytes = 0;
@@ -295,12 +278,12 @@ int spool_dead_room(struct spool *spool, uint64_t *bytes, struct spool_error *er
     status = store_begin_read(&spool->dead, &txn, error);
     if (status != SPOOL_OK)
         return status;
-    if (!mdb_env_stat(spool->dead.env, &s) && !mdb_env_info(spool->dead.env, &info) &&
-        !mdb_env_get_fd(spool->dead.env, &fd) && !fstat(fd, &st)) {
-        used = (info.me_last_pgno + 1) * s.ms_psize;
+    if (!mdb_env_stat(spool->dead.env, &s) && !mdb_env_info(spool->dead.env, &info)) {
+        used = (info.me_last_pgno + 1) * s.ms_psize + spool->dead.ahead_bytes;
+        /* What the last transaction gave up serves the one after the next. */
         *bytes = free_list_pages(txn, info.me_last_txnid) * s.ms_psize;
-        if ((uint64_t)st.st_blocks * 512 > used)
-            *bytes += (uint64_t)st.st_blocks * 512 - used;
+        if (spool->dead.held_bytes > used)
+            *bytes += spool->dead.held_bytes - used;
     }
     mdb_txn_abort(txn);
     return SPOOL_OK;
@@ -375,11 +358,17 @@ static int put_bounded(const struct put_job *job, MDB_txn *txn, struct spool_err
 static int put_body(MDB_txn *txn, void *arg, struct spool_error *error)
 {
     struct put_job *job = arg;
+    size_t i = 0;
     int rc = 0;
 
     job->added = 0;
-    for (size_t i = 0; !rc && i < job->count; i++)
+    for (; !rc && i < job->count; i++)
         rc = put_one(job, txn, &job->letters[i]);
+    if (rc == SPOOL_E_LIMIT)
+        return spool_error_set(error, rc,
+                               "the record at offset %lld of origin %u is too large for a dead "
+                               "letter, with its key and headers: skip it, by the group's offset",
+                               (long long)job->letters[i - 1].offset, job->letters[i - 1].origin);
     if (rc)
         return is_spool_status(rc) ? lmdb_error(error, rc, "put dead letters") : rc;
     return job->max_bytes ? put_bounded(job, txn, error) : 0;
@@ -422,6 +411,7 @@ struct change_job {
     const struct spool_dead_change *changes;
     size_t count, changed;
     size_t from, to; /* of one commit */
+    size_t most;     /* in one commit */
     struct buf body;
 };
 
@@ -488,7 +478,9 @@ static int change_body(MDB_txn *txn, void *arg, struct spool_error *error)
     int rc = 0;
 
     job->changed = 0;
-    for (job->to = job->from; !rc && job->to < job->count && written < CHANGE_BYTES; job->to++) {
+    for (job->to = job->from;
+         !rc && job->to < job->count && job->to - job->from < job->most && written < CHANGE_BYTES;
+         job->to++) {
         buf_reset(&job->body);
         rc = change_one(job, txn, &job->changes[job->to]);
         written += job->body.len;
@@ -501,7 +493,8 @@ int spool_dead_change(struct spool *spool, const char *stream,
                       struct spool_error *error)
 {
     const unsigned part = COMMIT_DEAD_CHANGE;
-    struct change_job job = {.spool = spool, .stream = stream, .changes = changes, .count = count};
+    struct change_job job = {
+        .spool = spool, .stream = stream, .changes = changes, .count = count, .most = SIZE_MAX};
     int status = check_writable(spool, error);
 
     if (changed)
@@ -513,6 +506,12 @@ int spool_dead_change(struct spool *spool, const char *stream,
     buf_init(&job.body, LETTER_MAX);
     while (status == SPOOL_OK && job.from < count) {
         status = store_write(spool, &spool->dead, &part, change_body, &job, error);
+        if (status == SPOOL_E_FULL && job.to - job.from > 1) { /* fewer need less room at once */
+            job.most = (job.to - job.from) / 2;
+            status = SPOOL_OK;
+            continue;
+        }
+        job.most = job.most > count ? job.most : 2 * job.most;
         job.from = job.to;
         if (status == SPOOL_OK && changed)
             *changed += job.changed;

@@ -261,7 +261,7 @@ static int commit_body(MDB_txn *txn, void *arg, struct spool_error *error)
 
     ack_messages_free(job->messages);
     job->messages = NULL;
-    job->part = 0;
+    job->part &= COMMIT_ADDS;
     for (struct forgotten *f = job->forgotten; !rc && f; f = f->next) {
         rc = ack_forget(txn, job->spool->meta_acks, f->stream, f->segment);
         if (!rc)
@@ -303,27 +303,49 @@ void spool_forget(struct spool *spool, struct forgotten *f)
         ;
 }
 
+/* forgotten: taken where it is done. */
+static int commit_once(struct spool *spool, const struct spool_change *changes, size_t count,
+                       struct forgotten **forgotten, struct spool_error *error)
+{
+    struct commit_job job = {spool, changes, count, *forgotten, NULL, 0};
+    struct forgotten *next;
+    int status;
+
+    for (size_t i = 0; i < count; i++)
+        if (changes[i].kind == SPOOL_CHANGE_SEAL && !changes[i].replaces)
+            job.part = COMMIT_ADDS;
+    status = store_write(spool, &spool->meta, &job.part, commit_body, &job, error);
+    if (status != SPOOL_OK) {
+        ack_messages_free(job.messages);
+        return status;
+    }
+    deliver(spool, job.messages);
+    for (struct forgotten *f = *forgotten; f; f = next) {
+        next = f->next;
+        free(f);
+    }
+    *forgotten = NULL;
+    return SPOOL_OK;
+}
+
 int spool_commit(struct spool *spool, const struct spool_change *changes, size_t count,
                  struct spool_error *error)
 {
-    struct commit_job job = {spool, changes, count, NULL, NULL, 0};
-    struct forgotten *next;
+    struct forgotten *forgotten, *next;
+    struct spool_error ignored;
     int status = check_writable(spool, error);
 
     if (status != SPOOL_OK)
         return status;
-    job.forgotten = atomic_exchange(&spool->forgotten, NULL);
-    status = store_write(spool, &spool->meta, &job.part, commit_body, &job, error);
-    if (status == SPOOL_OK)
-        deliver(spool, job.messages);
-    else
-        ack_messages_free(job.messages);
-    for (struct forgotten *f = job.forgotten; f; f = next) {
+    forgotten = atomic_exchange(&spool->forgotten, NULL);
+    status = commit_once(spool, changes, count, &forgotten, error);
+    /* What goes gives its room to what comes, but not within one commit. */
+    if (status == SPOOL_E_FULL && forgotten && count &&
+        commit_once(spool, NULL, 0, &forgotten, &ignored) == SPOOL_OK)
+        status = commit_once(spool, changes, count, &forgotten, error);
+    for (struct forgotten *f = forgotten; f; f = next) {
         next = f->next;
-        if (status == SPOOL_OK)
-            free(f);
-        else
-            spool_forget(spool, f);
+        spool_forget(spool, f);
     }
     return status;
 }

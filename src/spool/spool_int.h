@@ -37,6 +37,12 @@ struct store {
     const char *advice; /* what a person can do when it is damaged */
     MDB_env *env;       /* NULL: a read-only spool without this file */
     size_t map_bytes;
+    size_t largest_bytes; /* of the map for what only adds; half as much more for seals, twice as
+                             much for what ends something */
+    uint64_t ahead_bytes; /* of disk that the file has beyond what it uses; 0: none can be had */
+    uint64_t held_bytes;  /* the file has its disk up to here */
+    bool disk_full;       /* it could not be given more */
+    size_t touched;       /* the transaction that was made for nothing but its number */
 };
 
 /* Reads path's descriptor through tree_walk and opens it; creates it (durably) where it is not
@@ -55,17 +61,21 @@ enum commit_part {
     COMMIT_DISCARD = 8,
     COMMIT_DEAD_CHANGE = 16,
     COMMIT_NAME = 32, /* of a stream or an origin */
+    COMMIT_ADDS = 64, /* seals of rows that had none */
 };
 
 /*
  * One durable write transaction: body returns 0, an LMDB code or errno, or a spool status with
  * error filled. When the map is full it is grown and body runs again from the start. *part is read
- * after body.
+ * before body, for how much room it may take, and after it, for what to pass. FULL: there is no room
+ * for it, on disk or in the largest map; nothing was changed.
  */
 int store_write(struct spool *spool, struct store *store, const unsigned *part,
                 int (*body)(MDB_txn *txn, void *arg, struct spool_error *error), void *arg,
                 struct spool_error *error);
 int store_begin_read(struct store *store, MDB_txn **txn, struct spool_error *error);
+/* Pages that transactions before this one gave up and that serve nothing. */
+uint64_t free_list_pages(MDB_txn *txn, uint64_t transaction);
 
 /* Turns a failed LMDB call outside of a commit into a status. what: "read seals". */
 int lmdb_error(struct spool_error *error, int rc, const char *what);

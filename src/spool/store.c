@@ -14,9 +14,11 @@
 #include "base/failpoint.h"
 #include "spool/spool_int.h"
 
-#define MAP_MIN_BYTES (64ull << 20)
-#define MAP_MAX_BYTES (64ull << 30)
-#define ROOM_SLACK    (1ull << 20)
+#define MAP_MIN_BYTES    (64ull << 20)
+#define MAP_MAX_BYTES    (64ull << 30)
+#define ROOM_SLACK       (1ull << 20)
+#define MAP_ALIGN_BYTES  (64ull << 10) /* whole pages, whatever their size */
+#define AHEAD_STEP_BYTES 4096u
 
 char *path_join(const char *directory, const char *name)
 {
@@ -244,16 +246,89 @@ static int store_create(struct spool *spool, struct store *store, const char *pa
     return status;
 }
 
+uint64_t free_list_pages(MDB_txn *txn, uint64_t transaction)
+{
+    MDB_cursor *cursor = NULL;
+    MDB_val k, v;
+    uint64_t pages = 0, n, of;
+
+    if (mdb_cursor_open(txn, 0, &cursor)) /* 0 is the list of free pages; keys are transactions */
+        return 0;
+    while (!mdb_cursor_get(cursor, &k, &v, MDB_NEXT)) {
+        memcpy(&of, k.mv_data, sizeof(of));
+        memcpy(&n, v.mv_data, sizeof(n));
+        if (of < transaction)
+            pages += n;
+    }
+    mdb_cursor_close(cursor);
+    return pages;
+}
+
+/* --- the room that is kept ------------------------------------------------------------------ */
+
+static uint64_t used_bytes(const struct store *store)
+{
+    MDB_envinfo info;
+    MDB_stat stat;
+
+    return mdb_env_info(store->env, &info) || mdb_env_stat(store->env, &stat)
+               ? 0
+               : (info.me_last_pgno + 1) * stat.ms_psize;
+}
+
+/*
+ * The disk that the file has runs ahead of what it uses, so that on a disk that others filled what
+ * ends something still finds room. Best effort: a file system without fallocate works as well.
+ */
+static void store_keep_ahead(struct store *store)
+{
+    uint64_t wanted = used_bytes(store) + store->ahead_bytes, more;
+    int fd = -1;
+
+    if (!store->ahead_bytes || wanted <= store->held_bytes || mdb_env_get_fd(store->env, &fd))
+        return;
+    more = wanted + store->ahead_bytes / 16 - store->held_bytes;
+    while (more && store->held_bytes < wanted) {
+        if (fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)store->held_bytes, (off_t)more) == 0) {
+            store->held_bytes += more;
+        } else if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) {
+            more /= 2;
+        } else {
+            store->ahead_bytes = 0;
+            return;
+        }
+        more = more < AHEAD_STEP_BYTES ? 0 : more;
+    }
+    store->disk_full = store->held_bytes < wanted;
+}
+
+/* At opening: the first reserve_bytes of the file, or more where it uses them. */
+static void store_reserve(struct store *store, uint64_t reserve_bytes)
+{
+    struct stat st;
+    int fd = -1;
+
+    store->ahead_bytes = reserve_bytes / 4;
+    if (!reserve_bytes || mdb_env_get_fd(store->env, &fd))
+        return;
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)reserve_bytes) == 0)
+        store->held_bytes = reserve_bytes;
+    if (!fstat(fd, &st) && (uint64_t)st.st_blocks * 512 > store->held_bytes)
+        store->held_bytes = (uint64_t)st.st_blocks * 512;
+    store_keep_ahead(store);
+}
+
 int store_open(struct spool *spool, struct store *store, size_t reserve_bytes,
                int (*init)(MDB_txn *txn, void *arg), void *arg, struct spool_error *error)
 {
     char *path = path_join(spool->path, store->name);
     uint64_t file_bytes = 0;
-    int status = SPOOL_OK, fd = -1, rc;
+    int status = SPOOL_OK, rc;
 
     if (!path)
         return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
     store->map_bytes = MAP_MIN_BYTES;
+    store->largest_bytes = MAP_MAX_BYTES;
     if (access(path, F_OK) < 0) {
         if (errno != ENOENT)
             status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot open %s", path);
@@ -275,10 +350,8 @@ int store_open(struct spool *spool, struct store *store, size_t reserve_bytes,
     if (rc)
         status = lmdb_error(error, rc, "open a file of the spool");
 reserve:
-    /* Best effort: a file system without fallocate, or one that is full already, still works. */
-    if (status == SPOOL_OK && store->env && !spool->read_only && !mdb_env_get_fd(store->env, &fd) &&
-        fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)reserve_bytes) < 0)
-        errno = 0;
+    if (status == SPOOL_OK && store->env && !spool->read_only)
+        store_reserve(store, reserve_bytes);
 done:
     if (status != SPOOL_OK)
         store_close(store);
@@ -306,22 +379,82 @@ void store_close(struct store *store)
 
 /* --- transactions --------------------------------------------------------------------------- */
 
-/* What only adds stops earlier: to remove something, a page is written anew. */
-static size_t map_limit(unsigned part)
+/*
+ * How large the map may be for a commit of these parts. To remove something pages are written anew,
+ * so what only adds stops earlier: names and letters first, then seals; acknowledgements and all else
+ * that ends something go on into the room that is kept for them.
+ */
+static size_t size_limit(const struct store *store, unsigned part)
 {
-    return part & (COMMIT_DEAD | COMMIT_NAME) ? MAP_MAX_BYTES : 2 * MAP_MAX_BYTES;
+    if (part & (COMMIT_DEAD | COMMIT_NAME))
+        return store->largest_bytes;
+    return part & COMMIT_ADDS ? store->largest_bytes / 2 * 3 : store->largest_bytes * 2;
 }
 
-static int store_grow(struct spool *spool, struct store *store, size_t limit,
+/* The same within what the file has of a disk that is full. */
+static size_t map_limit(const struct store *store, unsigned part)
+{
+    uint64_t limit = size_limit(store, part), has = store->held_bytes;
+    uint64_t kept = part & (COMMIT_DEAD | COMMIT_NAME) ? store->ahead_bytes
+                    : part & COMMIT_ADDS               ? store->ahead_bytes / 2
+                                                       : 0;
+
+    has = has > kept + MAP_ALIGN_BYTES ? has - kept : MAP_ALIGN_BYTES;
+    if (kept && store->disk_full && has < limit)
+        limit = has;
+    return limit / MAP_ALIGN_BYTES * MAP_ALIGN_BYTES;
+}
+
+/* Without what only waits to be used again; else what ends something would widen the room of what adds
+   each time it takes of its own. */
+static uint64_t live_bytes(struct store *store)
+{
+    uint64_t used = used_bytes(store), free_bytes;
+    MDB_txn *txn = NULL;
+    MDB_stat stat;
+
+    if (mdb_env_stat(store->env, &stat) || store_begin_read(store, &txn, NULL) != SPOOL_OK)
+        return used;
+    free_bytes = free_list_pages(txn, UINT64_MAX) * stat.ms_psize;
+    mdb_txn_abort(txn);
+    return used - free_bytes;
+}
+
+static int store_no_room(const struct store *store, unsigned part, struct spool_error *error)
+{
+    if (map_limit(store, part) < size_limit(store, part))
+        return spool_error_set_errno(error, SPOOL_E_FULL, ENOSPC,
+                                     "cannot enlarge %s, and what it has left is kept for what "
+                                     "makes room",
+                                     store->name);
+    return spool_error_set(error, SPOOL_E_FULL, "%s is at its largest possible size", store->name);
+}
+
+static int store_map(struct spool *spool, struct store *store, size_t bytes,
+                     struct spool_error *error)
+{
+    int rc = mdb_env_set_mapsize(store->env, bytes); /* no less than what is used */
+
+    if (rc) {
+        atomic_store(&spool->broken, true);
+        return spool_error_set(error, SPOOL_E_FATAL, "cannot map %s: %s", store->name,
+                               mdb_strerror(rc));
+    }
+    store->map_bytes = bytes;
+    return SPOOL_OK;
+}
+
+static int store_grow(struct spool *spool, struct store *store, unsigned part,
                       struct spool_error *error)
 {
-    size_t wider = store->map_bytes * 2;
+    size_t limit = map_limit(store, part), wider = store->map_bytes * 2;
     void *probe;
     int fd = -1, rc;
 
     if (wider > limit)
-        return spool_error_set(error, SPOOL_E_LIMIT, "%s is at its largest possible size",
-                               store->name);
+        wider = limit;
+    if (wider <= store->map_bytes)
+        return store_no_room(store, part, error);
     /* LMDB gives up the old map before it asks for the new one: where it got none, nothing of the
        environment could be touched any more. */
     rc = mdb_env_get_fd(store->env, &fd);
@@ -331,14 +464,7 @@ static int store_grow(struct spool *spool, struct store *store, size_t limit,
                                      "cannot map %s at %zu MiB (a limit on the address space?)",
                                      store->name, wider >> 20);
     munmap(probe, wider);
-    rc = mdb_env_set_mapsize(store->env, wider);
-    if (rc) {
-        atomic_store(&spool->broken, true);
-        return spool_error_set(error, SPOOL_E_FATAL, "cannot map %s: %s", store->name,
-                               mdb_strerror(rc));
-    }
-    store->map_bytes = wider;
-    return SPOOL_OK;
+    return store_map(spool, store, wider, error);
 }
 
 static int pass_before(unsigned part)
@@ -373,43 +499,89 @@ static int pass_after(unsigned part)
     return failed;
 }
 
+/* One attempt. 0, an LMDB code, errno, or what body returned; nothing is in force but where it is 0. */
+static int store_attempt(struct store *store, const unsigned *part,
+                         int (*body)(MDB_txn *txn, void *arg, struct spool_error *error), void *arg,
+                         struct spool_error *error)
+{
+    MDB_txn *txn = NULL;
+    int rc = mdb_txn_begin(store->env, NULL, 0, &txn);
+
+    if (rc)
+        return rc;
+    rc = body(txn, arg, error);
+    if (!rc && pass_before(*part))
+        rc = EIO;
+    if (rc) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    rc = mdb_txn_commit(txn);
+    return !rc && pass_after(*part) ? EIO : rc;
+}
+
+static int touch_body(MDB_txn *txn, void *arg, struct spool_error *error)
+{
+    struct cursor body;
+    uint8_t version[4];
+    MDB_dbi info;
+    int rc = mdb_dbi_open(txn, "info", 0, &info);
+
+    (void)arg;
+    (void)error;
+    if (!rc)
+        rc = record_get(txn, info, RECORD_INFO, "version", 7, &body);
+    if (!rc && cursor_left(&body) != sizeof(version))
+        rc = SPOOL_E_CORRUPT;
+    if (rc)
+        return rc;
+    memcpy(version, body.at, sizeof(version));
+    return record_put(txn, info, RECORD_INFO, "version", 7, version, sizeof(version), 0);
+}
+
+/* Pages that one commit gives up serve the one after the next: this is the next, and it serves once. */
+static bool store_touch(struct spool *spool, struct store *store)
+{
+    struct spool_error ignored;
+    const unsigned part = 0;
+    MDB_envinfo info;
+
+    if (mdb_env_info(store->env, &info) || info.me_last_txnid == store->touched ||
+        store_write(spool, store, &part, touch_body, NULL, &ignored) != SPOOL_OK)
+        return false;
+    store->touched = info.me_last_txnid + 1;
+    return true;
+}
+
 int store_write(struct spool *spool, struct store *store, const unsigned *part,
                 int (*body)(MDB_txn *txn, void *arg, struct spool_error *error), void *arg,
                 struct spool_error *error)
 {
-    int status = check_writable(spool, error);
+    const bool adds = *part & (COMMIT_DEAD | COMMIT_NAME | COMMIT_ADDS);
+    int status = check_writable(spool, error), rc;
 
-    if (status != SPOOL_OK)
-        return status;
-    for (;;) {
-        MDB_txn *txn = NULL;
-        int rc = mdb_txn_begin(store->env, NULL, 0, &txn);
-        if (!rc) {
-            rc = body(txn, arg, error);
-            if (rc) {
-                mdb_txn_abort(txn);
-            } else if (pass_before(*part)) {
-                mdb_txn_abort(txn);
-                rc = EIO;
-            } else {
-                rc = mdb_txn_commit(txn);
-                if (!rc && pass_after(*part))
-                    rc = EIO;
-            }
-        }
-        if (!rc)
-            return SPOOL_OK;
-        if (is_spool_status(rc))
+    while (status == SPOOL_OK) {
+        store_keep_ahead(store);
+        size_t limit = map_limit(store, *part);
+        if (adds && used_bytes(store) > limit && live_bytes(store) > limit)
+            return store_no_room(store, *part, error);
+        if (store->map_bytes > limit)
+            status = store_map(spool, store, limit, error);
+        if (status != SPOOL_OK)
+            break;
+        rc = store_attempt(store, part, body, arg, error);
+        if (!rc || is_spool_status(rc))
             return rc;
         if (rc == MDB_CORRUPTED || rc == MDB_PAGE_NOTFOUND)
             return lmdb_error(error, rc, "read a file of the spool");
         if (rc != MDB_MAP_FULL)
             return commit_failed(spool, store->env, rc, 64 * 1024, "commit to a file of the spool",
                                  error);
-        status = store_grow(spool, store, map_limit(*part), error);
-        if (status != SPOOL_OK)
-            return status;
+        status = store_grow(spool, store, *part, error);
+        if (status == SPOOL_E_FULL && adds && store_touch(spool, store))
+            status = SPOOL_OK;
     }
+    return status;
 }
 
 int store_begin_read(struct store *store, MDB_txn **txn, struct spool_error *error)

@@ -141,8 +141,8 @@ class Mapped:
     def has_letters(self, count):
         return self.daemon.stream_status("s")["dead_letters"] == count
 
-    def end(self):
-        self.daemon.wait_state("s", "running")
+    def end(self, state="running"):
+        self.daemon.wait_state("s", state)
         assert self.daemon.sigterm() == 0
         assert self.daemon.ctl("verify", "--json")[1]["ok"]
 
@@ -211,8 +211,82 @@ def test_new_partitions_at_the_largest_map_of_meta(kafka, engine, spoold):
     m.daemon.wait(lambda: [e for e in m.daemon.events("meta.full") if "partition" in e["action"]], 30,
                   "partitions wait")
     assert "largest possible size" in m.daemon.events("meta.full")[0]["error"]
+    assert "largest possible size" in m.daemon.stream_status("s")["reason"]
     m.flows()
-    m.end()
+    m.end("held")
+
+
+PARTITIONS = 20
+
+
+class Sealing:
+    """Streams with small batches, of which many are sealed while a server is frozen."""
+
+    def __init__(self, kafka, engine, spoold, divide):
+        self.kafka, self.engine, self.rounds, self.names = kafka, engine, 0, "abcd"
+        self.topics = {name: kafka.create_topic(PARTITIONS, name=f"{name * 200}-{os.urandom(3).hex()}")
+                       for name in self.names}
+        self.tables = {name: engine.create_table("id UInt64", window=10000) for name in self.names}
+        flush = {"rows": 10, "interval": "20ms", "max_in_flight": 64}
+        self.daemon = spoold(kafka, engine, [
+            stream(name, self.topics[name], self.tables[name], flush=flush) for name in self.names],
+            spool={"segment_bytes": "1MiB"})
+        self.daemon.env = {
+            "LD_PRELOAD": os.path.join(os.environ["SUPPORT_DIR"], "preload_map.so"),
+            "MAP_DIVIDE": str(divide)}
+
+    def round(self):
+        """A record to each partition."""
+        for name in self.names:
+            self.kafka.send(self.topics[name], [
+                {"value": f'{{"id":{self.rounds * PARTITIONS + i}}}', "partition": i}
+                for i in range(PARTITIONS)])
+        self.rounds += 1
+
+    def arrived(self):
+        for name in self.names:
+            self.daemon.wait_rows(self.engine, self.tables[name], self.rounds * PARTITIONS)
+            assert self.engine.unique(self.tables[name]) == self.rounds * PARTITIONS
+
+    def refused(self):
+        return any("can't be sealed" in self.daemon.stream_status(name)["reason"]
+                   for name in self.names)
+
+    def seal_until_refused(self):
+        while not self.refused():
+            assert self.rounds < 40, [self.daemon.stream_status(name) for name in self.names]
+            self.round()
+            self.daemon.wait(lambda: self.refused() or all(
+                self.daemon.stream_status(name)["records_in"] == self.rounds * PARTITIONS
+                for name in self.names), 20, "taken or refused")
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["goes_on", "killed"])
+def test_seals_at_the_largest_map_of_meta(kafka, engine, spoold, killed):
+    """192 KiB here for names and seals, 256 KiB for acknowledgements: what is sealed is acknowledged, and then there is
+    room for the rest."""
+    s = Sealing(kafka, engine, spoold, 1 << 19)
+    s.daemon.start()
+    s.round()
+    s.arrived()
+    engine.freeze()
+    try:
+        s.seal_until_refused()
+        told = s.daemon.events("meta.full")[0]
+        assert "largest possible size" in told["error"] and "no more is sealed" in told["action"]
+        if killed:
+            assert s.daemon.kill9() == -9
+            s.daemon.start()
+    finally:
+        engine.thaw()
+    s.arrived()
+    s.daemon.wait(lambda: not s.refused(), 10, "sealed again")
+    s.round()
+    s.arrived()
+    for name in s.names:
+        s.daemon.wait_state(name, "running")
+    assert s.daemon.sigterm() == 0
+    assert s.daemon.ctl("verify", "--json")[1]["ok"]
 
 
 # ---- the bounds ----
