@@ -283,7 +283,7 @@ static int make_directory(struct spool_stream *stream, struct spool_error *error
     int status;
 
     if (mkdir(stream->directory, DIRECTORY_MODE) < 0 && errno != EEXIST)
-        return spool_error_set_errno(error, errno == ENOSPC ? SPOOL_E_FULL : SPOOL_E_IO, errno,
+        return spool_error_set_errno(error, is_no_room(errno) ? SPOOL_E_FULL : SPOOL_E_IO, errno,
                                      "cannot create %s", stream->directory);
     remove_unfinished(stream->directory);
     parent = path_join(stream->spool->path, "streams");

@@ -143,7 +143,7 @@ static int create_file(struct spool_stream *stream, const char *fresh, uint64_t 
 
     unlink(fresh);
     rc = env_open(fresh, 0, map_bytes, env);
-    if (rc == ENOSPC || rc == EDQUOT || rc == EFBIG)
+    if (is_no_room(rc) || rc == EMFILE || rc == ENFILE)
         return spool_error_set_errno(error, SPOOL_E_FULL, rc, "cannot create %s", fresh);
     if (rc)
         return lmdb_error(error, rc, "create a segment");
@@ -188,7 +188,8 @@ int segment_create(struct spool_stream *stream, uint64_t need_bytes, struct spoo
     FAILPOINT(FP_ROLL_BEFORE_RENAME);
     /* From here on a failure leaves a file of which it is unknown whether it will be there. */
     if (rename(fresh, path) < 0)
-        status = spool_error_set_errno(error, SPOOL_E_FATAL, errno, "cannot rename to %s", path);
+        status = spool_error_set_errno(error, is_no_room(errno) ? SPOOL_E_FULL : SPOOL_E_FATAL,
+                                       errno, "cannot rename to %s", path);
     else if (fsync_directory(stream->directory, error) != SPOOL_OK)
         status = SPOOL_E_FATAL;
     if (FAILPOINT_ERROR(FP_ROLL_AFTER_CREATE))
@@ -197,8 +198,9 @@ int segment_create(struct spool_stream *stream, uint64_t need_bytes, struct spoo
         if (error)
             error->status = status;
         atomic_store(&spool->broken, true);
-        goto done;
     }
+    if (status != SPOOL_OK)
+        goto done;
     segment_close_newest(stream);
     if (stream_newest(stream))
         stream_newest(stream)->file_bytes = 0; /* measured once more, now that it stays as it is */

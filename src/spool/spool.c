@@ -85,9 +85,9 @@ static int make_durable_directory(const char *path, struct spool_error *error)
         if (failed == EEXIST) /* flushed even so: whoever made it may have died before that */
             return fsync_parent(path, error);
         return spool_error_set_errno(error,
-                                     failed == ENOENT   ? SPOOL_E_NOT_FOUND
-                                     : failed == ENOSPC ? SPOOL_E_FULL
-                                                        : SPOOL_E_IO,
+                                     failed == ENOENT     ? SPOOL_E_NOT_FOUND
+                                     : is_no_room(failed) ? SPOOL_E_FULL
+                                                          : SPOOL_E_IO,
                                      failed, "cannot create %s", path);
     }
     return fsync_parent(path, error);

@@ -3,6 +3,7 @@
 #ifndef SPOOL_INT_H
 #define SPOOL_INT_H
 
+#include <errno.h>
 #include <lmdb.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -79,6 +80,10 @@ uint64_t free_list_pages(MDB_txn *txn, uint64_t transaction);
 
 /* Turns a failed LMDB call outside of a commit into a status. what: "read seals". */
 int lmdb_error(struct spool_error *error, int rc, const char *what);
+static inline bool is_no_room(int number) /* errno */
+{
+    return number == ENOSPC || number == EDQUOT || number == EFBIG;
+}
 static inline bool is_spool_status(int rc)
 {
     return rc < 0 && rc > -100;

@@ -108,7 +108,7 @@ static bool no_room(const struct spool *spool, MDB_env *env, uint64_t need_bytes
     if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur < (uint64_t)st.st_size + need_bytes)
         return true;
     return fallocate(fd, FALLOC_FL_KEEP_SIZE, st.st_size, (off_t)(need_bytes + 1)) < 0 &&
-           (errno == ENOSPC || errno == EDQUOT || errno == EFBIG);
+           is_no_room(errno);
 }
 
 int commit_failed(struct spool *spool, MDB_env *env, int rc, uint64_t need_bytes, const char *what,
@@ -126,7 +126,7 @@ int commit_failed(struct spool *spool, MDB_env *env, int rc, uint64_t need_bytes
     probe = mdb_txn_begin(env, NULL, 0, &txn);
     if (!probe)
         mdb_txn_abort(txn);
-    if (!probe && (rc == ENOSPC || rc == EDQUOT || rc == EFBIG || no_room(spool, env, need_bytes)))
+    if (!probe && (is_no_room(rc) || no_room(spool, env, need_bytes)))
         return spool_error_set_errno(error, SPOOL_E_FULL, ENOSPC, "cannot %s", what);
     atomic_store(&spool->broken, true);
     spool_error_set(error, SPOOL_E_FATAL,
@@ -234,11 +234,12 @@ static int store_create(struct spool *spool, struct store *store, const char *pa
     if (!rc && FAILPOINT_ERROR(FP_STORE_BEFORE_RENAME))
         rc = EIO;
     if (rc) {
-        status = rc == ENOSPC || rc == EDQUOT
+        status = is_no_room(rc)
                      ? spool_error_set_errno(error, SPOOL_E_FULL, rc, "cannot create %s", path)
                      : lmdb_error(error, rc, "create a file of the spool");
     } else if (rename(fresh, path) < 0) {
-        status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot rename to %s", path);
+        status = spool_error_set_errno(error, is_no_room(errno) ? SPOOL_E_FULL : SPOOL_E_IO, errno,
+                                       "cannot rename to %s", path);
     } else {
         status = fsync_directory(spool->path, error);
     }
@@ -291,7 +292,7 @@ static void store_keep_ahead(struct store *store)
     while (more && store->held_bytes < wanted) {
         if (fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)store->held_bytes, (off_t)more) == 0) {
             store->held_bytes += more;
-        } else if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) {
+        } else if (is_no_room(errno)) {
             more /= 2;
         } else {
             store->ahead_bytes = 0;

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * LD_PRELOAD: the FAIL_AT-th (from 1) write, pwrite, writev, fsync, fdatasync, ftruncate or fallocate of a
- * regular file or directory fails, after half of its bytes where it writes any. Every later one
+ * regular file or directory, or open, creat (an open that may make the file), rename, unlink or mkdir,
+ * fails, after half of its bytes where it writes any (none where FAIL_ERRNO is given). Every later one
  * fails too: a disk that broke. Or, for a process that runs on:
  *
+ *   FAIL_ONCE=1       no later one does
+ *   FAIL_COUNT=FILE   how many of them there were, at the end, into FILE
  *   FAIL_WHILE=FILE   they fail as long as the file exists
  *   FAIL_IN=DIR       of files below it alone
  *   FAIL_CALLS=NAMES  of these calls alone, "fsync,fdatasync"
@@ -14,6 +17,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,6 +31,22 @@
 
 static atomic_long calls;
 
+__attribute__((destructor)) static void tell(void)
+{
+    const char *path = getenv("FAIL_COUNT");
+    FILE *f = path ? fopen(path, "w") : NULL;
+
+    if (!f)
+        return;
+    fprintf(f, "%ld\n", atomic_load(&calls));
+    fclose(f);
+}
+
+static int begins(const char *path, const char *directory)
+{
+    return !strncmp(path, directory, strlen(directory));
+}
+
 static int is_below(int fd, const char *directory)
 {
     char link[64], path[4096];
@@ -34,21 +54,20 @@ static int is_below(int fd, const char *directory)
 
     snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
     n = readlink(link, path, sizeof(path) - 1);
-    return n > 0 && (size_t)n >= strlen(directory) &&
-           memcmp(path, directory, strlen(directory)) == 0;
+    if (n < 0)
+        return 0;
+    path[n] = 0;
+    return begins(path, directory);
 }
 
-/* Whether this call fails; *first: it is to write half. */
-static int fails(int fd, const char *call, size_t size, int *first)
+/* Whether this call, of a file that is asked for, fails; *first: it is to write half. */
+static int strikes(const char *call, size_t size, int *first)
 {
-    const char *at = getenv("FAIL_AT"), *in = getenv("FAIL_IN"), *names = getenv("FAIL_CALLS");
+    const char *at = getenv("FAIL_AT"), *names = getenv("FAIL_CALLS");
     const char *file = getenv("FAIL_WHILE"), *min = getenv("FAIL_MIN");
-    struct stat st;
     long n;
 
-    if ((!at && !file) || fstat(fd, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)))
-        return 0;
-    if ((in && !is_below(fd, in)) || (names && !strstr(names, call)))
+    if ((!at && !file) || (names && !strstr(names, call)))
         return 0;
     if (min && size < strtoul(min, NULL, 10))
         return 0;
@@ -56,9 +75,27 @@ static int fails(int fd, const char *call, size_t size, int *first)
         *first = getenv("FAIL_SHORT") != NULL;
         return access(file, F_OK) == 0;
     }
-    n = atomic_fetch_add(&calls, 1) + 1;
-    *first = n == strtol(at, NULL, 10);
-    return n >= strtol(at, NULL, 10);
+    n = atomic_fetch_add(&calls, 1) + 1 - strtol(at, NULL, 10);
+    *first = n == 0 && !getenv("FAIL_ERRNO");
+    return getenv("FAIL_ONCE") ? n == 0 : n >= 0;
+}
+
+static int fails(int fd, const char *call, size_t size, int *first)
+{
+    const char *in = getenv("FAIL_IN");
+    struct stat st;
+
+    if (fstat(fd, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)))
+        return 0;
+    return (!in || is_below(fd, in)) && strikes(call, size, first);
+}
+
+static int fails_path(const char *path, const char *call)
+{
+    const char *in = getenv("FAIL_IN");
+    int first = 0;
+
+    return (!in || begins(path, in)) && strikes(call, SIZE_MAX, &first);
 }
 
 static ssize_t broken(void)
@@ -120,4 +157,31 @@ int fallocate(int fd, int mode, off_t at, off_t size)
     int first = 0;
     return fails(fd, "fallocate", SIZE_MAX, &first) ? (int)broken()
                                                     : REAL(fallocate)(fd, mode, at, size);
+}
+
+int open(const char *path, int flags, ...)
+{
+    va_list args;
+    mode_t mode;
+
+    va_start(args, flags);
+    mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return fails_path(path, flags & O_CREAT ? "creat" : "open") ? (int)broken()
+                                                                : REAL(open)(path, flags, mode);
+}
+
+int rename(const char *from, const char *to)
+{
+    return fails_path(from, "rename") ? (int)broken() : REAL(rename)(from, to);
+}
+
+int unlink(const char *path)
+{
+    return fails_path(path, "unlink") ? (int)broken() : REAL(unlink)(path);
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+    return fails_path(path, "mkdir") ? (int)broken() : REAL(mkdir)(path, mode);
 }

@@ -7,14 +7,23 @@
 
 #include "model.h"
 
+#define RETRIES 3
+
 struct life {
     struct spool *spool;
     struct spool_stream *streams[STREAMS];
     uint32_t origins[ORIGINS];
     struct model model;
     uint64_t seed;
+    unsigned retries;
     void (*note)(const void *data, size_t size);
 };
+
+/* A disk that was full may have room again. */
+static bool again(struct life *l, int status)
+{
+    return status == SPOOL_E_FULL && l->retries && l->retries--;
+}
 
 static void must(int status, const struct spool_error *error)
 {
@@ -44,7 +53,8 @@ static void life_append(struct life *l)
     struct spool_block_ref refs[OP_BLOCKS];
     struct spool_error error = {0};
     int64_t high[ORIGINS];
-    size_t appended = 0;
+    size_t appended = 0, stored = 0;
+    int status;
 
     memcpy(high, l->model.high[op.stream], sizeof(high));
     op.count = (uint32_t)chance(l, OP_BLOCKS) + 1;
@@ -70,8 +80,12 @@ static void life_append(struct life *l)
                                          .frames_size = b->size};
     }
     life_note(l, &op, false);
-    must(spool_stream_append(l->streams[op.stream], blocks, op.count, refs, &appended, &error),
-         &error);
+    do {
+        status = spool_stream_append(l->streams[op.stream], blocks + stored, op.count - stored,
+                                     refs + stored, &appended, &error);
+        stored += appended;
+    } while (again(l, status));
+    must(status, &error);
     for (uint32_t i = 0; i < op.count; i++) {
         op.blocks[i].sequence = refs[i].sequence;
         op.blocks[i].segment = refs[i].segment;
@@ -119,6 +133,7 @@ static void perform_commit(struct life *l, struct op *op)
     uint32_t id = spool_stream_id(l->streams[op->stream]);
     char token[32], key[16];
     size_t n = 0;
+    int status;
 
     if (op->ended)
         changes[n++] =
@@ -153,7 +168,10 @@ static void perform_commit(struct life *l, struct op *op)
                                              .value_size = sizeof(op->note_value)};
     }
     life_note(l, op, false);
-    must(spool_commit(l->spool, changes, n, &error), &error);
+    do
+        status = spool_commit(l->spool, changes, n, &error);
+    while (again(l, status));
+    must(status, &error);
     life_note(l, op, true);
 }
 
@@ -207,6 +225,7 @@ static void life_remove(struct life *l)
     struct spool_segment_info *infos = NULL;
     struct spool_error error = {0};
     size_t count = 0;
+    int status;
 
     must(spool_stream_segments(l->streams[op.stream], &infos, &count, &error), &error);
     for (size_t i = 0; i < count; i++) {
@@ -217,7 +236,10 @@ static void life_remove(struct life *l)
                                             .stream = spool_stream_id(l->streams[op.stream]),
                                             .segment = op.segment};
         life_note(l, &op, false);
-        must(spool_commit(l->spool, &unlist, 1, &error), &error);
+        do
+            status = spool_commit(l->spool, &unlist, 1, &error);
+        while (again(l, status));
+        must(status, &error);
         must(spool_segment_remove(l->streams[op.stream], op.segment, &error), &error);
         life_note(l, &op, true);
         break;
@@ -234,15 +256,17 @@ static void life_dead(struct life *l)
                                            .place = {l->origins[0], op.offset}};
     struct spool_error error = {0};
     size_t added = 0;
+    int status;
 
     d.offset = op.offset;
     if (l->model.letters[op.offset])
         op.kind = OP_DEAD_REMOVE;
     life_note(l, &op, false);
-    if (op.kind == OP_DEAD_PUT)
-        must(spool_dead_put(l->spool, &d, 1, &added, &error), &error);
-    else
-        must(spool_dead_change(l->spool, "s0", &gone, 1, NULL, &error), &error);
+    do
+        status = op.kind == OP_DEAD_PUT ? spool_dead_put(l->spool, &d, 1, &added, &error)
+                                        : spool_dead_change(l->spool, "s0", &gone, 1, NULL, &error);
+    while (again(l, status));
+    must(status, &error);
     life_note(l, &op, true);
 }
 
@@ -253,16 +277,26 @@ static void life_open(struct life *l, const char *dir)
     const struct spool_segment_spec spec = {"schema", 6, "db.table"};
     struct spool_error error = {0};
     char name[16];
+    int status;
 
-    must(spool_open(&options, &l->spool, &error), &error);
+    do
+        status = spool_open(&options, &l->spool, &error);
+    while (again(l, status));
+    must(status, &error);
     for (int i = 0; i < STREAMS; i++) {
         snprintf(name, sizeof(name), "s%d", i);
-        must(spool_stream_open(l->spool, name, &l->streams[i], &error), &error);
+        do
+            status = spool_stream_open(l->spool, name, &l->streams[i], &error);
+        while (again(l, status));
+        must(status, &error);
         must(spool_stream_configure(l->streams[i], &spec, &error), &error);
     }
     for (int i = 0; i < ORIGINS; i++) {
         snprintf(name, sizeof(name), "o/%d", i);
-        must(spool_origin(l->spool, name, 0, &l->origins[i], NULL, &error), &error);
+        do
+            status = spool_origin(l->spool, name, 0, &l->origins[i], NULL, &error);
+        while (again(l, status));
+        must(status, &error);
     }
 }
 
@@ -273,6 +307,7 @@ int life_run(const char *dir, uint64_t seed, unsigned steps)
     if (!l)
         return 1;
     l->seed = seed;
+    l->retries = RETRIES;
     *(void **)&l->note = dlsym(RTLD_DEFAULT, "writelog_note");
     if (!l->note) {
         fprintf(stderr, "writelog: preload_writelog.so is not loaded\n");
