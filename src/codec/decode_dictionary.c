@@ -26,11 +26,18 @@
 static_assert(KEYS_MAX < TABLE_SIZE / 2, "probes stay short");
 static_assert(KEY_BYTES < 128 && KEY_BYTES <= COLUMN_SLACK_BYTES, "a length is one byte");
 
+/* A length and so many bytes. Up to KEY_SHORT_BYTES the two words are all of it. */
+struct key {
+    uint64_t first, last; /* its first 8 bytes, its last 8; what lies behind a shorter one is 0 */
+    const uint8_t *at;    /* in the column */
+};
+#define KEY_SHORT_BYTES 15
+
 struct dictionary {
-    const uint8_t *keys[KEYS_MAX + 1]; /* length and bytes, in the column; 0: the empty one */
-    uint8_t table[TABLE_SIZE];         /* key of a hash, 0 = free */
-    size_t count;                      /* with the empty one */
-    size_t bytes;                      /* of the keys, with their lengths */
+    struct key keys[KEYS_MAX + 1]; /* 0: the empty one */
+    uint8_t table[TABLE_SIZE];     /* key of a hash, 0 = free */
+    size_t count;                  /* with the empty one */
+    size_t bytes;                  /* of the keys, with their lengths */
 };
 
 static uint64_t load64(const uint8_t *at)
@@ -40,23 +47,38 @@ static uint64_t load64(const uint8_t *at)
     return v;
 }
 
-/* Of a length and so many bytes. Reads up to eight bytes behind a short value: columns have slack. */
-static uint32_t key_hash(const uint8_t *key, size_t size)
+/* Reads up to eight bytes behind a short value: columns have slack. */
+static struct key key_at(const uint8_t *at, size_t size)
 {
-    uint64_t first = load64(key), last;
+    struct key key = {.first = load64(at), .at = at};
 
     if (size < 7)
-        first &= (UINT64_C(1) << (8 * (size + 1))) - 1;
-    last = size > 7 ? load64(key + size - 7) : 0;
-    first = (first ^ last * UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xbf58476d1ce4e5b9);
-    return (uint32_t)(first >> 40);
+        key.first &= (UINT64_C(1) << (8 * (size + 1))) - 1;
+    else if (size > 7)
+        key.last = load64(at + size - 7);
+    return key;
+}
+
+static bool key_same(const struct key *a, const struct key *b, size_t size)
+{
+    return a->first == b->first && a->last == b->last &&
+           (size <= KEY_SHORT_BYTES || memcmp(a->at, b->at, size + 1) == 0);
+}
+
+static uint32_t key_hash(const struct key *key)
+{
+    uint64_t mixed =
+        (key->first ^ key->last * UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xbf58476d1ce4e5b9);
+    return (uint32_t)(mixed >> 40);
 }
 
 /* The number of a key, a new one where it is new; KEYS_MAX + 1 when there are too many. */
-static size_t key_number(struct dictionary *dictionary, const uint8_t *key, size_t size)
+static size_t key_number(struct dictionary *dictionary, const uint8_t *at, size_t size)
 {
-    for (uint32_t at = key_hash(key, size);; at++) {
-        uint8_t *entry = &dictionary->table[at % TABLE_SIZE];
+    struct key key = key_at(at, size);
+
+    for (uint32_t slot = key_hash(&key);; slot++) {
+        uint8_t *entry = &dictionary->table[slot % TABLE_SIZE];
         if (!*entry) {
             if (dictionary->count > KEYS_MAX)
                 return KEYS_MAX + 1;
@@ -65,7 +87,7 @@ static size_t key_number(struct dictionary *dictionary, const uint8_t *key, size
             *entry = (uint8_t)dictionary->count;
             return dictionary->count++;
         }
-        if (memcmp(dictionary->keys[*entry], key, size + 1) == 0)
+        if (key_same(&dictionary->keys[*entry], &key, size))
             return *entry;
     }
 }
@@ -138,7 +160,7 @@ int dictionary_write(const struct slot *slot, uint32_t rows, struct buf *raw, bo
     if (status == SPOOL_OK)
         status = buf_put_u8(raw, 0);
     for (size_t i = 1; i < dictionary.count && status == SPOOL_OK; i++)
-        status = buf_append(raw, dictionary.keys[i], (size_t)*dictionary.keys[i] + 1);
+        status = buf_append(raw, dictionary.keys[i].at, (size_t)*dictionary.keys[i].at + 1);
     if (status == SPOOL_OK)
         status = buf_put_u64le(raw, rows);
     if (status == SPOOL_OK) {
