@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/clock.h"
 #include "sink/http_client_int.h"
@@ -80,13 +81,18 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 {
     struct watch *watch = poll->data;
     struct http_client *client = watch->client;
+    char byte;
     int flags = CURL_CSELECT_IN, running;
 
     /* curl reads first, whatever happened: in front of a reset there may be the whole answer, which is
        lost if curl writes before, or is told of an error. libuv reports a reset without saying what can
-       be read, and watches no longer: a socket that curl leaves open all the same is looked at again. */
+       be read, and watches no longer: a socket that curl leaves open all the same is looked at again.
+       With nothing to read it is told of the error: curl would take what it reads then for a connection
+       that was closed while idle, and connect anew for the same request. */
     if (status < 0)
         uv_poll_start(poll, watch->events, on_poll);
+    if (status < 0 && recv(watch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
+        flags = CURL_CSELECT_ERR;
     if (events & UV_WRITABLE)
         flags |= CURL_CSELECT_OUT;
     /* watch may be gone after this call */
