@@ -2,7 +2,8 @@
 /*
  * The table at the other end. A target is described (system.tables, system.columns) whenever its
  * endpoint comes up or new work goes to another one, after an answer that speaks of the schema, and
- * every table_check_interval; between that and a good answer nothing is sent there.
+ * every table_check_interval; between that and a good answer nothing is sent there. A former table of
+ * the stream is described as long as segments have rows for it.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -134,6 +135,29 @@ static struct target *site_create(struct target *of, size_t endpoint)
     return t;
 }
 
+/* Whether rows go there: new ones, or those of a segment. */
+static bool target_is_needed(const struct target *t)
+{
+    const struct segment *g = t->stream->segments_first;
+
+    if (t->of || target_is_configured(t))
+        return true;
+    while (g && !(g->schema && g->schema->target == t && g->first))
+        g = g->next;
+    return g != NULL;
+}
+
+/* For the first table that rows go to and that does not take them. */
+static void stream_hold_for_table(struct stream *s)
+{
+    for (const struct target *t = s->targets; t; t = t->next)
+        if (t->reason[0] && target_is_needed(t)) {
+            stream_hold(s, HOLD_TABLE, "table %s.%s: %s", t->database, t->table, t->reason);
+            return;
+        }
+    stream_unhold(s, HOLD_TABLE);
+}
+
 /* --- asking --------------------------------------------------------------------------------- */
 
 static void target_retry(struct target *t)
@@ -147,7 +171,7 @@ static void target_bad(struct target *t, const char *reason)
     t->state = TARGET_BAD;
     snprintf(t->reason, sizeof(t->reason), "%s", reason);
     if (!t->of)
-        stream_hold(t->stream, HOLD_TABLE, "table %s.%s: %s", t->database, t->table, reason);
+        stream_hold_for_table(t->stream);
     target_retry(t);
 }
 
@@ -167,7 +191,7 @@ static void target_good(struct target *t)
     backoff_reset(&t->backoff);
     t->retry_at_ms = clock_monotonic_ms() + t->stream->p->options->table_check_ms;
     if (!t->of)
-        stream_unhold(t->stream, HOLD_TABLE);
+        stream_hold_for_table(t->stream);
 }
 
 static void describe_done(void *arg, const struct clickhouse_outcome *outcome,
@@ -335,13 +359,31 @@ void target_ask(struct target *t)
     t->retry_at_ms = 0;
 }
 
+/* A former table has all its rows: whatever becomes of it is none of the stream's business. */
+static void target_rest(struct target *t)
+{
+    bool held = t->reason[0];
+
+    t->state = TARGET_UNKNOWN;
+    t->reason[0] = 0;
+    t->retry_at_ms = 0;
+    if (held)
+        stream_hold_for_table(t->stream);
+}
+
 void target_advance(struct target *t)
 {
     struct pipeline *p = t->stream->p;
     int endpoint = stream_pick(t->stream);
     bool moved = endpoint >= 0 && (size_t)endpoint != t->asked;
 
-    if (endpoint < 0 || t->state == TARGET_ASKING)
+    if (t->state == TARGET_ASKING)
+        return;
+    if (!target_is_needed(t)) {
+        target_rest(t);
+        return;
+    }
+    if (endpoint < 0)
         return;
     if (moved && t->state == TARGET_OK)
         t->state = TARGET_UNKNOWN; /* another server may have another table */
@@ -352,7 +394,7 @@ void target_advance(struct target *t)
 uint64_t target_deadline_ms(const struct target *t)
 {
     if (t->state == TARGET_ASKING || clickhouse_pick(t->stream->p->clickhouse) < 0 ||
-        t->stream->p->draining)
+        t->stream->p->draining || !target_is_needed(t))
         return 0;
     return t->retry_at_ms;
 }

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from support.process import hold_for
 from support.spoold import stream
 
 COLUMNS = "id UInt64, name String, value UInt32"
@@ -289,3 +290,42 @@ def test_changed_in_the_middle_of_a_backlog(kafka, server, spoold):
     daemon.wait(lambda: server.unique(table) == 200000, 90, lambda: f"all rows: {daemon.stream_status('s')}")
     assert server.count(table) == 200000
     assert server.number(f"SELECT uniqExact(_partition, _offset) FROM {table}") == 200000
+
+
+class Moved(Flow):
+    """A stream whose configuration names another table now, with 100 rows for the former one."""
+
+    def __init__(self, kafka, server, spoold):
+        super().__init__(kafka, server, spoold)
+        assert self.daemon.sigterm() == 0
+        self.former, self.table = self.table, server.create_table(COLUMNS, order_by="id", window=1000)
+        self.daemon.config["streams"][0]["table"] = self.table
+
+    def holds(self):
+        return [e for e in self.daemon.events("stream.state") if "held" in (e["from"], e["to"])]
+
+
+def test_a_former_table_may_go_once_it_has_its_rows(kafka, engine, spoold):
+    flow = Moved(kafka, engine, spoold)
+    flow.daemon.start()
+    flow.daemon.wait_rows(engine, flow.former, 200)
+    flow.daemon.wait_state("s", "running")
+    before = len(flow.holds())
+    engine.query(f"DROP TABLE {flow.former}")
+    kafka.send(flow.topic, records(200, 100))
+    flow.wait_delivered(100)
+    hold_for(3)  # three looks at the tables
+    assert len(flow.holds()) == before
+
+
+def test_a_former_table_that_went_holds_its_rows(kafka, engine, spoold):
+    flow = Moved(kafka, engine, spoold)
+    engine.query(f"DROP TABLE {flow.former}")
+    flow.daemon.start()
+    flow.wait_held(flow.former, "does not exist")
+    before = len(flow.holds())
+    hold_for(3)  # the other table is looked at too, and is all right
+    assert len(flow.holds()) == before
+    engine.query(f"CREATE TABLE {flow.former} ({COLUMNS}) ENGINE = MergeTree ORDER BY id")
+    flow.daemon.wait_rows(engine, flow.former, 100)
+    flow.daemon.wait_state("s", "running")
