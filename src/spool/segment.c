@@ -173,7 +173,7 @@ int segment_create(struct spool_stream *stream, uint64_t need_bytes, struct spoo
     struct segment *segment;
     MDB_env *env = NULL;
     MDB_dbi kept[DB_COUNT];
-    int status;
+    int status, directory = -1;
 
     memcpy(kept, stream->dbi, sizeof(kept));
     segment = stream_add_segment(stream);
@@ -182,6 +182,9 @@ int segment_create(struct spool_stream *stream, uint64_t need_bytes, struct spoo
         goto done;
     }
     map_bytes += carried_bytes(stream);
+    status = directory_open(stream->directory, &directory, error);
+    if (status != SPOOL_OK)
+        goto done;
     status = create_file(stream, fresh, number, map_bytes, &env, error);
     if (status != SPOOL_OK)
         goto done;
@@ -190,7 +193,7 @@ int segment_create(struct spool_stream *stream, uint64_t need_bytes, struct spoo
     if (rename(fresh, path) < 0)
         status = spool_error_set_errno(error, is_no_room(errno) ? SPOOL_E_FULL : SPOOL_E_FATAL,
                                        errno, "cannot rename to %s", path);
-    else if (fsync_directory(stream->directory, error) != SPOOL_OK)
+    else if (directory_sync(directory, stream->directory, error) != SPOOL_OK)
         status = SPOOL_E_FATAL;
     if (FAILPOINT_ERROR(FP_ROLL_AFTER_CREATE))
         status = spool_error_set(error, SPOOL_E_FATAL, "cannot create %s", path);
@@ -224,6 +227,8 @@ done:
         if (status != SPOOL_E_FATAL)
             unlink(fresh);
     }
+    if (directory >= 0)
+        close(directory);
     free(path);
     free(fresh);
     return status;

@@ -106,6 +106,10 @@ int env_open(const char *path, unsigned flags, size_t map_bytes, MDB_env **env);
  */
 int fsync_file(const char *path, struct spool_error *error);
 int fsync_directory(const char *path, struct spool_error *error);
+/* The same in two steps, where nothing but the flush itself may fail once a name was changed. FULL: too
+   many files are open. */
+int directory_open(const char *path, int *fd, struct spool_error *error);
+int directory_sync(int fd, const char *path, struct spool_error *error);
 char *path_join(const char *directory, const char *name); /* malloc'd or NULL */
 
 /* --- the spool ------------------------------------------------------------------------------ */

@@ -26,6 +26,23 @@ char *path_join(const char *directory, const char *name)
     return asprintf(&path, "%s/%s", directory, name) < 0 ? NULL : path;
 }
 
+int directory_open(const char *path, int *fd, struct spool_error *error)
+{
+    *fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*fd >= 0)
+        return SPOOL_OK;
+    return spool_error_set_errno(error,
+                                 errno == EMFILE || errno == ENFILE ? SPOOL_E_FULL : SPOOL_E_IO,
+                                 errno, "cannot open directory %s", path);
+}
+
+int directory_sync(int fd, const char *path, struct spool_error *error)
+{
+    return fsync(fd) < 0
+               ? spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot sync directory %s", path)
+               : SPOOL_OK;
+}
+
 int fsync_directory(const char *path, struct spool_error *error)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

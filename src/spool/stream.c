@@ -475,12 +475,14 @@ static int segment_unlink(struct spool_stream *stream, uint64_t number, bool for
     struct forgotten *f = NULL;
     struct segment *segment;
     char *path = NULL;
-    int status = check_writable(stream->spool, error);
+    int status = check_writable(stream->spool, error), directory = -1;
 
     if (status == SPOOL_OK)
         status = stream_take_acks(stream, error);
     if (status == SPOOL_OK)
         status = check_removable(stream, number, forsake, error);
+    if (status == SPOOL_OK)
+        status = directory_open(stream->directory, &directory, error);
     if (status != SPOOL_OK)
         return status;
     path = segment_path(stream, number);
@@ -500,7 +502,7 @@ static int segment_unlink(struct spool_stream *stream, uint64_t number, bool for
             (size_t)(stream->segments + stream->segment_count - (segment + 1)) * sizeof(*segment));
     stream->segment_count--;
     /* Its acknowledgements may go only when the file cannot come back. */
-    if (fsync_directory(stream->directory, error) != SPOOL_OK) {
+    if (directory_sync(directory, stream->directory, error) != SPOOL_OK) {
         atomic_store(&stream->spool->broken, true);
         status = SPOOL_E_FATAL;
         if (error)
@@ -512,6 +514,7 @@ static int segment_unlink(struct spool_stream *stream, uint64_t number, bool for
     spool_forget(stream->spool, f);
     f = NULL;
 done:
+    close(directory);
     free(f);
     free(path);
     return status;
