@@ -17,6 +17,7 @@
 #define LIMIT_BLOCK_ROWS        8192      /* rows of a run, and so of a block */
 #define LIMIT_RUN_BYTES         (4 * MIB) /* payload bytes of a run, unless one record is larger */
 #define LIMIT_BLOCK_BYTES       (256 * MIB) /* stored bytes of a block */
+#define LIMIT_BLOCK_RAW_BYTES   (254 * MIB) /* before compression, which may make them more */
 #define LIMIT_RECORD_BYTES      (64 * MIB)  /* default of max_record_bytes */
 #define LIMIT_FRAME_RAW_BYTES   (256 * KIB)
 #define LIMIT_REPLY_BYTES       (64 * KIB) /* of an HTTP answer kept */

@@ -13,6 +13,14 @@
 #define HASH_BYTES 16
 #define HEAD_BYTES (FRAME_HEADER_BYTES - HASH_BYTES) /* counted in the compressed size */
 
+/* Whatever a block holds, and however it is compressed, it can be stored. */
+#define FRAMES_BYTES_MAX(bound)                                                                    \
+    (LIMIT_BLOCK_RAW_BYTES / LIMIT_FRAME_RAW_BYTES *                                               \
+     (FRAME_HEADER_BYTES + (bound(LIMIT_FRAME_RAW_BYTES))))
+static_assert(LIMIT_BLOCK_RAW_BYTES % LIMIT_FRAME_RAW_BYTES == 0, "no shorter frame at the end");
+static_assert(FRAMES_BYTES_MAX(LZ4_COMPRESSBOUND) <= LIMIT_BLOCK_BYTES, "LZ4");
+static_assert(FRAMES_BYTES_MAX(ZSTD_COMPRESSBOUND) <= LIMIT_BLOCK_BYTES, "ZSTD");
+
 /* No LZ4 payload opens to more than this many times its own size. */
 #define LZ4_RATIO_MAX 255
 

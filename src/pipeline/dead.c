@@ -38,6 +38,14 @@ uint64_t dead_disk_bytes(const struct spool_dead *letters, size_t count)
     return bytes;
 }
 
+/* For letters of so many bytes, which find no room within the stream's bound. */
+static const char *bound_advice(const struct stream *s, uint64_t bytes)
+{
+    return bytes > s->options->dead_letters_max_bytes
+               ? "raise the bound and restart: without all others there would not be room either"
+               : "replay or discard some with spoolctl dead, or raise the bound and restart";
+}
+
 int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, uint64_t room_bytes,
              struct dead_stored *stored, struct spool_error *error)
 {
@@ -73,11 +81,10 @@ int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, u
         return spool_error_set(error, SPOOL_E_FULL, "the spool has reached its bound");
     return spool_error_set(error, SPOOL_E_LIMIT,
                            "the dead letters hold %llu bytes, the next has %llu, "
-                           "dead_letters.max_bytes is %llu: replay or discard some with spoolctl "
-                           "dead, or raise the bound and restart",
+                           "dead_letters.max_bytes is %llu: %s",
                            (unsigned long long)stored->bytes,
-                           (unsigned long long)letter_bytes(&letters[fit]),
-                           (unsigned long long)max);
+                           (unsigned long long)letter_bytes(&letters[fit]), (unsigned long long)max,
+                           bound_advice(s, letter_bytes(&letters[fit])));
 }
 
 int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t count,
@@ -85,16 +92,16 @@ int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t coun
 {
     struct spool *spool = s->p->spool;
     struct spool_error why;
+    uint64_t bytes = 0;
     int status =
         spool_dead_put_all(spool, letters, count, s->options->dead_letters_max_bytes, NULL, error);
 
     *stored = (struct dead_stored){0};
     if (status == SPOOL_E_LIMIT) {
         why = *error;
-        return spool_error_set(error, status,
-                               "%s: replay or discard some with spoolctl dead, or raise the bound "
-                               "and restart",
-                               why.text);
+        for (size_t i = 0; i < count; i++)
+            bytes += letter_bytes(&letters[i]);
+        return spool_error_set(error, status, "%s: %s", why.text, bound_advice(s, bytes));
     }
     if (status != SPOOL_OK)
         return status;

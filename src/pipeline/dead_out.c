@@ -63,6 +63,7 @@ struct dead_out {
     uint64_t skipped_until_ms;
     bool took_some; /* since the last letter was passed over */
     /* the chunk */
+    bool unfit; /* its only letter is larger than one may be */
     bool at_end;
     struct spool_dead_change *marks;
     size_t count;
@@ -225,9 +226,20 @@ static bool out_skips(const struct dead_out *out, const struct spool_dead *lette
     return false;
 }
 
+/* The chunk is full. */
+static int out_ends(struct dead_out *out, const struct spool_dead *letter)
+{
+    if (out->at_end)
+        out->next = (struct spool_dead_place){letter->origin, letter->offset};
+    out->at_end = false;
+    out->seen++;
+    return out->counted; /* the first walk goes on to count */
+}
+
 static int out_each(void *arg, const struct spool_dead *letter)
 {
     struct dead_out *out = arg;
+    size_t used = out->memory.len;
     int status;
 
     if (letter->flags & out->flag)
@@ -236,22 +248,27 @@ static int out_each(void *arg, const struct spool_dead *letter)
         out->seen++;
         return 0;
     }
-    if (out->count == out->at_once || out->bytes >= OUT_BYTES) {
-        if (out->at_end)
-            out->next = (struct spool_dead_place){letter->origin, letter->offset};
-        out->at_end = false;
-        out->seen++;
-        return out->counted; /* the first walk goes on to count */
-    }
+    if (out->count == out->at_once || out->bytes >= OUT_BYTES || !out->at_end)
+        return out_ends(out, letter);
     status =
         out->flag == SPOOL_DEAD_IN_TABLE ? put_row(&out->memory, letter) : put_message(out, letter);
-    if (status != SPOOL_OK)
+    if (status == SPOOL_E_LIMIT) {
+        out->memory.len = used;
+        if (out->count)
+            return out_ends(out, letter);
+        out->unfit = true;
+    } else if (status != SPOOL_OK) {
         return status;
+    }
     out->marks[out->count++] = (struct spool_dead_change){
         .kind = SPOOL_DEAD_MARK, .place = {letter->origin, letter->offset}, .flags = out->flag};
     out->bytes += letter->record_size;
     out->seen++;
-    return 0;
+    if (!out->unfit)
+        return 0;
+    out->at_end = false;
+    out->next = out->marks[0].place; /* which is passed over by then */
+    return out->counted;
 }
 
 static int frame_rows(struct dead_out *out)
@@ -274,11 +291,16 @@ static void read_work(struct job *job)
     out->count = 0;
     out->bytes = out->seen = 0;
     out->at_end = true;
+    out->unfit = false;
     out->status = spool_dead_each_from(job->pipeline->spool, out->stream->options->name, out->next,
                                        out_each, out, &out->error);
     if (out->status >= 0)
         out->status = SPOOL_OK;
-    if (out->status == SPOOL_OK && out->count && out->flag == SPOOL_DEAD_IN_TABLE)
+    if (out->status == SPOOL_OK && out->unfit)
+        out->status = spool_error_set(&out->error, SPOOL_E_LIMIT,
+                                      "with its key and headers it is larger than a message or a "
+                                      "row may be");
+    else if (out->status == SPOOL_OK && out->count && out->flag == SPOOL_DEAD_IN_TABLE)
         out->status = frame_rows(out);
     else if (out->status == SPOOL_OK)
         messages_settle(out);
@@ -486,7 +508,7 @@ static void read_done(struct job *job)
 
     if (s->p->closing)
         return;
-    if (out->status != SPOOL_OK) {
+    if (out->status != SPOOL_OK && !out->unfit) {
         out->count = 0;
         out_failed(out, out->error.text[0] ? out->error.text : spool_strerror(out->status));
         return;
@@ -497,6 +519,10 @@ static void read_done(struct job *job)
     if (!out->count) {
         out_walked(out);
         stream_advance(s);
+        return;
+    }
+    if (out->unfit) {
+        out_refused(out, out->error.text);
         return;
     }
     out->state = OUT_SENDING;

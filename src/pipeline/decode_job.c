@@ -332,7 +332,7 @@ struct decode_job *decode_job_create(struct stream *s, struct spool_error *error
     d->stream = s;
     d->schema = stream_schema_ref(s->schema);
     d->job.work = decode_work;
-    status = decoder_create(s->schema->schema, LIMIT_BLOCK_BYTES - MIB, &d->decoder, error);
+    status = decoder_create(s->schema->schema, LIMIT_BLOCK_RAW_BYTES, &d->decoder, error);
     if (status == SPOOL_OK)
         status = frame_writer_create(methods[s->p->options->compression], 1, &d->writer);
     if (status != SPOOL_OK) {

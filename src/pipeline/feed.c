@@ -235,7 +235,7 @@ static void feed_check_work(struct job *job)
         f->status = SPOOL_E_CORRUPT;
     }
     if (f->status == SPOOL_OK && f->to)
-        f->status = reencoder_create(f->from->schema, f->to->schema, LIMIT_BLOCK_BYTES - MIB,
+        f->status = reencoder_create(f->from->schema, f->to->schema, LIMIT_BLOCK_RAW_BYTES,
                                      &f->reencoder, &f->error);
     for (size_t i = 0; i < f->piece_count && f->status == SPOOL_OK; i++) {
         struct feed_piece *piece = &f->pieces[i];

@@ -263,6 +263,11 @@ static int bury_build(struct bury *y)
         }
         if (status == SPOOL_OK)
             status = bury_row(y, i, &raw, offsets);
+        if (status == SPOOL_E_LIMIT)
+            status = spool_error_set(&y->error, SPOOL_E_UNSUPPORTED,
+                                     "origin %.200s, offset %lld: as a record the row would be "
+                                     "larger than one may be",
+                                     y->letters[i].origin_name, (long long)y->letters[i].offset);
     }
     free(payload);
     free(offsets);
@@ -320,15 +325,17 @@ static void bury_done(struct job *job)
         return;
     }
     if (y->status != SPOOL_OK) {
+        uint64_t wait = BURY_RETRY_MS;
         if (y->status == SPOOL_E_FATAL)
             pipeline_fatal(s->p, "dead.mdb: %s", y->error.text);
         else if (!damage_is(y->status,
                             &y->error)) { /* of a block: the next attempt sets it aside */
             b->unburied = true;
             stream_hold(s, HOLD_DEAD_FULL, "dead letters can't be stored: %s", y->error.text);
+            wait = y->status == SPOOL_E_UNSUPPORTED ? hunt_wait(b) : bury_wait(b);
         }
         bury_free(y);
-        hunt_give_up(h, b->unburied ? bury_wait(b) : BURY_RETRY_MS);
+        hunt_give_up(h, wait);
         return;
     }
     dead_counted(s, y->stored.letters, y->stored.bytes);

@@ -173,8 +173,8 @@ static void dead_done(struct job *job)
     dead_taken(dj);
     if (dj->status == SPOOL_E_FULL) {
         stream_hold(s, HOLD_DEAD_FULL,
-                    "dead letters can't be stored: %s: let the spool drain, or free space on its "
-                    "file system",
+                    "dead letters can't be stored: %s: let the spool drain, discard or replay "
+                    "some, or free space on its file system",
                     dj->error.text);
         s->dead_retry_at_ms = clock_monotonic_ms() + INTAKE_RETRY_MS;
     } else if (dj->status == SPOOL_E_LIMIT) {

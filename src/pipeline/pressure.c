@@ -247,6 +247,15 @@ void pressure_refused(struct stream *s, uint64_t bytes)
         stream_set_full(s, true);
 }
 
+static bool nothing_drains(const struct pipeline *p)
+{
+    for (size_t i = 0; i < p->stream_count; i++)
+        if (stream_spooled_rows(&p->streams[i]) ||
+            p->streams[i].segments_first != p->streams[i].segments_last)
+            return false;
+    return true;
+}
+
 static void pressure_apply(struct pipeline *p)
 {
     bool pause = p->options->on_full == ON_FULL_PAUSE;
@@ -254,6 +263,7 @@ static void pressure_apply(struct pipeline *p)
     bool relaxed = used_bytes(p) < pressure_limit(p) / 4 * 3;
     uint64_t now = clock_monotonic_ms();
 
+    p->nothing_drains = nothing_drains(p);
     if (tight && !pause)
         drop_down_to(p, high_mark(p));
     for (size_t i = 0; i < p->stream_count; i++) {

@@ -185,6 +185,11 @@ static int trial_row(struct trial *t, const struct part *part, uint64_t row, int
             status =
                 reencoder_row(t->reencoder, row, offset, part->block->ref.first_arrival_ms, &why);
     }
+    if (status == SPOOL_E_LIMIT && !reencoder_record(t->reencoder)->len)
+        return spool_error_set(&t->error, status,
+                               "origin %.200s, offset %lld: as a record the row would be larger "
+                               "than one may be",
+                               part->block->origin->name, (long long)offset);
     if (status == SPOOL_E_LIMIT) {
         why.code = REFUSAL_TOO_LONG;
         snprintf(why.reason, sizeof(why.reason), "the row is larger than a block may be");
@@ -240,7 +245,7 @@ static void trial_work(struct job *job)
 
     t->status = spool_reader_open(t->stream->spool, t->segment, &reader, &t->error);
     if (t->status == SPOOL_OK)
-        t->status = reencoder_create(t->from->schema, t->to->schema, LIMIT_BLOCK_BYTES - MIB,
+        t->status = reencoder_create(t->from->schema, t->to->schema, LIMIT_BLOCK_RAW_BYTES,
                                      &t->reencoder, &t->error);
     for (size_t i = 0; i < t->part_count && t->status == SPOOL_OK; i++)
         if (t->parts[i].rows)
@@ -286,17 +291,13 @@ static void trial_failed(struct trial *t)
         batch_hold_for(b, "dead letters can't be stored: %s: free space on the spool's file system",
                        t->error.text);
         break;
-    case SPOOL_E_NOMEM:
-    case SPOOL_E_UNSUPPORTED:
-        batch_hold_for(b, "its rows can't be encoded for the table as it is now: %s",
-                       t->error.text);
-        break;
     case SPOOL_E_CORRUPT:
         if (batch_set_aside(b, t->damaged, NULL, 0, false) != SPOOL_OK)
             batch_retry_later(b, RETRY_MS);
         break;
     default:
-        batch_retry_later(b, RETRY_MS);
+        batch_hold_for(b, "its rows can't be encoded for the table as it is now: %s",
+                       t->error.text);
         break;
     }
 }

@@ -136,7 +136,7 @@ static int decoder_for(struct work *w, bool rebuilt, struct decoder **out)
         if (status != SPOOL_OK)
             return status;
     }
-    status = decoder_create(rebuilt ? w->named : schema, LIMIT_BLOCK_BYTES - MIB,
+    status = decoder_create(rebuilt ? w->named : schema, LIMIT_BLOCK_RAW_BYTES,
                             &w->decoders[rebuilt], &c->error);
     *out = w->decoders[rebuilt];
     return status;

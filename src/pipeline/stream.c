@@ -54,7 +54,11 @@ static enum stream_state stream_derive(const struct stream *s, const char **reas
             return STREAM_HELD;
         }
     if (s->full) {
-        *reason = "the spool has reached its bound: intake waits until ClickHouse takes rows";
+        *reason = s->p->nothing_drains
+                      ? "the spool has reached its bound, and no row of it waits for ClickHouse: "
+                        "each stream's newest segment stays, and dead.mdb keeps its disk for other "
+                        "letters; raise spool.max_bytes"
+                      : "the spool has reached its bound: intake waits until ClickHouse takes rows";
         return STREAM_FULL;
     }
     if (s->p->started && clickhouse_pick(ch) < 0)

@@ -103,7 +103,10 @@ static int origin_room(struct spool *spool, uint32_t id, struct spool_error *err
     struct origin_chunk *chunk;
 
     if (!id || id > ORIGINS_CHUNK * ORIGINS_CHUNKS)
-        return spool_error_set(error, SPOOL_E_LIMIT, "the spool has too many origins");
+        return spool_error_set(error, SPOOL_E_LIMIT,
+                               "the spool has too many origins: %u were "
+                               "ever noted; another spool is needed for more",
+                               ORIGINS_CHUNK * ORIGINS_CHUNKS);
     if (atomic_load(&spool->origins[(id - 1) / ORIGINS_CHUNK]))
         return SPOOL_OK;
     chunk = calloc(1, sizeof(*chunk));

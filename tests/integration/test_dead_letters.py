@@ -147,6 +147,7 @@ def test_the_hold_ends_when_the_refused_rows_get_in_after_all(kafka, engine, spo
     kafka.send(topic, [json.dumps({"id": 7, "t": "x" * 1100000})])
     daemon = spoold(kafka, engine, [stream("s", topic, table, dead_letters={"max_bytes": "1MiB"})]).start()
     daemon.wait(lambda: "can't be stored" in daemon.stream_status("s")["reason"], 20, "held")
+    assert "without all others" in daemon.stream_status("s")["reason"]
     engine.query(f"ALTER TABLE {table} DROP CONSTRAINT c")
     daemon.wait_rows(engine, table, 1)
     daemon.wait_state("s", "running")
@@ -166,6 +167,7 @@ def test_the_letters_of_a_batch_are_kept_all_or_none(kafka, engine, spoold):
                        for i in range(200)])
     daemon.wait(lambda: "can't be stored" in daemon.stream_status("s")["reason"], 20, "held")
     assert "2 more" in daemon.stream_status("s")["reason"]
+    assert "without all others" in daemon.stream_status("s")["reason"]
     assert letters_of(daemon) == []
     engine.query(f"ALTER TABLE {table} DROP CONSTRAINT c")
     daemon.ctl("resume", "s")

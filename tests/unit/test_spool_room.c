@@ -332,6 +332,33 @@ static void test_dead_at_its_largest(void **state)
     free(r.path);
 }
 
+/* What no room is ever enough for is another answer. */
+static void test_never(void **state)
+{
+    const struct spool_dead large = {.stream = "s",
+                                     .origin = 1,
+                                     .offset = 77,
+                                     .record = long_text, /* not looked at */
+                                     .record_size = (size_t)600 << 20};
+    struct rig r;
+    uint32_t id = 0;
+
+    (void)state;
+    rig_init(&r, make_directory(), 0, 0);
+    assert_int_equal(spool_dead_put(r.spool, &large, 1, NULL, &the_error), SPOOL_E_LIMIT);
+    assert_non_null(strstr(the_error.text, "offset 77 of origin 1"));
+    check_ok(add_letters(&r, 1));
+    atomic_store(&r.spool->origin_count, ORIGINS_CHUNK * ORIGINS_CHUNKS);
+    assert_int_equal(spool_origin(r.spool, "new", 0, &id, NULL, &the_error), SPOOL_E_LIMIT);
+    assert_non_null(strstr(the_error.text, "too many origins"));
+    check_ok(spool_origin(r.spool, "o", 0, &id, NULL, &the_error));
+    assert_int_equal(id, r.origin);
+    atomic_store(&r.spool->origin_count, r.origin);
+    rig_end(&r);
+    remove_tree(r.path);
+    free(r.path);
+}
+
 /* --- the disk is full ----------------------------------------------------------------------- */
 
 static void fill_disk(const char *path, const char *name)
@@ -395,6 +422,7 @@ int main(void)
         cmocka_unit_test(test_a_seal_that_replaces),
         cmocka_unit_test(test_removed_segments_make_room),
         cmocka_unit_test(test_dead_at_its_largest),
+        cmocka_unit_test(test_never),
         cmocka_unit_test(test_the_disk_is_full),
     };
     return cmocka_run_group_tests_name("spool_room", tests, NULL, NULL);
