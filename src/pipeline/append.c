@@ -28,6 +28,7 @@ void append_queue(struct stream *s, struct pending_block *first)
         else
             s->append_first = pb;
         s->append_last = pb;
+        pb->origin->blocks_undurable++;
         s->append_rows += pb->block.rows;
         s->append_bytes += pb->block.frames_size;
         s->undurable_bytes += pb->block.frames_size;

@@ -55,7 +55,10 @@ struct assign_job {
     uint64_t retry_at_ms; /* it waits for room; NEVER: for another spool; 0: it runs */
     struct spool_error error;
     uint32_t id, epoch, old_id, old_epoch;
-    int64_t high;
+    int64_t high;      /* what is durable */
+    int64_t held;      /* ... or is on its way to the disk */
+    uint32_t taken_id; /* the origin that something of is on its way, and up to where */
+    int64_t taken;
     struct spool_mark mark;
     enum start_why why;
     struct spool_trace traces[LOG_TRACES]; /* of earlier logs, the latest first */
@@ -82,16 +85,16 @@ static enum start_why assign_why(struct assign_job *a)
     if (a->ours && a->commit_epoch < a->epoch) {
         a->ours = false;
         c->offset = -1;
-        if (a->high < 0)
+        if (a->held < 0)
             return START_BEGINNING;
     }
     if (a->ours && a->commit_epoch > a->epoch)
         return START_LATER_LOG;
-    if (a->high < 0)
+    if (a->held < 0)
         return c->offset >= 0 ? START_OURS : START_POLICY;
     if (c->offset >= 0)
-        return a->ours && (c->offset <= a->high + 1 || a->same_epoch) ? START_OURS : START_FOREIGN;
-    if (c->high < 0 || (a->high + 1 <= c->high && a->high + 1 >= c->low))
+        return a->ours && (c->offset <= a->held + 1 || a->same_epoch) ? START_OURS : START_FOREIGN;
+    if (c->high < 0 || (a->held + 1 <= c->high && a->held + 1 >= c->low))
         return START_OURS;
     return START_NEW_LOG;
 }
@@ -195,6 +198,7 @@ static void assign_work(struct job *job)
     if (status != SPOOL_OK)
         a->high = -1;
     spool_stream_mark(a->stream->spool, a->id, &a->mark);
+    a->held = a->id == a->taken_id && a->taken > a->high ? a->taken : a->high;
     a->why = a->new_epoch ? START_NEW_LOG : assign_why(a);
     if (is_new_epoch(a))
         a->status = take_new_epoch(a);
@@ -434,6 +438,18 @@ void kafka_assign_free(struct pipeline *p)
     p->assigning = NULL;
 }
 
+/* It may have been ours a moment ago, and what was read then is not on disk yet. */
+static void assign_look_held(struct assign_job *a)
+{
+    a->taken = -1;
+    for (const struct origin *o = a->stream->origins; o; o = o->next)
+        if (o->name && strcmp(o->name, a->name) == 0 && origin_in_memory(o) &&
+            o->id > a->taken_id) {
+            a->taken_id = o->id;
+            a->taken = o->taken;
+        }
+}
+
 void kafka_assign(struct pipeline *p, struct kafka_partition *partition,
                   const struct kafka_committed *committed, bool new_epoch, bool other_log)
 {
@@ -455,6 +471,7 @@ void kafka_assign(struct pipeline *p, struct kafka_partition *partition,
     a->other_log = other_log;
     snprintf(a->name, sizeof(a->name), "kafka/%.300s/%d", kafka_partition_topic(partition),
              kafka_partition_number(partition));
+    assign_look_held(a);
     a->job.work = assign_work;
     a->job.done = assign_done;
     a->next = p->assigning;

@@ -30,10 +30,13 @@ void kafka_in_adopt(struct origin *o)
 {
     if (!o->kafka || o->owned || o->partition || !o->name || o->discard_all)
         return;
+    o->owned = o->superseded; /* perhaps nobody else has them, whoever has the partition */
     for (const struct origin *other = o->stream->origins; other; other = other->next)
         if (other != o && other->owned && other->epoch > o->epoch && other->name &&
             strcmp(other->name, o->name) == 0)
             o->owned = true; /* an earlier log of a partition that is ours: send what it left */
+    if (o->owned && o->first)
+        stream_recount(o->stream);
 }
 
 static void on_run(void *arg, struct kafka_partition *partition, struct record_run *run)
@@ -248,15 +251,14 @@ static void on_committed(void *arg, struct kafka_partition *partition, int64_t o
     struct pipeline *p = arg;
     struct origin *o = kafka_partition_user(partition);
 
-    if (!o || !o->commit_in_flight || (status == SPOOL_OK && offset < o->committed))
-        return; /* a newer one is under way */
+    if (!o || !o->commit_in_flight || offset != o->committed)
+        return; /* of a former epoch; or a newer one is under way */
     o->commit_in_flight = false;
     p->commits_in_flight--;
     if (status != SPOOL_OK) {
         log_event(LOG_WARN, "commit.failed", "stream", o->stream->options->name, "origin", o->name,
                   "offset", log_i64(offset), "error", text ? text : "", NULL);
-        if (o->committed == offset)
-            o->committed = -1; /* the next acknowledgement commits again */
+        o->committed = -1; /* the next acknowledgement commits again */
     }
     kafka_in_advance(p);
     drain_check(p);

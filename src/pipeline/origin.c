@@ -96,6 +96,11 @@ void origin_commit(struct origin *o)
     kafka_commit(o->partition, next, metadata);
 }
 
+bool origin_in_memory(const struct origin *o)
+{
+    return o->runs_unreleased || o->decoding || o->blocks_undurable;
+}
+
 /* --- discards ------------------------------------------------------------------------------- */
 
 bool block_discarded(const struct block *b, void *arg)

@@ -275,6 +275,8 @@ void segments_appended(struct stream *s, struct pending_block *const *pending,
             hole_stored(o, &refs[i]);
         else
             o->high = refs[i].last_offset;
+        assert(o->blocks_undurable > 0);
+        o->blocks_undurable--;
         discarded = discarded || o->discard_all;
         if (g->loaded && !block_add(s, g, &refs[i], pending[i]->arrived_ms))
             goto nomem;

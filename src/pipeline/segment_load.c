@@ -218,8 +218,8 @@ static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
             l->origins[i].name = NULL;
             o->epoch = l->origins[i].epoch;
             o->kafka = strncmp(o->name, "kafka/", 6) == 0;
-            kafka_in_adopt(o);
         }
+        kafka_in_adopt(o);
     }
     for (size_t i = 0; i < l->ref_count; i++) {
         struct block *b;

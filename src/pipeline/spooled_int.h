@@ -102,7 +102,8 @@ struct origin {
     struct record_run_node *runs_first, *runs_last; /* waiting for decode */
     uint32_t runs_unreleased;                       /* handed to us, not yet released */
     bool decoding;
-    bool ready; /* in the stream's queue of origins to decode */
+    uint32_t blocks_undurable; /* decoded, and not on disk yet */
+    bool ready;                /* in the stream's queue of origins to decode */
     struct origin *next_ready;
     struct block *first, *last; /* unacknowledged blocks known */
     struct hole *holes;
@@ -196,6 +197,8 @@ struct origin *origin_find(struct stream *s, uint32_t id);
 void origins_free(struct stream *s);
 void origin_refresh_front(struct origin *o);
 void origin_commit(struct origin *o); /* tells Kafka, where the front moved and it is ours */
+/* Something of it was handed over, and is not durable yet. */
+bool origin_in_memory(const struct origin *o);
 /* The notes that say so of what segments hold of an origin: its rows up to an offset are not to be
    sent; they may be in the table. The change points into the memory given. */
 #define ORIGIN_NOTE_KEY_SIZE   64

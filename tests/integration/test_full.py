@@ -51,6 +51,34 @@ def test_full_spool_pauses_and_goes_on(kafka, server, spoold):
     assert daemon.metric("spoold_dropped_rows_total") == 0
 
 
+def test_a_topic_is_made_anew_as_the_spool_fills(kafka, engine, spoold):
+    """What was read of the old log can't be had again: it waits in memory for room, whatever else of the
+    stream is given back and read again."""
+    topic, group = kafka.create_topic(1), "anew"
+    table = engine.create_bench_table(window=1000)
+    daemon = spoold(kafka, engine, [stream("s", topic, table)], spool=SMALL, kafka={"group_id": group})
+    daemon.start()
+    kafka.produce(topic, 1000)
+    daemon.wait_rows(engine, table, 1000)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 0, 20, "nothing in flight")
+    engine.stop()
+    with Du(daemon.spool) as du:
+        kafka.produce(topic, RECORDS // 2, "--first", 1000)
+        daemon.wait(lambda: daemon.stream_status("s")["records_in"] > RECORDS // 8, 60, "it is read")
+        kafka.delete_topic(topic)
+        kafka.create_topic(1, topic)
+        kafka.produce(topic, RECORDS, "--first", 10 * RECORDS)
+        daemon.wait_state("s", "full", 60)
+        assert daemon.events("partition.new_log") or daemon.events("partition.out_of_range")
+        engine.start()
+        daemon.wait(lambda: kafka.committed_offsets(group, topic) == {0: RECORDS}, 90,
+                    lambda: f"the new log's: {daemon.stream_status('s')}")
+        daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 0, 30, "all is delivered")
+    assert du.most <= 24 * MIB
+    assert engine.count(table) == engine.unique(table) == daemon.stream_status("s")["records_in"]
+    assert engine.number(f"SELECT count() FROM {table} WHERE id >= {10 * RECORDS}") == RECORDS
+
+
 def test_stuck_stream_leaves_room_for_the_others(kafka, engine, spoold):
     stuck, good = kafka.create_topic(2), kafka.create_topic(2)
     table = engine.create_bench_table(window=1000)

@@ -264,6 +264,40 @@ static void test_origins(void **state)
     free(path);
 }
 
+/* An epoch that begins, and a note of what that means, come together or not at all. */
+static void test_an_origin_begins_with_its_note(void **state)
+{
+    char *path = make_directory();
+    struct spool *spool = open_spool(path, 0);
+    struct spool_change note = {.kind = SPOOL_CHANGE_PUT, .key = "", .value = "1", .value_size = 1};
+    uint32_t id = 0, again = 0, epoch = 0;
+    void *value = NULL;
+    size_t size = 0;
+
+    (void)state;
+    (void)open_origin(spool, "topic/1");
+    assert_int_equal(spool_origin_begin(spool, "topic/1", 2, &note, &id, &the_error),
+                     SPOOL_E_INVALID); /* such a key is none */
+    check_ok(spool_origin(spool, "topic/1", 0, &id, &epoch, &the_error));
+    assert_int_equal(epoch, 1);
+    note.key = "a";
+    check_ok(spool_origin_begin(spool, "topic/1", 2, &note, &id, &the_error));
+    note.key = "b";
+    check_ok(spool_origin_begin(spool, "topic/1", 2, &note, &again, &the_error));
+    assert_int_equal(again, id);
+    spool_close(spool);
+    spool = open_spool(path, 0);
+    check_ok(spool_origin(spool, "topic/1", 0, &again, &epoch, &the_error));
+    assert_int_equal(again, id);
+    assert_int_equal(epoch, 2);
+    check_ok(spool_note_get(spool, "a", &value, &size, &the_error));
+    free(value);
+    assert_int_equal(spool_note_get(spool, "b", &value, &size, &the_error), SPOOL_E_NOT_FOUND);
+    spool_close(spool);
+    remove_tree(path);
+    free(path);
+}
+
 static void test_notes(void **state)
 {
     char *path = make_directory();
@@ -690,6 +724,7 @@ int main(void)
         cmocka_unit_test(test_offset_lists),
         cmocka_unit_test(test_append_refuses),
         cmocka_unit_test(test_origins),
+        cmocka_unit_test(test_an_origin_begins_with_its_note),
         cmocka_unit_test(test_notes),
         cmocka_unit_test(test_dead),
         cmocka_unit_test(test_dead_all_or_none),

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where a partition begins, and what becomes of the rows that are held of it. */
+#include "pipeline_rig.h"
+
+#define ROWS 100 /* offsets 0 to 99 */
+
+static const struct kafka_committed nothing = {.offset = -1, .low = 0, .high = 1000};
+
+static struct kafka_committed by_another(int64_t offset)
+{
+    return (struct kafka_committed){.offset = offset, .metadata = "", .low = 0, .high = 1000};
+}
+
+static struct kafka_committed by_us(struct flow *f, int64_t offset, uint32_t epoch)
+{
+    return (struct kafka_committed){
+        .offset = offset, .metadata = flow_metadata(f, epoch), .low = 0, .high = 1000};
+}
+
+/* One whose records 0 to 99 were taken, in its first epoch. */
+static struct kafka_partition *taken(struct flow *f)
+{
+    struct kafka_partition *p = flow_partition(f, 0);
+
+    assert_non_null(flow_assign(f, p, nothing));
+    assert_int_equal(p->start, KAFKA_OFFSET_POLICY);
+    flow_take(f, p, 0, ROWS, false);
+    flow_run(f);
+    return p;
+}
+
+/* It went, and is back. */
+static struct kafka_partition *back(struct flow *f, struct kafka_partition *p)
+{
+    flow_revoke(f, p);
+    return flow_partition(f, 0);
+}
+
+static bool may_be_sent(const struct flow *f)
+{
+    return f->stream->eligible_rows > 0;
+}
+
+/* --- what the group has committed ----------------------------------------------------------- */
+
+struct expected {
+    uint32_t epoch;
+    int64_t start;
+    uint64_t held; /* rows of before that are kept */
+};
+
+static void begins(struct kafka_committed (*committed)(struct flow *f), struct expected expected)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    flow_open(&f, make_directory());
+    p = back(&f, taken(&f));
+    o = flow_assign(&f, p, committed(&f));
+    assert_non_null(o);
+    assert_int_equal(o->epoch, expected.epoch);
+    assert_int_equal(p->start, expected.start);
+    flow_run(&f);
+    assert_int_equal(stream_spooled_rows(f.stream), expected.held);
+    assert_int_equal(f.stream->eligible_rows, expected.held);
+    flow_remove(&f);
+}
+
+static struct kafka_committed ours(struct flow *f)
+{
+    return by_us(f, 50, 1);
+}
+
+static struct kafka_committed ours_and_beyond(struct flow *f)
+{
+    return by_us(f, 500, 1);
+}
+
+static struct kafka_committed ours_of_a_later_log(struct flow *f)
+{
+    return by_us(f, 500, 3);
+}
+
+static struct kafka_committed somebody_elses(struct flow *f)
+{
+    (void)f;
+    return by_another(50);
+}
+
+static struct kafka_committed none(struct flow *f)
+{
+    (void)f;
+    return nothing;
+}
+
+static struct kafka_committed none_of_a_shorter_log(struct flow *f)
+{
+    (void)f;
+    return (struct kafka_committed){.offset = -1, .low = 0, .high = 10};
+}
+
+static void test_where_it_begins(void **state)
+{
+    (void)state;
+    begins(ours, (struct expected){1, 100, ROWS});
+    begins(ours_and_beyond, (struct expected){1, 500, 0});
+    begins(ours_of_a_later_log, (struct expected){3, 500, ROWS});
+    begins(somebody_elses, (struct expected){2, 50, 0});
+    begins(none, (struct expected){1, 100, ROWS});
+    begins(none_of_a_shorter_log, (struct expected){2, KAFKA_OFFSET_POLICY, ROWS});
+}
+
+/* --- before what was taken is durable ------------------------------------------------------- */
+
+/* One whose records wait in memory for room, went, and is back. */
+static struct kafka_partition *undurable(struct flow *f)
+{
+    struct kafka_partition *p;
+
+    flow_open(f, make_directory());
+    flow_hold_appends(f, true);
+    p = taken(f);
+    assert_int_equal(stream_spooled_rows(f->stream), 0);
+    return back(f, p);
+}
+
+static void durable_now(struct flow *f)
+{
+    flow_hold_appends(f, false);
+    flow_run(f);
+    assert_int_equal(f->stream->append_rows, 0);
+}
+
+static void test_back_before_it_is_durable(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    p = undurable(&f);
+    o = flow_assign(&f, p, nothing);
+    assert_int_equal(o->epoch, 1);
+    assert_int_equal(p->start, ROWS);
+    durable_now(&f);
+    assert_int_equal(stream_spooled_rows(f.stream), ROWS);
+    assert_true(may_be_sent(&f));
+    flow_remove(&f);
+}
+
+/* Another consumer went past some of it meanwhile. */
+static void test_back_before_it_is_durable_and_another_committed(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    p = undurable(&f);
+    o = flow_assign(&f, p, by_another(50));
+    assert_int_equal(o->epoch, 2);
+    assert_int_equal(p->start, 50);
+    flow_take(&f, p, 50, 10, false);
+    durable_now(&f);
+    assert_int_equal(stream_spooled_rows(f.stream), 10);
+    flow_remove(&f);
+}
+
+static void test_back_before_it_is_durable_and_the_log_is_another(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    p = undurable(&f);
+    o = flow_assign(&f, p, none_of_a_shorter_log(&f));
+    assert_int_equal(o->epoch, 2);
+    durable_now(&f);
+    assert_int_equal(f.stream->eligible_rows, ROWS); /* nobody else has them */
+    flow_remove(&f);
+}
+
+/* --- a new epoch, and what it means for the one before -------------------------------------- */
+
+/* The partition goes again before it is known where it begins. */
+static void test_gone_again_after_another_committed(void **state)
+{
+    struct kafka_committed committed = by_another(50);
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = back(&f, taken(&f));
+    f.source->callbacks.assigned(f.source->arg, p, &committed, &p->user);
+    p = back(&f, p);
+    flow_run(&f);
+    assert_int_equal(stream_spooled_rows(f.stream), 0);
+    assert_int_equal(((struct origin *)flow_assign(&f, p, committed))->epoch, 2);
+    assert_false(may_be_sent(&f));
+    flow_remove(&f);
+}
+
+static void test_gone_again_after_the_log_was_made_anew(void **state)
+{
+    struct kafka_committed committed;
+    struct kafka_partition *p;
+    struct origin *old;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    old = p->user;
+    p = back(&f, p);
+    committed = none_of_a_shorter_log(&f);
+    committed.metadata = "";
+    f.source->callbacks.assigned(f.source->arg, p, &committed, &p->user);
+    flow_revoke(&f, p);
+    flow_run(&f);
+    assert_true(old->superseded); /* so it is not asked for by offsets that the next log has too */
+    assert_true(may_be_sent(&f));
+    flow_remove(&f);
+}
+
+/* Killed as soon as the new epoch is durable. */
+static void test_killed_as_a_new_epoch_begins(void **state)
+{
+    struct kafka_committed committed = by_another(50);
+    struct kafka_partition *p;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = back(&f, taken(&f));
+    f.source->callbacks.assigned(f.source->arg, p, &committed, &p->user);
+    path = f.path;
+    flow_close(&f); /* the job ends, and nobody acts on it */
+    flow_open(&f, path);
+    assert_int_equal(stream_spooled_rows(f.stream), 0);
+    assert_int_equal(((struct origin *)flow_assign(&f, flow_partition(&f, 0), committed))->epoch,
+                     2);
+    assert_false(may_be_sent(&f));
+    flow_remove(&f);
+}
+
+/* Rows of a log that another one followed may be nobody else's, whoever has the partition. */
+static void test_rows_of_a_former_log_wait_for_nothing(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = back(&f, taken(&f));
+    assert_int_equal(((struct origin *)flow_assign(&f, p, none_of_a_shorter_log(&f)))->epoch, 2);
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path);
+    assert_int_equal(f.stream->eligible_rows, ROWS);
+    flow_remove(&f);
+}
+
+/* --- commits -------------------------------------------------------------------------------- */
+
+/* The answer to a commit of the former epoch says nothing of one of the new epoch. */
+static void test_a_commit_in_flight_as_a_new_epoch_begins(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *old, *o;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    old = p->user;
+    old->front = 60;
+    origin_commit(old);
+    assert_int_equal(f.pipeline->commits_in_flight, 1);
+    p->state = KAFKA_P_HELD;
+    f.source->callbacks.new_log(f.source->arg, p, ROWS);
+    flow_run(&f);
+    o = p->user;
+    assert_ptr_not_equal(o, old);
+    assert_int_equal(o->epoch, 2);
+    assert_int_equal(p->start, KAFKA_OFFSET_BEGINNING);
+    assert_int_equal(f.pipeline->commits_in_flight, 0);
+    o->front = 5;
+    origin_commit(o);
+    assert_int_equal(f.pipeline->commits_in_flight, 1);
+    f.source->callbacks.committed(f.source->arg, p, 60, SPOOL_OK, "");
+    assert_int_equal(f.pipeline->commits_in_flight, 1);
+    f.source->callbacks.committed(f.source->arg, p, 60, SPOOL_E_IO, "the offset is of no use");
+    assert_int_equal(f.pipeline->commits_in_flight, 1);
+    f.source->callbacks.committed(f.source->arg, p, 5, SPOOL_OK, "");
+    assert_int_equal(f.pipeline->commits_in_flight, 0);
+    assert_int_equal(o->committed, 5);
+    flow_remove(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_where_it_begins),
+        cmocka_unit_test(test_back_before_it_is_durable),
+        cmocka_unit_test(test_back_before_it_is_durable_and_another_committed),
+        cmocka_unit_test(test_back_before_it_is_durable_and_the_log_is_another),
+        cmocka_unit_test(test_gone_again_after_another_committed),
+        cmocka_unit_test(test_gone_again_after_the_log_was_made_anew),
+        cmocka_unit_test(test_killed_as_a_new_epoch_begins),
+        cmocka_unit_test(test_rows_of_a_former_log_wait_for_nothing),
+        cmocka_unit_test(test_a_commit_in_flight_as_a_new_epoch_begins),
+    };
+    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
