@@ -66,8 +66,8 @@ struct assign_job {
     struct assign_job *next;
 };
 
-/* Metadata of ours: "spoold <uuid> <epoch>". */
-static bool metadata_is_ours(const struct pipeline *p, const char *metadata, uint32_t *epoch)
+/* "spoold <uuid> <epoch>" */
+bool kafka_commit_is_ours(const struct pipeline *p, const char *metadata, uint32_t *epoch)
 {
     char text[64];
     int n = snprintf(text, sizeof(text), "spoold %s ", spool_uuid_text(p->spool));
@@ -140,15 +140,7 @@ static int take_new_epoch(struct assign_job *a)
 /* Whether rows of it are to be read again: then it is no mark of how far the log was read. */
 static bool was_discarded(const struct assign_job *a, uint32_t id)
 {
-    char key[ORIGIN_NOTE_KEY_SIZE], text[ORIGIN_NOTE_VALUE_SIZE];
-    void *value = NULL;
-    size_t size = 0;
-    int status;
-
-    (void)origin_discard_note(a->stream, id, 0, key, text);
-    status = spool_note_get(a->job.pipeline->spool, key, &value, &size, NULL);
-    free(value);
-    return status == SPOOL_OK;
+    return origin_discard_noted(a->stream, id) == INT64_MAX;
 }
 
 /* An earlier log's below those that are known: the one after it may have been the same up to there. */
@@ -466,7 +458,7 @@ void kafka_assign(struct pipeline *p, struct kafka_partition *partition,
     a->partition = partition;
     a->committed = *committed;
     a->committed.metadata = NULL;
-    a->ours = metadata_is_ours(p, committed->metadata, &a->commit_epoch);
+    a->ours = kafka_commit_is_ours(p, committed->metadata, &a->commit_epoch);
     a->new_epoch = new_epoch;
     a->other_log = other_log;
     snprintf(a->name, sizeof(a->name), "kafka/%.300s/%d", kafka_partition_topic(partition),

@@ -28,7 +28,7 @@ static void on_assigned(void *arg, struct kafka_partition *partition,
 
 void kafka_in_adopt(struct origin *o)
 {
-    if (!o->kafka || o->owned || o->partition || !o->name || o->discard_all)
+    if (!o->kafka || o->owned || o->partition || !o->name || o->discard_to == INT64_MAX)
         return;
     o->owned = o->superseded; /* perhaps nobody else has them, whoever has the partition */
     for (const struct origin *other = o->stream->origins; other; other = other->next)
@@ -108,6 +108,7 @@ void kafka_in_advance(struct pipeline *p)
     bool late = p->revoking && clock_monotonic_ms() >= p->revoke_deadline_ms;
 
     kafka_assign_retry(p);
+    kafka_left_look(p);
     if (!p->revoking)
         return;
     for (size_t i = 0; i < p->stream_count; i++)
@@ -240,6 +241,12 @@ static void on_begun(void *arg, struct kafka_partition *partition, int64_t offse
     origin_commit(o);
 }
 
+static void on_told(void *arg, const char *topic, int32_t number, int64_t offset,
+                    const char *metadata)
+{
+    kafka_left_told(arg, topic, number, offset, metadata);
+}
+
 static void on_fatal(void *arg, const char *text)
 {
     pipeline_fatal(arg, "kafka: %s", text);
@@ -291,6 +298,7 @@ int kafka_in_create(struct pipeline *p, struct spool_error *error)
         .new_log = on_new_log,
         .traced = on_traced,
         .begun = on_begun,
+        .told = on_told,
         .fatal = on_fatal,
         .committed = on_committed,
     };

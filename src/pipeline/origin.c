@@ -106,7 +106,7 @@ bool origin_in_memory(const struct origin *o)
 bool block_discarded(const struct block *b, void *arg)
 {
     (void)arg;
-    return b->origin->discard_all && b->ref.last_offset <= b->origin->discard_to;
+    return b->ref.last_offset <= b->origin->discard_to;
 }
 
 struct discard {
@@ -180,6 +180,23 @@ struct spool_change origin_discard_note(const struct stream *s, uint32_t origin,
         .kind = SPOOL_CHANGE_PUT, .key = key, .value = value, .value_size = (size_t)n};
 }
 
+int64_t origin_discard_noted(const struct stream *s, uint32_t origin)
+{
+    char key[ORIGIN_NOTE_KEY_SIZE], text[ORIGIN_NOTE_VALUE_SIZE];
+    void *value = NULL;
+    size_t size = 0;
+    int64_t up_to = -1;
+
+    (void)origin_discard_note(s, origin, 0, key, text);
+    if (spool_note_get(s->p->spool, key, &value, &size, NULL) == SPOOL_OK && size < sizeof(text)) {
+        memcpy(text, value, size);
+        text[size] = 0;
+        up_to = strtoll(text, NULL, 10);
+    }
+    free(value);
+    return up_to;
+}
+
 struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
                                         char key[ORIGIN_NOTE_KEY_SIZE])
 {
@@ -193,7 +210,6 @@ void origin_discard(struct origin *o, int64_t up_to)
     struct stream *s = o->stream;
     uint64_t rows = 0;
 
-    o->discard_all = true;
     o->discard_to = up_to;
     for (struct segment *g = s->segments_first; g; g = g->next)
         if (g->loaded)

@@ -7,6 +7,7 @@
  * The way of a record, by file:
  *   kafka_in.c  partitions come and go; runs arrive          (origins)
  *   kafka_assign.c      ... where a partition begins
+ *   kafka_left.c        ... what others went past of those that are not ours
  *   intake.c    run -> decode job (decode_job.c) -> dead letters -> append.c   (pending blocks)
  *   segment.c   what is on disk and waits; segment_load.c     (segments, blocks)
  *   segment_salvage.c   ... of a damaged segment
@@ -208,6 +209,7 @@ struct pipeline {
     uint64_t revoke_deadline_ms;
     uv_timer_t revoke_timer;
     struct assign_job *assigning; /* partitions whose start is being looked up */
+    uint64_t left_look_ms;        /* when kafka_left.c asks next */
     unsigned jobs;                /* running or queued: closing waits for them */
     unsigned commits_in_flight;   /* origins with one */
 
@@ -341,6 +343,15 @@ void kafka_assign(struct pipeline *p, struct kafka_partition *partition,
 void kafka_assign_gone(struct pipeline *p, const struct kafka_partition *partition);
 void kafka_assign_retry(struct pipeline *p); /* partitions that waited for room on disk */
 void kafka_assign_free(struct pipeline *p);
+/* Whether it is the metadata of a commit of ours, and then in which epoch of the origin. */
+bool kafka_commit_is_ours(const struct pipeline *p, const char *metadata, uint32_t *epoch);
+
+/* --- kafka_left.c --------------------------------------------------------------------------- */
+
+/* Asks, now and then, whether others committed past rows of partitions that they have. */
+void kafka_left_look(struct pipeline *p);
+void kafka_left_told(struct pipeline *p, const char *topic, int32_t number, int64_t offset,
+                     const char *metadata);
 
 /* --- log_trace.c ---------------------------------------------------------------------------- */
 

@@ -277,7 +277,7 @@ void segments_appended(struct stream *s, struct pending_block *const *pending,
             o->high = refs[i].last_offset;
         assert(o->blocks_undurable > 0);
         o->blocks_undurable--;
-        discarded = discarded || o->discard_all;
+        discarded = discarded || o->discard_to >= 0;
         if (g->loaded && !block_add(s, g, &refs[i], pending[i]->arrived_ms))
             goto nomem;
     }

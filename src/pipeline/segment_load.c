@@ -12,22 +12,6 @@
 
 #define LOAD_RETRY_MS 5000
 
-static void load_discard_note(struct load_job *l, struct load_origin *lo)
-{
-    char key[128];
-    void *value = NULL;
-    size_t size = 0;
-
-    snprintf(key, sizeof(key), "discard/%u/%u", l->stream->id, lo->id);
-    if (spool_note_get(l->job.pipeline->spool, key, &value, &size, NULL) == SPOOL_OK && size < 32) {
-        char text[32] = {0};
-        memcpy(text, value, size);
-        lo->discard = true;
-        lo->discard_to = strtoll(text, NULL, 10);
-    }
-    free(value);
-}
-
 static void load_suspect_note(const struct load_job *l, struct load_origin *lo)
 {
     char key[128];
@@ -45,7 +29,7 @@ static int load_superseded(struct load_job *l, struct load_origin *lo)
     uint32_t id, latest = 0;
     int status = spool_origin(l->job.pipeline->spool, lo->name, 0, &id, &latest, &l->error);
 
-    lo->superseded = latest > lo->epoch + (lo->discard ? 1 : 0);
+    lo->superseded = latest > lo->epoch + (lo->discard_to == INT64_MAX ? 1 : 0);
     return status;
 }
 
@@ -70,11 +54,11 @@ static int load_origin(struct load_job *l, uint32_t id)
     l->origins = grown;
     memset(&grown[l->origin_count], 0, sizeof(*grown));
     grown[l->origin_count].id = id;
+    grown[l->origin_count].discard_to = origin_discard_noted(l->stream, id);
     status = spool_origin_name(l->job.pipeline->spool, id, &grown[l->origin_count].name,
                                &grown[l->origin_count].epoch, &l->error);
     if (status != SPOOL_OK)
         return status;
-    load_discard_note(l, &grown[l->origin_count]);
     load_suspect_note(l, &grown[l->origin_count]);
     return load_superseded(l, &grown[l->origin_count++]);
 }
@@ -207,10 +191,8 @@ static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
             pipeline_fatal(s->p, "out of memory while reading a segment's index");
             return;
         }
-        if (l->origins[i].discard) {
-            o->discard_all = true;
+        if (l->origins[i].discard_to > o->discard_to)
             o->discard_to = l->origins[i].discard_to;
-        }
         o->superseded |= l->origins[i].superseded;
         o->suspect |= l->origins[i].suspect;
         if (!o->name) {

@@ -10,8 +10,7 @@ struct load_origin {
     char *name;
     bool superseded; /* by another log */
     bool suspect;
-    bool discard; /* a durable discard stands for rows up to discard_to */
-    int64_t discard_to;
+    int64_t discard_to; /* as a durable discard says; -1: none */
 };
 
 /* What was read of a segment. */

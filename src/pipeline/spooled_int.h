@@ -87,13 +87,12 @@ struct origin {
     int64_t high;                      /* highest offset made durable; -1: none */
     int64_t taken;                     /* highest offset handed over in this process; -1: none */
     struct spool_mark mark;            /* of the record at taken */
-    int64_t held_to;       /* on_bad_record hold: the bad record is at or below; -1: none */
-    int64_t accept_to;     /* bad records up to here may go to the dead letters */
-    int64_t committed;     /* next offset last committed to Kafka; -1: none */
-    int64_t front;         /* next offset to commit: all below is acknowledged; -1: none */
-    bool commit_in_flight; /* `committed` was handed over and not answered */
-    bool discard_all;      /* rows at or below discard_to are not to be sent */
-    int64_t discard_to;
+    int64_t held_to;         /* on_bad_record hold: the bad record is at or below; -1: none */
+    int64_t accept_to;       /* bad records up to here may go to the dead letters */
+    int64_t committed;       /* next offset last committed to Kafka; -1: none */
+    int64_t front;           /* next offset to commit: all below is acknowledged; -1: none */
+    bool commit_in_flight;   /* `committed` was handed over and not answered */
+    int64_t discard_to;      /* rows at or below are not to be sent; INT64_MAX: its epoch is over */
     bool superseded;         /* by another log, whose offsets are the same */
     bool suspect;            /* its rows may be in the table */
     int64_t delivered_below; /* the group says so, by a commit of ours */
@@ -206,6 +205,8 @@ bool origin_in_memory(const struct origin *o);
 struct spool_change origin_discard_note(const struct stream *s, uint32_t origin, int64_t up_to,
                                         char key[ORIGIN_NOTE_KEY_SIZE],
                                         char value[ORIGIN_NOTE_VALUE_SIZE]);
+/* Pool, meta lane: what the first of them says; -1: there is none. */
+int64_t origin_discard_noted(const struct stream *s, uint32_t origin);
 struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
                                         char key[ORIGIN_NOTE_KEY_SIZE]);
 /* Once that note is durable: what waits of it is discarded, and what is loaded later. */

@@ -573,7 +573,8 @@ static bool commits_open(const struct kafka_source *s)
 /* Goes on when no run, no job and no commit is under way. */
 static void close_try(struct kafka_source *s)
 {
-    if (s->close_started || s->runs_out > 0 || s->lookup || s->kick.active || s->probe.active)
+    if (s->close_started || s->runs_out > 0 || s->lookup || s->question.committed ||
+        s->kick.active || s->probe.active)
         return;
     if (!s->close_commits_over && commits_open(s))
         return;

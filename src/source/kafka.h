@@ -78,6 +78,9 @@ struct kafka_callbacks {
     void (*begun)(void *arg, struct kafka_partition *partition, int64_t offset);
     /* A fatal error of the client (fenced instance, ...): the daemon exits 1. */
     void (*fatal)(void *arg, const char *text);
+    /* What the group has committed, as kafka_source_ask_committed asked. */
+    void (*told)(void *arg, const char *topic, int32_t number, int64_t offset,
+                 const char *metadata);
     /* A commit's answer; status SPOOL_OK or SPOOL_E_IO with text. */
     void (*committed)(void *arg, struct kafka_partition *partition, int64_t offset, int status,
                       const char *text);
@@ -139,6 +142,15 @@ void kafka_run_done(struct kafka_source *source, struct kafka_partition *p, uint
 void kafka_commit(struct kafka_partition *p, int64_t next_offset, const char *metadata);
 
 void kafka_revoke_done(struct kafka_source *source);
+
+/* Asks the group's committed offsets of partitions, ours or not; told() comes for each that has one.
+   Nothing is asked while no broker answers, or the last question is not answered. */
+struct kafka_place {
+    const char *topic;
+    int32_t number;
+};
+void kafka_source_ask_committed(struct kafka_source *source, const struct kafka_place *places,
+                                size_t count);
 
 #define KAFKA_REASON_BYTES 400
 struct kafka_stats {

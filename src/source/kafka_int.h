@@ -139,6 +139,14 @@ struct kafka_lookup {
     rd_kafka_resp_err_t committed_error, low_error, high_error;
 };
 
+/* A pool job that asks for committed offsets of partitions that need not be ours. */
+struct kafka_question {
+    uv_work_t work;
+    rd_kafka_t *client;
+    rd_kafka_topic_partition_list_t *committed; /* NULL: none is under way */
+    rd_kafka_resp_err_t error;
+};
+
 /* A pool job that wakes a partition's broker thread by asking for its watermarks. */
 struct kafka_kick {
     uv_work_t work;
@@ -266,6 +274,7 @@ struct kafka_source {
     bool revoke_pending;           /* librdkafka waits for our incremental_unassign */
     bool revoke_done;              /* the pipeline is done; commits may still be under way */
     struct kafka_lookup *lookup;
+    struct kafka_question question;
     struct kafka_kick kick;
     struct kafka_probe probe;
     bool commit_in_flight;

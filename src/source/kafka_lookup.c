@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Questions to the brokers that block, asked in pool jobs: committed offsets and watermarks before
- * a partition begins, one job at a time for all partitions that need it; and the kick.
+ * a partition begins, one job at a time for all partitions that need it; committed offsets of others,
+ * for the pipeline; and the kick.
  *
  * The kick: when librdkafka 2.0.2 finds its local queue full it lets a partition's broker thread
  * sleep for up to a second and does not see the queue drained. Any request to that broker wakes it.
@@ -175,6 +176,54 @@ void kafka_lookup_run(struct kafka_source *s)
     s->lookup = lookup;
     uv_queue_work(s->loop, &lookup->work, lookup_work, lookup_after);
 }
+
+/* --- partitions that need not be ours -------------------------------------------------------- */
+
+static void question_work(uv_work_t *work)
+{
+    struct kafka_question *q = work->data;
+
+    q->error = rd_kafka_committed(q->client, q->committed, KAFKA_LOOKUP_TIMEOUT_MS);
+}
+
+static void question_after(uv_work_t *work, int status)
+{
+    struct kafka_question *q = work->data;
+    struct kafka_source *s =
+        (struct kafka_source *)((char *)q - offsetof(struct kafka_source, question));
+    rd_kafka_topic_partition_list_t *committed = q->committed;
+
+    (void)status;
+    q->committed = NULL;
+    for (int i = 0; !q->error && !s->closing && i < committed->cnt; i++) {
+        const rd_kafka_topic_partition_t *element = &committed->elems[i];
+        char *metadata;
+        if (element->err || element->offset < 0)
+            continue;
+        metadata = strndup(element->metadata_size ? element->metadata : "", element->metadata_size);
+        if (metadata) /* else it is asked again */
+            s->callbacks.told(s->arg, element->topic, element->partition, element->offset,
+                              metadata);
+        free(metadata);
+    }
+    rd_kafka_topic_partition_list_destroy(committed);
+    kafka_source_schedule(s); /* closing may wait for this */
+}
+
+void kafka_source_ask_committed(struct kafka_source *s, const struct kafka_place *places,
+                                size_t count)
+{
+    if (!count || !s->connected || s->closing || s->question.committed)
+        return;
+    s->question.client = s->client;
+    s->question.committed = rd_kafka_topic_partition_list_new((int)count);
+    for (size_t i = 0; i < count; i++)
+        rd_kafka_topic_partition_list_add(s->question.committed, places[i].topic, places[i].number);
+    s->question.work.data = &s->question;
+    uv_queue_work(s->loop, &s->question.work, question_work, question_after);
+}
+
+/* --- the kick ------------------------------------------------------------------------------- */
 
 static void kick_work(uv_work_t *work)
 {

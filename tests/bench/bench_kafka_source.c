@@ -269,8 +269,16 @@ static void on_closed(void *arg)
 static void consume_source(struct result *result)
 {
     static const struct kafka_callbacks callbacks = {
-        on_assigned, on_run,   on_revoking, on_gap,   on_range,
-        on_range,    on_begun, on_begun,    on_fatal, on_committed,
+        .assigned = on_assigned,
+        .run = on_run,
+        .revoking = on_revoking,
+        .gap = on_gap,
+        .out_of_range = on_range,
+        .new_log = on_range,
+        .traced = on_begun,
+        .begun = on_begun,
+        .fatal = on_fatal,
+        .committed = on_committed,
     };
     struct taker taker = {.result = result};
     const char *topics[] = {topic};

@@ -302,6 +302,110 @@ static void test_a_commit_in_flight_as_a_new_epoch_begins(void **state)
     flow_remove(&f);
 }
 
+/* --- partitions that others have ------------------------------------------------------------ */
+
+static void told(struct flow *f, int64_t offset, const char *metadata)
+{
+    f->source->callbacks.told(f->source->arg, "t", 0, offset, metadata);
+    flow_run(f);
+}
+
+/* What others committed past is given up, although the partition never comes back. */
+static void test_others_commit_past_what_is_left(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    flow_take(&f, p, ROWS, ROWS, false);
+    flow_run(&f);
+    told(&f, 2 * ROWS, ""); /* it is ours: where it began is decided */
+    assert_int_equal(stream_spooled_rows(f.stream), 2 * ROWS);
+    flow_revoke(&f, p);
+    told(&f, 2 * ROWS, flow_metadata(&f, 1)); /* a commit of ours, made before */
+    told(&f, ROWS - 1, "");
+    assert_int_equal(stream_spooled_rows(f.stream), 2 * ROWS);
+    told(&f, ROWS, "");
+    assert_int_equal(stream_spooled_rows(f.stream), ROWS);
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path);
+    assert_int_equal(stream_spooled_rows(f.stream), ROWS);
+    told(&f, 2 * ROWS + 10, "");
+    assert_int_equal(stream_spooled_rows(f.stream), 0);
+    flow_remove(&f);
+}
+
+/* Two blocks of a partition that went; others committed past the first, and all but a row of the second. */
+static void passed_in_part(struct flow *f)
+{
+    struct kafka_partition *p;
+
+    flow_open(f, make_directory());
+    p = taken(f);
+    flow_take(f, p, ROWS, ROWS, false);
+    flow_run(f);
+    flow_revoke(f, p);
+    told(f, 2 * ROWS - 1, "");
+    assert_int_equal(stream_spooled_rows(f->stream), ROWS);
+}
+
+/* The group forgot all offsets: the rest is sent after all. */
+static void test_back_after_others_committed_past_a_part(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    passed_in_part(&f);
+    p = flow_partition(&f, 0);
+    o = flow_assign(&f, p, nothing);
+    assert_int_equal(o->epoch, 1);
+    assert_int_equal(p->start, 2 * ROWS);
+    assert_int_equal(f.stream->eligible_rows, ROWS);
+    flow_remove(&f);
+}
+
+/* So it is where another log follows; also a restart knows that those offsets are in both. */
+static void test_a_log_that_others_passed_a_part_of_is_followed(void **state)
+{
+    struct origin *o;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    passed_in_part(&f);
+    o = flow_assign(&f, flow_partition(&f, 0), none_of_a_shorter_log(&f));
+    assert_int_equal(o->epoch, 2);
+    assert_int_equal(f.stream->eligible_rows, ROWS);
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path);
+    assert_int_equal(f.stream->eligible_rows, ROWS);
+    assert_true(f.stream->origins->superseded);
+    flow_remove(&f);
+}
+
+/* Its offsets are of another log than the one that is committed in. */
+static void test_what_is_left_of_a_former_log_is_not_passed(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = back(&f, taken(&f));
+    (void)flow_assign(&f, p, none_of_a_shorter_log(&f));
+    flow_revoke(&f, p);
+    told(&f, 10 * ROWS, "");
+    assert_int_equal(f.stream->eligible_rows, ROWS);
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -314,6 +418,10 @@ int main(void)
         cmocka_unit_test(test_killed_as_a_new_epoch_begins),
         cmocka_unit_test(test_rows_of_a_former_log_wait_for_nothing),
         cmocka_unit_test(test_a_commit_in_flight_as_a_new_epoch_begins),
+        cmocka_unit_test(test_others_commit_past_what_is_left),
+        cmocka_unit_test(test_back_after_others_committed_past_a_part),
+        cmocka_unit_test(test_a_log_that_others_passed_a_part_of_is_followed),
+        cmocka_unit_test(test_what_is_left_of_a_former_log_is_not_passed),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,6 +46,39 @@ static void test_commit_and_metadata(void **state)
     cluster_close(&c);
 }
 
+/* What the group has committed can be asked of partitions that are not ours. */
+static void test_committed_offsets_of_others(void **state)
+{
+    static const struct kafka_place places[] = {{"t", 0}, {"t", 1}, {"nowhere", 2}};
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 2);
+    assert_int_equal(rd_kafka_mock_topic_create(c.mock, "other", 1, 1), 0);
+    produce(&c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 100);
+    kafka_commit(rig.seats[0].partition, 60, "spool-a epoch 1");
+    kafka_commit(rig.seats[1].partition, 70, NULL);
+    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 60 && rig.seats[1].commit_ok == 70);
+    rig_close(&rig, true);
+
+    rig_init(&rig);
+    rig_start(&rig, &c, "other", (struct kafka_options){0});
+    kafka_source_ask_committed(rig.source, places, 3); /* no broker answers yet */
+    assert_null(rig.source->question.committed);
+    RIG_UNTIL(&rig, rig.assigned == 1);
+    kafka_source_ask_committed(rig.source, places, 3);
+    RIG_UNTIL(&rig, rig.tellings == 2);
+    assert_string_equal(rig.told[0].text, "t 60 spool-a epoch 1");
+    assert_string_equal(rig.told[1].text, "t 70 ");
+    kafka_source_ask_committed(rig.source, places, 3);
+    rig_close(&rig, true); /* waits for it, and tells nothing */
+    assert_int_equal(rig.tellings, 2);
+    cluster_close(&c);
+}
+
 /* A commit that is made and not yet answered when the source closes still gets there. */
 static void test_commit_before_close(void **state)
 {
@@ -498,6 +531,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_commit_and_metadata),
+        cmocka_unit_test(test_committed_offsets_of_others),
         cmocka_unit_test(test_commit_before_close),
         cmocka_unit_test(test_commit_errors),
         cmocka_unit_test(test_a_commit_held_back_is_not_forgotten),
