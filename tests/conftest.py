@@ -10,7 +10,8 @@ import tempfile
 
 import pytest
 
-pytest.register_assert_rewrite("support.spoold", "support.kafka", "support.process", "support.load")
+pytest.register_assert_rewrite("support.spoold", "support.kafka", "support.process", "support.load",
+                               "support.owners")
 
 from support import campaign
 from support import kafka as kafka_module

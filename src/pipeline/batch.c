@@ -409,8 +409,8 @@ bool batch_must_ask(const struct batch *b, int endpoint)
 {
     if (!b->maybe_stored || !ask_possible(b))
         return false;
-    return b->answered || b->refusal || b->splits || !batch_token_holds(b, endpoint) ||
-           (batch_avoided(b) && endpoint == b->endpoint);
+    return b->answered || b->refusal || b->splits || batch_partly_gone(b) ||
+           !batch_token_holds(b, endpoint) || (batch_avoided(b) && endpoint == b->endpoint);
 }
 
 static void batch_start(struct batch *b, int endpoint)

@@ -268,10 +268,13 @@ int batch_parts(const struct batch *b, const struct row_span *spans, size_t coun
 /* Whether the batch is under way, or may be stored and is sent or asked about before until_ms
    (monotonic), or could be sent at once. */
 bool batch_ends_by(const struct batch *b, uint64_t until_ms);
-/* Whether the batch, which is not under way, is known not to be stored and has rows of a partition that
-   went: it is not sent. */
+/* Whether the batch, which is not under way, is not to be sent for its partitions' sake: it is known not
+   to be stored, and one of them went; or it may be stored, and all of them went. */
 bool batch_is_gone(const struct batch *b);
-void batches_let_go(struct stream *s); /* those of the stream, but for what may be sent of them */
+/* Some of its rows are of partitions that went, and some are not. */
+bool batch_partly_gone(const struct batch *b);
+/* Those of the stream: but for what may be sent of them, and what is settled by a commit. */
+void batches_let_go(struct stream *s);
 
 /* --- aside.c -------------------------------------------------------------------------------- */
 

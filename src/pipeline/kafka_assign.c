@@ -419,6 +419,14 @@ void kafka_assign_retry(struct pipeline *p)
     }
 }
 
+bool kafka_assign_under_way(const struct stream *s)
+{
+    for (const struct assign_job *a = s->p->assigning; a; a = a->next)
+        if (a->stream == s && !a->gone && !a->retry_at_ms)
+            return true;
+    return false;
+}
+
 void kafka_assign_free(struct pipeline *p)
 {
     struct assign_job *next;

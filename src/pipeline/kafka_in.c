@@ -16,8 +16,9 @@
 #include "base/log.h"
 #include "pipeline/pipeline_int.h"
 
-#define REVOKE_MARGIN_MS 1000 /* we end a revocation so long before the source does */
-#define REVOKE_LOOK_MS   500  /* whether what it waits for can still come to its end */
+#define REVOKE_MARGIN_MS 1000  /* we end a revocation so long before the source does */
+#define REVOKE_LOOK_MS   500   /* whether what it waits for can still come to its end */
+#define GROUP_MS         30000 /* after the start the group's first answer is waited for */
 
 static void on_assigned(void *arg, struct kafka_partition *partition,
                         const struct kafka_committed *committed, void **user)
@@ -135,6 +136,12 @@ void kafka_in_advance(struct pipeline *p)
 void kafka_in_revoke_timer(uv_timer_t *timer)
 {
     kafka_in_advance(timer->data);
+}
+
+bool kafka_in_knows_owners(const struct pipeline *p)
+{
+    return p->kafka &&
+           (kafka_source_assigned(p->kafka) || clock_monotonic_ms() - p->start_ms < GROUP_MS);
 }
 
 /* --- the rest ------------------------------------------------------------------------------- */

@@ -14,6 +14,12 @@
  *   pieces of such blocks                 the rest is stored, or elsewhere: a seal of their own, that
  *                                         waits for the partition
  *   what another consumer committed past  acknowledged, unsent
+ *
+ * A batch that may be stored goes on, under its token or asked about, while one of its partitions is
+ * ours: those rows are nobody else's to send. Where all of them went it waits. Whoever has them now began
+ * at what the group has committed, before these rows, so an attempt of ours can only double them; and a
+ * restart that finds the seal knows no more than that. It waits until a partition is back without a commit
+ * past it, or until commits lie behind all of its rows, and then it is done with.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -74,14 +80,35 @@ static bool origin_is_gone(const struct origin *o)
     return o->kafka && !o->owned && (!o->revoking || o->lost);
 }
 
+/* Parts that are gone, and those that are not; a block without rows sends nothing, and goes with the
+   seal. */
+static void batch_count_gone(const struct batch *b, size_t *gone, size_t *ours)
+{
+    *gone = *ours = 0;
+    for (size_t i = 0; i < b->part_count; i++)
+        if (b->parts[i].rows)
+            ++*(origin_is_gone(b->parts[i].block->origin) ? gone : ours);
+}
+
+bool batch_partly_gone(const struct batch *b)
+{
+    size_t gone, ours;
+
+    batch_count_gone(b, &gone, &ours);
+    return gone && ours;
+}
+
 bool batch_is_gone(const struct batch *b)
 {
+    const struct stream *s = b->stream;
+    size_t gone, ours;
+
     if (b->state != BATCH_WAITING && b->state != BATCH_CHECKING)
         return false;
-    for (size_t i = 0; i < b->part_count && !b->maybe_stored; i++)
-        if (b->parts[i].rows && origin_is_gone(b->parts[i].block->origin))
-            return true; /* a block without rows sends nothing, and goes with the seal */
-    return false;
+    batch_count_gone(b, &gone, &ours);
+    if (!gone || !b->maybe_stored)
+        return gone > 0;
+    return ours ? kafka_assign_under_way(s) : kafka_in_knows_owners(s->p);
 }
 
 static enum fate part_fate(const struct part *part)
@@ -153,6 +180,27 @@ static int batch_let_go(struct batch *b)
     return status;
 }
 
+/* --- what is settled ------------------------------------------------------------------------- */
+
+/* A commit lies behind all its rows: they are in, whatever became of the attempt. */
+static bool batch_is_settled(const struct batch *b)
+{
+    for (size_t i = 0; i < b->part_count; i++)
+        if (b->parts[i].rows && !block_settled(b->parts[i].block))
+            return false;
+    return b->rows > 0;
+}
+
+static int batch_settle(struct batch *b)
+{
+    struct row_span all = {0, b->rows};
+
+    log_event(LOG_INFO, "batch.settled", "stream", b->stream->options->name, "batch",
+              log_u64(b->id), "rows", log_u64(b->rows), "reason",
+              "the group's committed offset lies behind its rows: they are not sent", NULL);
+    return batch_replace(b, &all, 1, NULL, 0, NULL);
+}
+
 void batches_let_go(struct stream *s)
 {
     struct batch *next;
@@ -160,9 +208,15 @@ void batches_let_go(struct stream *s)
     if (s->p->fatal || s->p->closing || !s->p->started)
         return;
     for (struct batch *b = s->batches; b; b = next) { /* what is made comes behind */
+        int status = SPOOL_OK;
         next = b->next;
-        if (b->state == BATCH_WAITING && !b->busy && batch_is_gone(b) &&
-            batch_let_go(b) != SPOOL_OK)
+        if (b->state != BATCH_WAITING || b->busy)
+            continue;
+        if (batch_is_settled(b))
+            status = batch_settle(b);
+        else if (!b->maybe_stored && batch_is_gone(b))
+            status = batch_let_go(b);
+        if (status != SPOOL_OK)
             pipeline_fatal(s->p, "out of memory while a partition goes");
     }
 }

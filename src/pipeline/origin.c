@@ -230,6 +230,11 @@ static bool block_delivered(const struct block *b, void *arg)
     return b->ref.last_offset < b->origin->delivered_below;
 }
 
+bool block_settled(const struct block *b)
+{
+    return block_discarded(b, NULL) || block_delivered(b, NULL);
+}
+
 void segment_skip_delivered(struct stream *s, struct segment *g)
 {
     uint64_t rows = segment_discard(s, g, block_delivered, NULL);

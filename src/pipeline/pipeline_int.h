@@ -329,6 +329,9 @@ void kafka_in_advance(struct pipeline *p);
 void kafka_in_adopt(struct origin *o);
 void kafka_in_released(struct pipeline *p, const struct record_run_node *node);
 void kafka_in_revoke_timer(uv_timer_t *timer);
+/* Of a partition that is not ours it is known that another has it, or will be known in a moment: false
+   where the group has given no answer for so long after the start that none is waited for. */
+bool kafka_in_knows_owners(const struct pipeline *p);
 
 /* --- kafka_assign.c ------------------------------------------------------------------------- */
 
@@ -343,6 +346,8 @@ void kafka_assign(struct pipeline *p, struct kafka_partition *partition,
 void kafka_assign_gone(struct pipeline *p, const struct kafka_partition *partition);
 void kafka_assign_retry(struct pipeline *p); /* partitions that waited for room on disk */
 void kafka_assign_free(struct pipeline *p);
+/* Some partition of the stream is about to be ours: the jobs that say so are queued. */
+bool kafka_assign_under_way(const struct stream *s);
 /* Whether it is the metadata of a commit of ours, and then in which epoch of the origin. */
 bool kafka_commit_is_ours(const struct pipeline *p, const char *metadata, uint32_t *epoch);
 

@@ -219,6 +219,8 @@ struct origin_place {
 };
 void origin_place(const struct origin *o, struct origin_place *out);
 bool block_discarded(const struct block *b, void *arg);
+/* It is discarded, or was delivered before. */
+bool block_settled(const struct block *b);
 /* What waits in the segment, or in all that are loaded, and was delivered before: done with. */
 void segment_skip_delivered(struct stream *s, struct segment *g);
 void origin_skip_delivered(struct origin *o, int64_t committed);

@@ -483,6 +483,11 @@ void kafka_source_stop(struct kafka_source *s)
     kafka_partitions_flush_pauses(s);
 }
 
+bool kafka_source_assigned(const struct kafka_source *s)
+{
+    return s->assigned_once;
+}
+
 void kafka_source_stats(const struct kafka_source *s, struct kafka_stats *out)
 {
     memset(out, 0, sizeof(*out));

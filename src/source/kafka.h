@@ -143,6 +143,9 @@ void kafka_commit(struct kafka_partition *p, int64_t next_offset, const char *me
 
 void kafka_revoke_done(struct kafka_source *source);
 
+/* The group has said, at least once, which partitions are ours. */
+bool kafka_source_assigned(const struct kafka_source *source);
+
 /* Asks the group's committed offsets of partitions, ours or not; told() comes for each that has one.
    Nothing is asked while no broker answers, or the last question is not answered. */
 struct kafka_place {

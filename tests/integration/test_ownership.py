@@ -4,63 +4,10 @@ join, leave, die and freeze; topics that grow, are made anew or lose records; of
 import json
 import signal
 
+from support.owners import Group
 from support.process import hold_for, wait_until
-from support.proxy import Fault, refusal
+from support.proxy import Fault, too_many_parts
 from support.spoold import stream
-
-ORIGIN = [{"name": "_topic", "from": "$topic"}, {"name": "_partition", "from": "$partition"},
-          {"name": "_offset", "from": "$offset"}]
-SESSION_MS = 3000
-
-
-class Group:
-    """Daemons of one group that share a topic and a table, each with a spool of its own."""
-
-    def __init__(self, kafka, server, spoold, partitions=4):
-        self.kafka, self.server, self.spoold = kafka, server, spoold
-        self.topic = kafka.create_topic(partitions)
-        self.table = server.create_bench_table(window=1000, origin=True)
-        self.columns = [{"name": c.strip().split(" ")[0]}
-                        for c in server.bench_columns.split(",")] + ORIGIN
-        self.name = f"owners-{self.topic}"
-
-    def daemon(self):
-        properties = {"fetch.wait.max.ms": "50", "session.timeout.ms": str(SESSION_MS),
-                      "heartbeat.interval.ms": "500",
-                      "topic.metadata.refresh.interval.ms": "1000"}
-        return self.spoold(self.kafka, self.server,
-                           [stream("s", self.topic, self.table, columns=self.columns,
-                                   flush={"interval": "50ms"})],
-                           kafka={"group_id": self.name, "properties": properties})
-
-    def owned(self):
-        """How many partitions each member has, ascending; None while the broker can't say (it loads
-        its coordinator at the first group)."""
-        try:
-            return sorted(len(m["partitions"]) for m in self.kafka.group(self.name)["members"])
-        except RuntimeError:
-            return None
-
-    def wait_owned(self, *counts, seconds=40):
-        wait_until(lambda: self.owned() == sorted(counts), seconds,
-                   lambda: f"shares {counts}, not {self.owned()}")
-
-    def wait_gone(self):
-        wait_until(lambda: not self.kafka.group(self.name)["members"], 30, "no members")
-
-    def committed(self):
-        return self.kafka.committed_offsets(self.name, self.topic)
-
-    def drain(self, rows, seconds=60):
-        """Every record is in the table, and every offset committed."""
-        wait_until(lambda: self.server.unique(self.table) >= rows, seconds,
-                   lambda: f"{rows} ids, not {self.server.unique(self.table)}")
-        wait_until(lambda: self.committed() == self.kafka.end_offsets(self.topic), 30,
-                   lambda: f"committed to the end: {self.committed()}")
-        assert self.server.unique(self.table) == rows
-
-    def doubled(self):
-        return self.server.count(self.table) - self.server.unique(self.table)
 
 
 def test_instances_join_and_leave(kafka, engine, spoold):
@@ -117,12 +64,13 @@ def test_instance_killed(kafka, engine, spoold):
     # What the dead one had inserted and not committed was inserted again by the other.
     doubled = group.doubled()
     assert doubled <= sent - sum(v or 0 for v in before.values())
-    # What its spool still holds was committed past by the other: nothing of it is sent now, but for
-    # batches that were sealed when it died.
+    # What its spool still holds was committed past by the other: nothing of it is sent now.
     first.start()
     group.wait_owned(2, 2)
     kafka.produce(group.topic, 1000, "--first", sent)
     group.drain(sent + 1000)
+    first.wait(lambda: first.stream_status("s")["rows_spooled"] == 0, 30, "all is given up")
+    assert group.doubled() == doubled
 
 
 def test_instance_frozen_past_the_session_timeout(kafka, engine, spoold):
@@ -210,9 +158,7 @@ def test_a_batch_that_is_asked_about_is_waited_for(kafka, engine, proxy, spoold)
     group = Group(kafka, engine, spoold, 2)
     group.table = engine.create_bench_table(origin=True)  # where no token tells
     between = proxy(engine)
-    first = group.daemon()
-    first.config["clickhouse"]["urls"] = [between.url]
-    first.start()
+    first = group.daemon(between.url).start()
     kafka.produce(group.topic, 1000)
     group.drain(1000)
     fault = between.arm(Fault("answer", how="rst", on_strike=engine.freeze), stream="s")
@@ -233,14 +179,9 @@ def test_a_batch_that_was_refused_is_not_sent_after_its_partition_went(kafka, en
     """It waits sealed for its next attempt; the next owner inserts its rows."""
     group = Group(kafka, engine, spoold, 2)
     between = proxy(engine)
-    first = group.daemon()
-    first.config["clickhouse"]["urls"] = [between.url]
-    first.start()
+    first = group.daemon(between.url).start()
     group.wait_owned(2)
-    fault = between.arm(Fault("head", "garbage", garbage=refusal(252, "Too many parts")),
-                        times=10**6, stream="s")
-    kafka.produce(group.topic, 1000)
-    assert fault.struck.wait(30)
+    fault = refuse(between, kafka, group, 0, 1000)
     group.daemon().start()
     group.wait_owned(1, 1)
     gone = first.events("partition.revoking")[0]["origin"]
@@ -250,6 +191,121 @@ def test_a_batch_that_was_refused_is_not_sent_after_its_partition_went(kafka, en
     assert gone and group.doubled() == 0
     # What it kept is the other's by then: it is discarded when the partition is back.
     assert first.stream_status("s")["rows_spooled"] > 0
+
+
+def refuse(between, kafka, group, first, records):
+    """The daemon behind the proxy seals the records as one batch, and its inserts are refused."""
+    fault = between.arm(too_many_parts(), times=10**6, stream="s")
+    kafka.produce(group.topic, records, "--first", first)
+    assert fault.struck.wait(30)
+    return fault
+
+
+def test_what_was_sealed_is_not_sent_after_a_restart_where_others_inserted_it(
+        kafka, engine, proxy, spoold):
+    """Nobody knows whether it is in, and the table can't be asked; another one has the partition."""
+    group = Group(kafka, engine, spoold, 1, origin=False)
+    between = proxy(engine)
+    first = group.daemon(between.url).start()
+    fault = refuse(between, kafka, group, 0, 1000)
+    first.kill9()
+    group.daemon().start()
+    group.drain(1000)
+    fault.times = 0
+    first.start()
+    first.wait_log(r"batch\.settled", 40)
+    first.wait(lambda: first.stream_status("s")["rows_spooled"] == 0, 30, "all is given up")
+    assert group.owned() == [0, 1]  # it never had it back
+    assert group.doubled() == 0
+    assert not first.events("batch.possible_duplicates", whole=True)
+
+
+def test_what_was_sealed_is_sent_after_a_restart_where_nobody_did(kafka, engine, proxy, spoold):
+    group = Group(kafka, engine, spoold, 1, origin=False)
+    between = proxy(engine)
+    first = group.daemon(between.url).start()
+    fault = between.arm(Fault("answer", how="rst"), stream="s")
+    refused = between.arm(too_many_parts(), times=10**6, stream="s")
+    kafka.produce(group.topic, 1000)
+    assert fault.struck.wait(30) and refused.struck.wait(30)
+    first.kill9()
+    second = group.daemon("http://127.0.0.1:9").start()  # nobody answers there
+    group.wait_owned(0, 1)
+    refused.times = 0
+    first.start()
+    group.wait_owned(0, 1)
+    assert second.sigterm() == 0
+    group.drain(1000)  # its token tells what is in
+    assert group.doubled() == 0
+
+
+class Pieces:
+    """A batch of rows of two partitions was refused for a row of each; what is left of it is sealed anew,
+    and not stored. The first daemon has both partitions, and its inserts are refused."""
+
+    def __init__(self, kafka, engine, proxy, spoold):
+        self.group = Group(kafka, engine, spoold, 2, origin=False, bad_ratio=1,
+                           flush={"rows": 1000, "interval": "2s"})
+        engine.query(f"ALTER TABLE {self.group.table} ADD CONSTRAINT c CHECK id NOT IN (500, 501)")
+        between = proxy(engine)
+        self.first = self.group.daemon(between.url).start()
+        self.group.wait_owned(2)
+        between.arm(Fault("head", "pass"), stream="s")
+        self.fault = refuse(between, kafka, self.group, 0, 1000)
+        self.first.wait(lambda: self.spooled() == 998, 30, lambda: f"pieces: {self.spooled()}")
+
+    def spooled(self):
+        return self.first.stream_status("s")["rows_spooled"]
+
+    def move_one(self, url=None):
+        """Another daemon gets one of the partitions."""
+        daemon = self.group.daemon(url).start()
+        self.group.wait_owned(1, 1)
+        self.first.wait_log(r"batch\.replaced.*\"by\":\"?2", 30)
+        return daemon
+
+    def end(self):
+        """All that the table takes is in, once, and is held no more."""
+        self.fault.times = 0
+        self.group.drain(998)
+        assert self.group.doubled() == 0
+        self.first.wait(lambda: self.spooled() == 0, 30, lambda: f"held: {self.spooled()}")
+        assert self.first.stream_status("s")["dead_letters"] == 2
+
+
+def test_pieces_whose_partition_never_comes_back(kafka, engine, proxy, spoold):
+    flow = Pieces(kafka, engine, proxy, spoold)
+    flow.move_one()
+    flow.first.wait(lambda: flow.spooled() == 499, 40, lambda: f"only its own: {flow.spooled()}")
+    flow.end()
+
+
+def test_pieces_whose_partition_comes_back(kafka, engine, proxy, spoold):
+    flow = Pieces(kafka, engine, proxy, spoold)
+    second = flow.move_one("http://127.0.0.1:9")  # nobody answers there
+    assert second.sigterm() == 0
+    flow.group.wait_owned(2)
+    assert flow.spooled() == 998
+    flow.end()
+
+
+def test_pieces_whose_partition_comes_back_after_another_committed(kafka, engine, proxy, spoold):
+    flow = Pieces(kafka, engine, proxy, spoold)
+    second = flow.move_one()
+    wait_until(lambda: sum(v or 0 for v in flow.group.committed().values()) == 500, 30, "the other's")
+    assert second.sigterm() == 0
+    flow.group.wait_owned(2)
+    flow.end()
+
+
+def test_pieces_and_a_restart(kafka, engine, proxy, spoold):
+    """It does not know any more that they are not stored."""
+    flow = Pieces(kafka, engine, proxy, spoold)
+    flow.move_one()
+    flow.first.kill9()
+    flow.first.start()
+    flow.group.wait_owned(1, 1)
+    flow.end()
 
 
 def test_partitions_added_while_running(kafka, engine, spoold):

@@ -23,6 +23,11 @@ def refusal(code, text, status=500):
             f"Content-Length: {len(body)}\r\n\r\n").encode() + body
 
 
+def too_many_parts():
+    """Inserts are refused for the moment, and nothing of them is stored."""
+    return Fault("head", "garbage", garbage=refusal(252, "Too many parts"), swallow=True)
+
+
 class Cut(Exception):
     """This connection ends here."""
 
@@ -42,12 +47,14 @@ class Fault:
           "slow"    from here on single bytes
           "flip"    (of the body) the next byte arrives as another one
           "pass"    nothing: for on_strike alone
-    reused: only on a connection that had a request before. on_strike runs in the proxy's thread
-    before the action.
+    reused: only on a connection that had a request before. swallow: at the "head", the body is read
+    first and goes nowhere; else the client, still sending, may find the connection ended before it has read
+    what came. on_strike runs in the proxy's thread before the action.
     """
 
     def __init__(self, stage, action="cut", how="fin", at=0, of=None, frames=None, reused=False,
-                 garbage=GARBAGE, on_strike=None):
+                 garbage=GARBAGE, swallow=False, on_strike=None):
+        self.swallow = swallow
         self.stage, self.action, self.how = stage, action, how
         self.at, self.of, self.frames, self.reused = at, of, frames, reused
         self.garbage, self.on_strike = garbage, on_strike
@@ -276,6 +283,8 @@ class Proxy:
             return
         fault = request.fault
         slow = False
+        if fault and fault.stage == "head" and fault.swallow:
+            asked.exactly(request.length)
         if self._at(fault, "head", client):
             slow = True
         upstream.sendall(head)

@@ -68,7 +68,9 @@ static void test_committed_offsets_of_others(void **state)
     rig_start(&rig, &c, "other", (struct kafka_options){0});
     kafka_source_ask_committed(rig.source, places, 3); /* no broker answers yet */
     assert_null(rig.source->question.committed);
+    assert_false(kafka_source_assigned(rig.source));
     RIG_UNTIL(&rig, rig.assigned == 1);
+    assert_true(kafka_source_assigned(rig.source));
     kafka_source_ask_committed(rig.source, places, 3);
     RIG_UNTIL(&rig, rig.tellings == 2);
     assert_string_equal(rig.told[0].text, "t 60 spool-a epoch 1");
