@@ -6,10 +6,8 @@
  * Rows of a partition that is not ours stay in the spool and are not sealed.
  */
 #include <assert.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/clock.h"
 #include "base/failpoint.h"
@@ -78,6 +76,8 @@ static void on_revoking(void *arg, struct kafka_partition *const *partitions, si
     }
     for (size_t i = 0; i < p->stream_count; i++)
         stream_recount(&p->streams[i]);
+    if (!lost)
+        kafka_member_loses(p, true);
     p->revoking = 1;
     p->revoke_deadline_ms = clock_monotonic_ms() + wait;
     uv_timer_start(&p->revoke_timer, kafka_in_revoke_timer,
@@ -110,7 +110,7 @@ void kafka_in_advance(struct pipeline *p)
 
     kafka_assign_retry(p);
     kafka_left_look(p);
-    if (!p->revoking)
+    if (!p->revoking || (p->member_noting && !late && !p->meta_retry_at_ms))
         return;
     for (size_t i = 0; i < p->stream_count; i++)
         for (struct origin *o = p->streams[i].origins; o; o = o->next)
@@ -248,6 +248,12 @@ static void on_begun(void *arg, struct kafka_partition *partition, int64_t offse
     origin_commit(o);
 }
 
+/* Whoever was to get what we let go of has it. */
+static void on_rebalanced(void *arg)
+{
+    kafka_member_loses(arg, false);
+}
+
 static void on_told(void *arg, const char *topic, int32_t number, int64_t offset,
                     const char *metadata)
 {
@@ -278,22 +284,6 @@ static void on_committed(void *arg, struct kafka_partition *partition, int64_t o
     drain_check(p);
 }
 
-/*
- * A broker gives a static member that comes back the partitions it had, whatever it subscribes to now, as
- * long as its session lasts: a topic that is new in the configuration would wait for the group's next
- * rebalance, which may never come. So who reads other topics is another member.
- */
-static void name_member(struct pipeline *p)
-{
-    uint32_t topics = 0;
-
-    for (size_t i = 0; i < p->kafka_options.topic_count; i++) /* in any order */
-        topics += (uint32_t)XXH3_64bits(p->topics[i], strlen(p->topics[i]));
-    snprintf(p->instance_id, sizeof(p->instance_id), "spoold-%s-%08" PRIx32,
-             spool_uuid_text(p->spool), topics);
-    p->kafka_options.group_instance_id = p->instance_id;
-}
-
 int kafka_in_create(struct pipeline *p, struct spool_error *error)
 {
     static const struct kafka_callbacks callbacks = {
@@ -305,11 +295,13 @@ int kafka_in_create(struct pipeline *p, struct spool_error *error)
         .new_log = on_new_log,
         .traced = on_traced,
         .begun = on_begun,
+        .rebalanced = on_rebalanced,
         .told = on_told,
         .fatal = on_fatal,
         .committed = on_committed,
     };
     size_t count = 0, n = 0;
+    int status;
 
     uv_timer_init(p->loop, &p->revoke_timer);
     p->revoke_timer.data = p;
@@ -329,7 +321,8 @@ int kafka_in_create(struct pipeline *p, struct spool_error *error)
     p->kafka_options.topics = p->topics;
     p->kafka_options.topic_count = count;
     p->kafka_options.run_bytes = pressure_run_bytes(p);
-    if (!p->kafka_options.group_instance_id)
-        name_member(p);
+    status = kafka_member_name(p, error);
+    if (status != SPOOL_OK)
+        return status;
     return kafka_source_create(p->loop, &p->kafka_options, &callbacks, p, &p->kafka, error);
 }

@@ -7,6 +7,7 @@
  * The way of a record, by file:
  *   kafka_in.c  partitions come and go; runs arrive          (origins)
  *   kafka_assign.c      ... where a partition begins
+ *   kafka_member.c      ... under which name the group knows us
  *   kafka_left.c        ... what others went past of those that are not ours
  *   intake.c    run -> decode job (decode_job.c) -> dead letters -> append.c   (pending blocks)
  *   segment.c   what is on disk and waits; segment_load.c     (segments, blocks)
@@ -173,7 +174,9 @@ struct pipeline {
     struct kafka_producer *producer; /* NULL: no stream has a topic for dead letters */
     struct kafka_options kafka_options;
     struct log_gate meta_gate;
-    char instance_id[64];
+    char instance_id[80];
+    uint32_t member_number; /* part of it; kafka_member.c */
+    bool member_loses, member_noting;
     char boot_id[40];  /* of the machine; "": not known */
     uint64_t start_ms; /* monotonic, when this process began */
     int64_t start_wall_ms;
@@ -350,6 +353,15 @@ void kafka_assign_free(struct pipeline *p);
 bool kafka_assign_under_way(const struct stream *s);
 /* Whether it is the metadata of a commit of ours, and then in which epoch of the origin. */
 bool kafka_commit_is_ours(const struct pipeline *p, const char *metadata, uint32_t *epoch);
+
+/* --- kafka_member.c ------------------------------------------------------------------------- */
+
+#define MEMBER_NOTE_SIZE 32
+
+/* At the start; topics are known. */
+int kafka_member_name(struct pipeline *p, struct spool_error *error);
+/* The group takes partitions away, or has done so and we joined again: durable soon. */
+void kafka_member_loses(struct pipeline *p, bool loses);
 
 /* --- kafka_left.c --------------------------------------------------------------------------- */
 

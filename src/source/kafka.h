@@ -78,6 +78,9 @@ struct kafka_callbacks {
     void (*begun)(void *arg, struct kafka_partition *partition, int64_t offset);
     /* A fatal error of the client (fenced instance, ...): the daemon exits 1. */
     void (*fatal)(void *arg, const char *text);
+    /* We joined the group (again) and have its answer: what it took away before, if anything, it has
+       given to somebody else. */
+    void (*rebalanced)(void *arg);
     /* What the group has committed, as kafka_source_ask_committed asked. */
     void (*told)(void *arg, const char *topic, int32_t number, int64_t offset,
                  const char *metadata);

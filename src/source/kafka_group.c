@@ -32,6 +32,7 @@ void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
 {
     struct kafka_source *s = kafka_hook_source(opaque);
     struct kafka_rebalance *note;
+    bool joined = kafka_join_under_way(s);
 
     kafka_join_over(s);
     if (s->close_started) { /* in the pool job that closes; every partition was let go before */
@@ -44,15 +45,20 @@ void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
     note = calloc(1, sizeof(*note));
     assert(note); /* an unanswered rebalance would hang the group */
     note->kind = err;
+    note->joined = joined;
     note->lost = rd_kafka_assignment_lost(client) != 0;
     note->list = rd_kafka_topic_partition_list_copy(list);
     *s->rebalances_end = note;
     s->rebalances_end = &note->next;
 }
 
-static void group_assign(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list)
+/* joined: else it is what was given with a revocation, before we joined again. */
+static void group_assign(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list,
+                         bool joined)
 {
     answer_while_closing(s->client, RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS);
+    if (joined)
+        s->callbacks.rebalanced(s->arg);
     kafka_partitions_reseek(s);
     for (int i = 0; i < list->cnt; i++) {
         const char *topic = list->elems[i].topic;
@@ -160,7 +166,7 @@ void kafka_group_serve(struct kafka_source *s)
             s->rebalances_end = &s->rebalances;
         s->reseek_due = true; /* with the answer that it gets, now or later */
         if (note->kind == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
-            group_assign(s, note->list);
+            group_assign(s, note->list, note->joined);
         else
             group_revoke(s, note->list, note->lost);
         rd_kafka_topic_partition_list_destroy(note->list);

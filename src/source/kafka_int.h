@@ -125,6 +125,7 @@ struct kafka_run {
 struct kafka_rebalance {
     struct kafka_rebalance *next;
     rd_kafka_resp_err_t kind;
+    bool joined; /* a join ended with it */
     bool lost;
     rd_kafka_topic_partition_list_t *list;
 };

@@ -266,6 +266,11 @@ static void on_closed(void *arg)
     ((struct taker *)arg)->closed = true;
 }
 
+static void on_rebalanced(void *arg)
+{
+    (void)arg;
+}
+
 static void consume_source(struct result *result)
 {
     static const struct kafka_callbacks callbacks = {
@@ -278,6 +283,7 @@ static void consume_source(struct result *result)
         .traced = on_begun,
         .begun = on_begun,
         .fatal = on_fatal,
+        .rebalanced = on_rebalanced,
         .committed = on_committed,
     };
     struct taker taker = {.result = result};

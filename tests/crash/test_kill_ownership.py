@@ -36,6 +36,15 @@ class Refused:
             assert daemon.sigterm() == 0
 
 
+def test_killed_while_a_batch_is_let_go(kafka, engine, proxy, spoold):
+    """It is back before its session ends, with the partition that it kept."""
+    for point in ("replace.before_commit", "replace.after_commit"):
+        flow = Refused(kafka, engine, proxy, spoold, point)
+        flow.first.start()
+        flow.group.wait_owned(1, 1)
+        flow.end()
+
+
 def test_killed_while_what_others_passed_is_given_up(kafka, engine, proxy, spoold):
     """The other one has taken, inserted and committed all by the time it is back."""
     flow = Refused(kafka, engine, proxy, spoold, "replace.before_commit")

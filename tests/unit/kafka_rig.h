@@ -75,7 +75,7 @@ struct rig {
     struct parked_run *parked;
     uint64_t runs, records, assigned, revoked, lost, tombstones, jobs;
     uint64_t held_max;
-    uint64_t tellings;
+    uint64_t tellings, rebalanced;
     struct {
         char text[128]; /* "topic offset metadata" */
     } told[4];
@@ -317,6 +317,11 @@ static void rig_fatal(void *arg, const char *text)
     snprintf(rig->fatal, sizeof(rig->fatal), "%s", text);
 }
 
+static void rig_rebalanced(void *arg)
+{
+    ((struct rig *)arg)->rebalanced++;
+}
+
 /* Of any topic, by its partition's number. */
 static void rig_told(void *arg, const char *topic, int32_t number, int64_t offset,
                      const char *metadata)
@@ -342,8 +347,8 @@ static void rig_committed(void *arg, struct kafka_partition *p, int64_t offset, 
 }
 
 static const struct kafka_callbacks rig_callbacks = {
-    rig_assigned, rig_run,   rig_revoking, rig_gap,  rig_out_of_range, rig_new_log,
-    rig_traced,   rig_begun, rig_fatal,    rig_told, rig_committed,
+    rig_assigned, rig_run,   rig_revoking, rig_gap,        rig_out_of_range, rig_new_log,
+    rig_traced,   rig_begun, rig_fatal,    rig_rebalanced, rig_told,         rig_committed,
 };
 
 static void rig_expired(uv_timer_t *timer)

@@ -302,6 +302,46 @@ static void test_a_commit_in_flight_as_a_new_epoch_begins(void **state)
     flow_remove(&f);
 }
 
+/* --- the member's name ---------------------------------------------------------------------- */
+
+static void is_named(struct flow *f, const char *behind)
+{
+    const char *name = f->pipeline->kafka_options.group_instance_id;
+
+    assert_string_equal(name + strlen("spoold-12345678-1234-1234-1234-123456789abc-12345678"),
+                        behind);
+}
+
+/* A broker would give it what it had, and nobody what it was to let go of. */
+static void test_a_member_that_ends_while_it_loses_partitions_comes_back_as_another(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    is_named(&f, "");
+    p = taken(&f);
+    f.source->callbacks.rebalanced(f.source->arg);
+    f.source->callbacks.revoking(f.source->arg, &p, 1, false, 1000);
+    flow_run(&f);
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path);
+    is_named(&f, "-1");
+    p = flow_partition(&f, 0);
+    assert_non_null(flow_assign(&f, p, nothing));
+    f.source->callbacks.revoking(f.source->arg, &p, 1, false, 1000);
+    flow_run(&f);
+    f.source->callbacks.rebalanced(f.source->arg); /* it has joined again */
+    flow_run(&f);
+    flow_close(&f);
+    flow_open(&f, path);
+    is_named(&f, "-1");
+    flow_remove(&f);
+}
+
 /* --- partitions that others have ------------------------------------------------------------ */
 
 static void told(struct flow *f, int64_t offset, const char *metadata)
@@ -418,6 +458,7 @@ int main(void)
         cmocka_unit_test(test_killed_as_a_new_epoch_begins),
         cmocka_unit_test(test_rows_of_a_former_log_wait_for_nothing),
         cmocka_unit_test(test_a_commit_in_flight_as_a_new_epoch_begins),
+        cmocka_unit_test(test_a_member_that_ends_while_it_loses_partitions_comes_back_as_another),
         cmocka_unit_test(test_others_commit_past_what_is_left),
         cmocka_unit_test(test_back_after_others_committed_past_a_part),
         cmocka_unit_test(test_a_log_that_others_passed_a_part_of_is_followed),

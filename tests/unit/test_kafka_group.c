@@ -480,6 +480,7 @@ static void test_rebalance_within_a_batch(void **state)
     produce(&c, "t", 0, 100, 10);
     RIG_UNTIL(&rig, rig.records == 300); /* fails where an offset is left out */
     assert_true(rig.source->reseeks > 0);
+    RIG_UNTIL(&rig, rig.rebalanced >= 1);
     rig_close(&rig, true);
     cluster_close(&c);
 }
