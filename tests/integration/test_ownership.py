@@ -239,6 +239,29 @@ def test_what_was_sealed_is_sent_after_a_restart_where_nobody_did(kafka, engine,
     assert group.doubled() == 0
 
 
+def test_a_spool_full_of_what_others_inserted_empties(kafka, engine, spoold):
+    """The partition never comes back; and the room is needed for others."""
+    group = Group(kafka, engine, spoold, 1)
+    first = group.daemon()
+    first.config["spool"].update({"max_bytes": "24MiB", "segment_bytes": "1MiB"})
+    first.start()
+    kafka.produce(group.topic, 1000)
+    group.drain(1000)  # it knows the table now
+    assert first.sigterm() == 0
+    first.config["clickhouse"]["urls"] = ["http://127.0.0.1:9"]  # nobody answers there
+    kafka.produce(group.topic, 600000, "--first", 1000)
+    first.start()
+    first.wait(lambda: "bound" in first.stream_status("s")["reason"], 60, "a full spool")
+    assert first.sigterm() == 0
+    group.daemon().start()
+    group.drain(601000)
+    first.start()
+    first.wait(lambda: first.stream_status("s")["rows_spooled"] == 0, 40, "all is given up")
+    first.wait(lambda: "bound" not in first.stream_status("s")["reason"], 20,
+               lambda: first.stream_status("s")["reason"])
+    assert group.owned() == [0, 1] and group.doubled() == 0
+
+
 class Pieces:
     """A batch of rows of two partitions was refused for a row of each; what is left of it is sealed anew,
     and not stored. The first daemon has both partitions, and its inserts are refused."""
