@@ -62,6 +62,14 @@ void spool_close(struct spool *spool); /* [all] closes its streams too; NULL is 
 const uint8_t *spool_uuid(const struct spool *spool);   /* [any] 16 bytes */
 const char *spool_uuid_text(const struct spool *spool); /* [any] 36 characters */
 
+/*
+ * [any] A sign of life: notes the time beside the lock. Costs no flush, and is nothing to rely on after a
+ * power cut, which may leave an earlier one.
+ */
+void spool_alive(struct spool *spool);
+/* [any] Wall clock, ms: the last sign of life before this process opened it; -1: there was none. */
+int64_t spool_last_alive_ms(const struct spool *spool);
+
 /* --- streams and segments ------------------------------------------------------------------- */
 
 struct spool_segment_info {

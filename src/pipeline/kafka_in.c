@@ -17,6 +17,7 @@
 #define REVOKE_MARGIN_MS 1000  /* we end a revocation so long before the source does */
 #define REVOKE_LOOK_MS   500   /* whether what it waits for can still come to its end */
 #define GROUP_MS         30000 /* after the start the group's first answer is waited for */
+#define ALIVE_MS         1000
 
 static void on_assigned(void *arg, struct kafka_partition *partition,
                         const struct kafka_committed *committed, void **user)
@@ -104,12 +105,23 @@ static bool origin_in_flight(const struct origin *o)
     return false;
 }
 
+static void note_alive(struct pipeline *p)
+{
+    uint64_t now = clock_monotonic_ms();
+
+    if (!p->kafka || now < p->alive_due_ms || !kafka_source_settled(p->kafka) || kafka_left_any(p))
+        return;
+    p->alive_due_ms = now + ALIVE_MS;
+    spool_alive(p->spool);
+}
+
 void kafka_in_advance(struct pipeline *p)
 {
     bool late = p->revoking && clock_monotonic_ms() >= p->revoke_deadline_ms;
 
     kafka_assign_retry(p);
     kafka_left_look(p);
+    note_alive(p);
     if (!p->revoking || (p->member_noting && !late && !p->meta_retry_at_ms))
         return;
     for (size_t i = 0; i < p->stream_count; i++)
@@ -140,8 +152,18 @@ void kafka_in_revoke_timer(uv_timer_t *timer)
 
 bool kafka_in_knows_owners(const struct pipeline *p)
 {
-    return p->kafka &&
-           (kafka_source_assigned(p->kafka) || clock_monotonic_ms() - p->start_ms < GROUP_MS);
+    return p->kafka && (kafka_source_assigned(p->kafka) ||
+                        (!p->member_back && clock_monotonic_ms() - p->start_ms < GROUP_MS));
+}
+
+/* Whether the group can't have given our partitions away since we were last in it: half of the session,
+   since its last heartbeat may have been a while before. */
+static bool member_is_back(const struct pipeline *p)
+{
+    int64_t last = spool_last_alive_ms(p->spool), now = clock_wall_ms();
+
+    return last >= 0 && now >= last &&
+           (uint64_t)(now - last) < kafka_source_session_ms(p->kafka) / 2;
 }
 
 /* --- the rest ------------------------------------------------------------------------------- */
@@ -301,6 +323,7 @@ int kafka_in_create(struct pipeline *p, struct spool_error *error)
         .committed = on_committed,
     };
     size_t count = 0, n = 0;
+    bool renamed;
     int status;
 
     uv_timer_init(p->loop, &p->revoke_timer);
@@ -321,8 +344,9 @@ int kafka_in_create(struct pipeline *p, struct spool_error *error)
     p->kafka_options.topics = p->topics;
     p->kafka_options.topic_count = count;
     p->kafka_options.run_bytes = pressure_run_bytes(p);
-    status = kafka_member_name(p, error);
-    if (status != SPOOL_OK)
-        return status;
-    return kafka_source_create(p->loop, &p->kafka_options, &callbacks, p, &p->kafka, error);
+    status = kafka_member_name(p, &renamed, error);
+    if (status == SPOOL_OK)
+        status = kafka_source_create(p->loop, &p->kafka_options, &callbacks, p, &p->kafka, error);
+    p->member_back = status == SPOOL_OK && !renamed && member_is_back(p);
+    return status;
 }

@@ -30,6 +30,11 @@ static size_t left_count(const struct pipeline *p)
     return n;
 }
 
+bool kafka_left_any(const struct pipeline *p)
+{
+    return left_count(p) > 0;
+}
+
 void kafka_left_look(struct pipeline *p)
 {
     uint64_t now = clock_monotonic_ms();

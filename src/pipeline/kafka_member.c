@@ -46,16 +46,18 @@ static void member_read(struct pipeline *p)
     p->member_loses = strtoul(end, NULL, 10) != 0;
 }
 
-int kafka_member_name(struct pipeline *p, struct spool_error *error)
+int kafka_member_name(struct pipeline *p, bool *renamed, struct spool_error *error)
 {
     char value[MEMBER_NOTE_SIZE];
     struct spool_change note;
     uint32_t topics = 0;
     int status = SPOOL_OK, n;
 
+    *renamed = false;
     if (p->kafka_options.group_instance_id)
         return SPOOL_OK;
     member_read(p);
+    *renamed = p->member_loses;
     if (p->member_loses) {
         p->member_number++;
         p->member_loses = false;

@@ -177,8 +177,10 @@ struct pipeline {
     char instance_id[80];
     uint32_t member_number; /* part of it; kafka_member.c */
     bool member_loses, member_noting;
-    char boot_id[40];  /* of the machine; "": not known */
-    uint64_t start_ms; /* monotonic, when this process began */
+    bool member_back;      /* it was away for less than its session, and had all it holds rows of */
+    uint64_t alive_due_ms; /* the next sign of life */
+    char boot_id[40];      /* of the machine; "": not known */
+    uint64_t start_ms;     /* monotonic, when this process began */
     int64_t start_wall_ms;
     const char **topics;
 
@@ -358,8 +360,8 @@ bool kafka_commit_is_ours(const struct pipeline *p, const char *metadata, uint32
 
 #define MEMBER_NOTE_SIZE 32
 
-/* At the start; topics are known. */
-int kafka_member_name(struct pipeline *p, struct spool_error *error);
+/* At the start; topics are known. renamed: by another name than before, for it was losing partitions. */
+int kafka_member_name(struct pipeline *p, bool *renamed, struct spool_error *error);
 /* The group takes partitions away, or has done so and we joined again: durable soon. */
 void kafka_member_loses(struct pipeline *p, bool loses);
 
@@ -367,6 +369,7 @@ void kafka_member_loses(struct pipeline *p, bool loses);
 
 /* Asks, now and then, whether others committed past rows of partitions that they have. */
 void kafka_left_look(struct pipeline *p);
+bool kafka_left_any(const struct pipeline *p); /* whether there are such rows */
 void kafka_left_told(struct pipeline *p, const char *topic, int32_t number, int64_t offset,
                      const char *metadata);
 

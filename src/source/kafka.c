@@ -350,6 +350,7 @@ static int create_client(struct kafka_source *s, const struct kafka_options *opt
         return status;
     }
     s->max_poll_interval_ms = conf_number(conf, "max.poll.interval.ms");
+    s->session_ms = conf_number(conf, "session.timeout.ms");
     rd_kafka_conf_set_log_cb(conf, kafka_health_log_cb);
     rd_kafka_conf_set_error_cb(conf, kafka_health_error_cb);
     rd_kafka_conf_set_ssl_cert_verify_cb(conf, kafka_reason_certificate);
@@ -486,6 +487,16 @@ void kafka_source_stop(struct kafka_source *s)
 bool kafka_source_assigned(const struct kafka_source *s)
 {
     return s->assigned_once;
+}
+
+bool kafka_source_settled(const struct kafka_source *s)
+{
+    return s->settled && s->connected && !kafka_join_under_way(s);
+}
+
+uint64_t kafka_source_session_ms(const struct kafka_source *s)
+{
+    return s->session_ms;
 }
 
 void kafka_source_stats(const struct kafka_source *s, struct kafka_stats *out)

@@ -148,6 +148,10 @@ void kafka_revoke_done(struct kafka_source *source);
 
 /* The group has said, at least once, which partitions are ours. */
 bool kafka_source_assigned(const struct kafka_source *source);
+/* ... and what it said holds: a broker answers, and no rebalance is under way. */
+bool kafka_source_settled(const struct kafka_source *source);
+/* session.timeout.ms: how long the group waits for a member that says nothing. */
+uint64_t kafka_source_session_ms(const struct kafka_source *source);
 
 /* Asks the group's committed offsets of partitions, ours or not; told() comes for each that has one.
    Nothing is asked while no broker answers, or the last question is not answered. */

@@ -230,7 +230,7 @@ struct kafka_source {
     enum kafka_offset_reset reset;
     uint64_t max_held_bytes, max_held_messages, run_bytes;
     uint32_t run_rows, run_linger_ms;
-    uint64_t max_poll_interval_ms;
+    uint64_t max_poll_interval_ms, session_ms;
     bool static_member;
 
     rd_kafka_t *client;

@@ -172,13 +172,32 @@ static int prepare_directory(const struct spool_options *options, struct spool_e
     return status;
 }
 
+/* Who holds the lock, for people; a full disk must not keep the spool from being opened. Its time stays as
+   it was: a sign of life is none of who merely opened it. */
+static void lock_note(struct spool *spool)
+{
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {0}};
+    char holder[32];
+    struct stat st;
+    int n = snprintf(holder, sizeof(holder), "%ld\n", (long)getpid());
+
+    if (fstat(spool->lock_fd, &st) == 0 && st.st_size > 0)
+        times[1] = st.st_mtim;
+    if (times[1].tv_sec > 0)
+        spool->last_alive_ms = (int64_t)times[1].tv_sec * 1000 + times[1].tv_nsec / 1000000;
+    if (ftruncate(spool->lock_fd, 0) < 0 || pwrite(spool->lock_fd, holder, (size_t)n, 0) < 0 ||
+        futimens(spool->lock_fd, times) < 0)
+        errno = 0;
+}
+
 int spool_take_lock(struct spool *spool, struct spool_error *error)
 {
     char *path = path_join(spool->path, "LOCK"), holder[32] = "";
-    int status = SPOOL_OK, n;
+    int status = SPOOL_OK;
 
     if (!path)
         return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
+    spool->last_alive_ms = -1;
     spool->lock_fd = open(
         path, spool->read_only ? O_RDONLY | O_CLOEXEC : O_RDWR | O_CREAT | O_CLOEXEC, FILE_MODE);
     if (spool->lock_fd < 0) {
@@ -195,13 +214,21 @@ int spool_take_lock(struct spool *spool, struct spool_error *error)
             status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot lock %s", path);
         }
     } else if (!spool->read_only) {
-        n = snprintf(holder, sizeof(holder), "%ld\n", (long)getpid());
-        /* Only for people; a full disk must not keep the spool from being opened. */
-        if (ftruncate(spool->lock_fd, 0) < 0 || pwrite(spool->lock_fd, holder, (size_t)n, 0) < 0)
-            errno = 0;
+        lock_note(spool);
     }
     free(path);
     return status;
+}
+
+void spool_alive(struct spool *spool)
+{
+    if (futimens(spool->lock_fd, NULL) < 0)
+        errno = 0; /* the next start takes its time */
+}
+
+int64_t spool_last_alive_ms(const struct spool *spool)
+{
+    return spool->last_alive_ms;
 }
 
 int spool_open(const struct spool_options *options, struct spool **out, struct spool_error *error)

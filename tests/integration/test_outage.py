@@ -105,6 +105,29 @@ def test_broker_stopped_and_started(kafka, server, spoold):
 
 
 @pytest.mark.long
+def test_what_is_sealed_goes_at_once_after_a_restart_without_a_broker(kafka, engine, spoold):
+    """Nobody else can have its partitions yet: it was in the group a moment ago."""
+    topic, table = kafka.create_topic(2), engine.create_bench_table(window=1000)
+    daemon = spoold(kafka, engine, [stream("s", topic, table)]).start()
+    daemon.wait(lambda: daemon.events("kafka.assigned"), 60, "its partitions")
+    engine.freeze()
+    try:
+        kafka.produce(topic, 2000)
+        daemon.wait(lambda: daemon.stream_status("s")["batches"]["in_flight"] > 0, 30, "a batch")
+        hold_for(1.5)  # a sign of life is given each second
+        daemon.kill9()
+        kafka.kill()
+    finally:
+        engine.thaw()
+    daemon.start()
+    daemon.wait(lambda: daemon.stream_status("s")["rows_inserted"] > 0, 60, "the sealed rows")
+    assert not daemon.events("kafka.connected")
+    kafka.start()
+    daemon.wait_rows(engine, table, 2000)
+    daemon.wait(drained(daemon, kafka, topic), 60, "every offset committed")
+    assert_exact(engine, table, 2000)
+
+
 def test_the_broker_is_back_after_the_session(kafka, engine, spoold):
     """An insert ends while the broker is away, so its offsets are to be committed just then. The session
     ends, and the broker comes back with the group as it was: the client has to forget who it was, and

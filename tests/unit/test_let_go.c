@@ -181,6 +181,24 @@ static void test_it_goes_where_the_group_does_not_answer(void **state)
     flow_remove(&k.f);
 }
 
+/* The group can't have given its partitions away: it was there a moment ago. */
+static void test_it_goes_at_once_after_a_moment(void **state)
+{
+    struct kept k;
+
+    (void)state;
+    restart_with(&k, whole);
+    spool_alive(k.f.spool);
+    reopen(&k);
+    k.f.source->assigned_once = false;
+    assert_non_null(k.batch);
+    assert_false(batch_is_gone(k.batch));
+    reopen(&k); /* that it was opened is no sign of life, but the last one is young yet */
+    k.f.source->assigned_once = false;
+    assert_false(batch_is_gone(k.batch));
+    flow_remove(&k.f);
+}
+
 static void test_it_is_done_with_where_others_committed_past_it(void **state)
 {
     struct kept k;
@@ -346,6 +364,7 @@ int main(void)
         cmocka_unit_test(test_it_waits_for_its_partitions),
         cmocka_unit_test(test_it_waits_for_all_that_come),
         cmocka_unit_test(test_it_goes_where_the_group_does_not_answer),
+        cmocka_unit_test(test_it_goes_at_once_after_a_moment),
         cmocka_unit_test(test_it_is_done_with_where_others_committed_past_it),
         cmocka_unit_test(test_it_is_done_with_where_we_committed_past_it),
         cmocka_unit_test(test_whole_blocks_are_unsealed_and_pieces_keep_a_seal),
