@@ -275,7 +275,8 @@ support: $(SUPPORT)
 
 # The lanes below drive the failpoint build of the daemon; servers and tools come from the plain one.
 F := build/release-failpoints
-TEST_ENV = SPOOLD_BIN=$(abspath $(F)/spoold) SPOOLCTL_BIN=$(abspath build/release/spoolctl) \
+# By env, and so without a shell: that would not pass on to pytest the signal that ends make.
+TEST_ENV = env SPOOLD_BIN=$(abspath $(F)/spoold) SPOOLCTL_BIN=$(abspath build/release/spoolctl) \
 	SUPPORT_DIR=$(abspath build/release/support) UNIT_DIR=$(abspath build/sanitize/tests) \
 	DEPS_DIR=$(abspath $(DEPS_DIR)) KAFKA_DIR=$(abspath $(dir $(KAFKA_JARS))) CHDB_LIB=$(abspath $(dir $(CHDB_LIB)))/libchdb.so
 PYTEST = $(TEST_ENV) $(PYTHON) -m pytest -p no:cacheprovider -ra -q $(PYTEST_FLAGS)
@@ -319,6 +320,11 @@ mutants: lane-build  ## promises broken on purpose, each of which a test must fi
 mutants-unit: lane-build
 	@$(PYTHON) tests/support/run_mutants.py --unit
 
+.PHONY: lanes
+lanes: lane-build  ## integration, fault, crash and mutants-unit, two at a time
+	@echo "lanes: two at a time; what each says comes when it has ended"
+	@$(MAKE) --no-print-directory -j2 -O -o lane-build integration fault crash mutants-unit
+
 .PHONY: test test-long
 test: deps-test  ## check and every lane, the short form
 	@$(MAKE) --no-print-directory check
@@ -326,10 +332,7 @@ test: deps-test  ## check and every lane, the short form
 	@$(MAKE) --no-print-directory SANITIZE=1 unit
 	@$(MAKE) --no-print-directory fuzz RUNS=3000
 	@$(MAKE) --no-print-directory unit-arm64
-	@$(MAKE) --no-print-directory integration
-	@$(MAKE) --no-print-directory fault
-	@$(MAKE) --no-print-directory crash
-	@$(MAKE) --no-print-directory mutants-unit
+	@$(MAKE) --no-print-directory lanes
 	@echo "test: ok"
 
 test-long: test  ## and the tests marked long, valgrind, races, all mutants; N=n kills on each server, and cuts

@@ -5,6 +5,7 @@ CHDB_LIB."""
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -23,6 +24,7 @@ from support.proxy import Proxy
 from support.spoold import Spoold
 
 def pytest_configure(config):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers and mounts go, as with ^C
     config.addinivalue_line("markers", "long: only in make test-long")
 
 

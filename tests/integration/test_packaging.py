@@ -8,13 +8,14 @@ import subprocess
 
 import pytest
 
+from support.process import outside_make
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SPOOLD = os.environ.get("SPOOLD_BIN", str(ROOT / "build/release/spoold"))
 
 
 def make(*args):
-    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    subprocess.run(["make", "-s", *args], cwd=ROOT, env=env, check=True, capture_output=True)
+    subprocess.run(["make", "-s", *args], cwd=ROOT, env=outside_make(), check=True, capture_output=True)
 
 
 def files(root):

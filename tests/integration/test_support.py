@@ -2,16 +2,20 @@
 """The servers and tools that the other tests stand on do what those tests take for granted."""
 import http.client
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from support.clickhouse import ClickHouseError
-from support.process import wait_until
+from support.process import outside_make, wait_until
 from support.spoold import spoolctl
 
-DATA = os.path.join(os.path.dirname(os.path.dirname(__file__)), "data", "native")
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DATA = os.path.join(TESTS, "data", "native")
 
 
 def sample(name):
@@ -365,3 +369,102 @@ def test_large_record(kafka, tmp_path):
 def test_spoolctl_usage_error():
     code, _ = spoolctl("nosuch-command", check=False)
     assert code == 2
+
+
+# ---- lanes beside each other, and their end ----
+
+# In place of Python: each lane says two lines, integration and fault only when both are there.
+STAND_IN = """\
+#!/bin/sh
+for lane; do lane=${lane##*/}; done
+echo "$lane begins"
+case $lane in
+integration) read -r _ <"$HERE/meet" ;;
+fault) echo >"$HERE/meet" ;;
+esac
+echo $$ >"$HERE/$lane.pid"
+[ -z "$STAY" ] || read -r _ <"$HERE/never"
+echo "$lane ends"
+[ "$lane" != "$FAILING" ]
+"""
+
+
+@pytest.fixture
+def lanes(tmp_path):
+    """lanes(FAILING="fault") is a running `make lanes` with stand-ins for what it runs."""
+    python = tmp_path / "python"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    for fifo in ("meet", "never"):
+        os.mkfifo(tmp_path / fifo)
+    made = []
+
+    def start(**env):
+        made.append(subprocess.Popen(
+            ["make", "--no-print-directory", "-o", "lane-build", "lanes", f"PYTHON={python}"],
+            cwd=os.path.dirname(TESTS), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True, env={**outside_make(), "HERE": str(tmp_path), **env}))
+        return made[-1]
+
+    yield start
+    for make in made:
+        if make.poll() is None:
+            os.killpg(make.pid, signal.SIGKILL)
+        make.wait()
+
+
+def said(text):
+    return [line for line in text.splitlines() if line.endswith((" begins", " ends"))]
+
+
+def test_lanes_run_beside_each_other_and_are_shown_apart(lanes):
+    make = lanes()
+    text, _ = make.communicate(timeout=60)
+    assert make.returncode == 0, text
+    lines = said(text)
+    assert sorted(lines) == sorted(f"{lane} {word}" for word in ("begins", "ends")
+                                   for lane in ("integration", "fault", "crash", "--unit"))
+    assert all(lines[i].split()[0] == lines[i + 1].split()[0] for i in range(0, len(lines), 2))
+
+
+@pytest.mark.parametrize("failing", ["integration", "fault", "crash", "--unit"])
+def test_a_lane_that_fails_is_shown_and_fails_them_all(lanes, failing):
+    make = lanes(FAILING=failing)
+    text, _ = make.communicate(timeout=60)
+    assert make.returncode != 0, text
+    assert f"{failing} ends" in text
+    assert {"integration ends", "fault ends"} <= set(said(text)), "the other one is shown too"
+
+
+def test_a_signal_ends_all_lanes(lanes, tmp_path):
+    make = lanes(STAY="1")
+    pids = [tmp_path / f"{lane}.pid" for lane in ("integration", "fault")]
+    wait_until(lambda: all(p.exists() and p.read_text().endswith("\n") for p in pids), 60, "both run")
+    make.terminate()
+    text, _ = make.communicate(timeout=60)
+    assert make.returncode == -signal.SIGTERM, text
+    assert not any(os.path.exists(f"/proc/{p.read_text().strip()}") for p in pids)
+
+
+def test_what_is_told_to_end_leaves_nothing(tmp_path):
+    (tmp_path / "test_stay.py").write_text("""
+def test_stay(run_directory):
+    with open("path", "w") as f:
+        f.write(run_directory + "\\n")
+    open("never")
+""")
+    os.mkfifo(tmp_path / "never")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "conftest", "test_stay.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": TESTS}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+    try:
+        path = tmp_path / "path"
+        wait_until(lambda: child.poll() is not None or path.exists() and path.read_text().endswith("\n"),
+                   60, "the test runs")
+        child.terminate()
+        text, _ = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 2, text
+    assert not os.path.exists(path.read_text().strip()), text

@@ -27,6 +27,11 @@ def wait_until(condition, seconds, what):
         select.select([], [], [], 0.02)
 
 
+def outside_make():
+    """The environment for a make of its own: without what an outer one tells its children."""
+    return {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+
+
 def anonymous_bytes(pid):
     """Anonymous memory the process has now."""
     with open(f"/proc/{pid}/status", encoding="ascii") as f:

@@ -11,10 +11,13 @@ The exit code counts the survivors, and the patches that no longer apply or buil
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+
+from process import outside_make
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MUTANTS = os.path.join(ROOT, "tests", "mutants")
@@ -51,7 +54,7 @@ def copy_tree(to):
 
 def build(tree, target):
     subprocess.run(["make", "-s", "-j2", "SANITIZE=0", "FAILPOINTS=1", f"{BUILD}/{target}"],
-                   cwd=tree, check=True)
+                   cwd=tree, check=True, env=outside_make())
 
 
 def output_of(argv, tree, seconds, env=None):
@@ -106,6 +109,7 @@ def main():
     only_unit = arguments[:1] == ["--unit"]
     chosen = [os.path.abspath(p) for p in arguments[only_unit:]] or patches()
     survivors = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the copy of the tree goes, as with ^C
     with tempfile.TemporaryDirectory(prefix="mutants-") as tree:
         copy_tree(tree)
         for patch in chosen:
