@@ -32,6 +32,8 @@ CPPFLAGS += -isystem $(ARM64_ROOT)/usr/include
 LDFLAGS  += -L$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu
 endif
 B := build/$(VARIANT)
+# So many at a time as an outer make was told (-j), else two.
+JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 
 WARN   := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE -DSPOOLD_VERSION='"$(VERSION)"'
@@ -198,7 +200,7 @@ check: deps-check  ## style, layers, warnings, static analysis
 	@echo "== docs"; $(PYTHON) tests/support/check_docs.py
 	@echo "== every header alone"; printf '%s\n' $(filter %.h,$(C_FILES)) | xargs -P 2 -I{} \
 		$(CC) $(CPPFLAGS) $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -x c -fsyntax-only -include {} /dev/null
-	@echo "== warnings"; $(MAKE) --no-print-directory -s -j2 all unit-build support
+	@echo "== warnings"; $(MAKE) --no-print-directory -s $(JOBS) all unit-build support
 	@echo "== cppcheck"; mkdir -p build/cppcheck; cppcheck --quiet --error-exitcode=1 -j 2 \
 		--cppcheck-build-dir=build/cppcheck --std=c11 --enable=warning,performance,portability \
 		--inline-suppr --suppressions-list=tests/support/cppcheck.supp \
@@ -206,10 +208,13 @@ check: deps-check  ## style, layers, warnings, static analysis
 		-Iinclude -Isrc -D_GNU_SOURCE -DSPOOLD_VERSION='""' $(filter %.c,$(filter-out tests/unit/%,$(C_FILES)))
 	@echo "check: ok"
 
-.PHONY: unit-build unit unit-valgrind
+.PHONY: unit-build unit unit-sanitize unit-valgrind
 unit-build: $(UNIT)
 unit: deps-unit unit-build example  ## unit tests (SANITIZE=1: under ASan and UBSan)
 	@tests/support/run_units unit $(UNIT)
+
+unit-sanitize:
+	@$(MAKE) --no-print-directory -s SANITIZE=1 unit
 
 unit-valgrind: deps-unit unit-build
 	@EMULATOR="valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite,indirect \
@@ -242,7 +247,7 @@ ifeq ($(shell uname -m),aarch64)
 	@$(MAKE) --no-print-directory -s unit-core
 else
 	@$(MAKE) --no-print-directory -s $(DEPS_DIR)/arm64/.complete
-	@$(MAKE) --no-print-directory -s -j2 ARCH=arm64 unit-core EMULATOR="qemu-aarch64 -L /usr/aarch64-linux-gnu \
+	@$(MAKE) --no-print-directory -s $(JOBS) ARCH=arm64 unit-core EMULATOR="qemu-aarch64 -L /usr/aarch64-linux-gnu \
 		-E LD_LIBRARY_PATH=$(abspath $(ARM64_ROOT))/usr/lib/aarch64-linux-gnu"
 endif
 
@@ -256,7 +261,8 @@ FUZZFLAGS := -std=gnu17 -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefi
 $(FZ)/obj/%.o: %.c | deps-unit
 	@mkdir -p $(@D)
 	clang $(CPPFLAGS) $(FUZZFLAGS) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
-$(FZ)/lib.a: $(patsubst %.c,$(FZ)/obj/%.o,$(filter-out %/main.c,$(SPOOL_SRC) $(DAEMON_SRC)))
+# No target reaches the pipeline.
+$(FZ)/lib.a: $(patsubst %.c,$(FZ)/obj/%.o,$(filter-out src/pipeline/% %/main.c,$(SPOOL_SRC) $(DAEMON_SRC)))
 	@rm -f $@
 	$(AR) rcs $@ $^
 $(FZ)/bin/%: $(FZ)/obj/tests/fuzz/%.o $(FZ)/lib.a
@@ -267,7 +273,7 @@ $(FZ)/bin/%: $(FZ)/obj/tests/fuzz/%.o $(FZ)/lib.a
 .PHONY: fuzz fuzz-build
 fuzz-build: $(addprefix $(FZ)/bin/,$(FUZZ))
 fuzz:  ## every fuzz target for SECONDS=n seconds each, or RUNS=n inputs, under ASan and UBSan
-	@$(MAKE) --no-print-directory -s -j2 fuzz-build
+	@$(MAKE) --no-print-directory -s $(JOBS) fuzz-build
 	@RUNS=$(RUNS) tests/fuzz/run $(FZ) $(SECONDS) $(FUZZ)
 
 .PHONY: support
@@ -284,9 +290,9 @@ PYTEST_FLAGS ?=
 
 .PHONY: lane-build
 lane-build: deps-test
-	@$(MAKE) --no-print-directory -s -j2 SANITIZE=0 FAILPOINTS=0 all support
-	@$(MAKE) --no-print-directory -s -j2 SANITIZE=0 FAILPOINTS=1 all
-	@$(MAKE) --no-print-directory -s -j2 SANITIZE=1 FAILPOINTS=0 build/sanitize/tests/test_kafka_real
+	@$(MAKE) --no-print-directory -s $(JOBS) SANITIZE=0 FAILPOINTS=0 all support
+	@$(MAKE) --no-print-directory -s $(JOBS) SANITIZE=0 FAILPOINTS=1 all
+	@$(MAKE) --no-print-directory -s $(JOBS) SANITIZE=1 FAILPOINTS=0 build/sanitize/tests/test_kafka_real
 
 # A lane without test files is passed over, aloud.
 lane = $(if $(wildcard tests/$(1)/test_*.py),$(PYTEST) -m '$(2)' tests/$(1),@echo "$(1): no tests yet")
@@ -304,7 +310,7 @@ crash: lane-build  ## kill -9 and power cuts
 RACE_TESTS ?= $(addprefix tests/integration/test_,$(addsuffix .py,daemon dead_letters endpoints flow full \
 	https kafka_source one_block outage ownership schema_life spoolctl_socket)) tests/fault tests/crash/test_kill.py
 race: lane-build  ## the daemon under ThreadSanitizer, in the lanes' tests
-	@$(MAKE) --no-print-directory -s -j2 SANITIZE=thread FAILPOINTS=1 build/sanitize-thread-failpoints/spoold
+	@$(MAKE) --no-print-directory -s $(JOBS) SANITIZE=thread FAILPOINTS=1 build/sanitize-thread-failpoints/spoold
 	$(subst /release-failpoints/,/sanitize-thread-failpoints/,$(TEST_ENV)) \
 	TSAN_OPTIONS="suppressions=$(abspath tests/race/suppressions) ignore_noninstrumented_modules=1 halt_on_error=1" \
 	setarch -R $(PYTHON) -m pytest -p no:cacheprovider -ra -q $(PYTEST_FLAGS) -m 'not long' $(RACE_TESTS)
@@ -328,10 +334,8 @@ lanes: lane-build  ## integration, fault, crash and mutants-unit, two at a time
 .PHONY: test test-long
 test: deps-test  ## check and every lane, the short form
 	@$(MAKE) --no-print-directory check
-	@$(MAKE) --no-print-directory SANITIZE=1 -j2 -s unit-build
-	@$(MAKE) --no-print-directory SANITIZE=1 unit
-	@$(MAKE) --no-print-directory fuzz RUNS=3000
-	@$(MAKE) --no-print-directory unit-arm64
+	@$(MAKE) --no-print-directory SANITIZE=1 $(JOBS) -s unit-build
+	@$(MAKE) --no-print-directory -j4 -O RUNS=3000 unit-sanitize fuzz unit-arm64 lane-build
 	@$(MAKE) --no-print-directory lanes
 	@echo "test: ok"
 
@@ -346,11 +350,11 @@ test-long: test  ## and the tests marked long, valgrind, races, all mutants; N=n
 
 .PHONY: bench demo
 bench: deps-test  ## the figures, as ratios within one run; BENCH_FLAGS="cpu size" picks, BENCH_SHORT=1
-	@$(MAKE) --no-print-directory -s -j2 SANITIZE=0 FAILPOINTS=0 all support bench-build
+	@$(MAKE) --no-print-directory -s $(JOBS) SANITIZE=0 FAILPOINTS=0 all support bench-build
 	@$(TEST_ENV) SPOOLD_BIN=$(abspath build/release/spoold) BENCH_DIR=$(abspath build/release/bench) \
 		$(PYTHON) tests/bench/bench.py $(BENCH_FLAGS)
 demo: deps-servers  ## Kafka to ClickHouse through an outage; KEEP=1 leaves it running
-	@$(MAKE) --no-print-directory -s -j2 all support
+	@$(MAKE) --no-print-directory -s $(JOBS) all support
 	@$(TEST_ENV) SPOOLD_BIN=$(abspath $(SPOOLD)) KEEP=$(KEEP) $(PYTHON) tests/demo/demo.py
 
 # ---- installing -----------------------------------------------------------------------------
@@ -374,4 +378,5 @@ uninstall:  ## what install put there, but not /etc/spoold
 clean:  ## everything built, but not what deps fetched
 	find build -mindepth 1 -maxdepth 1 ! -name deps -exec rm -rf {} + 2>/dev/null || true
 
--include $(shell find $(B) $(FZ)/obj -name '*.d' 2>/dev/null)
+# Not those that another make may be writing just then.
+-include $(shell find $(if $(filter fuzz-build,$(MAKECMDGOALS)),$(FZ)/obj,$(B)) -name '*.d' 2>/dev/null)
