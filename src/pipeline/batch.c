@@ -384,6 +384,19 @@ static void batch_unreadable(struct batch *b, int endpoint, const struct spool_e
     free(damaged);
 }
 
+/* What let it start may be otherwise by now: the table, the server or the endpoint is another. */
+static bool batch_goes_still(const struct batch *b, int endpoint)
+{
+    const struct stream_schema *schema = batch_schema(b);
+
+    if (endpoint < 0 || b->stream->p->fatal || batch_is_gone(b) ||
+        !target_accepts(schema->target, endpoint, schema))
+        return false;
+    if (!b->maybe_stored)
+        return endpoint == b->endpoint; /* else it is sealed anew first */
+    return batch_token_holds(b, endpoint) && !batch_must_ask(b, endpoint);
+}
+
 static void batch_checked(void *arg, uint64_t bytes, const struct spool_error *error)
 {
     struct batch *b = arg;
@@ -393,8 +406,7 @@ static void batch_checked(void *arg, uint64_t bytes, const struct spool_error *e
     b->frames_bytes = bytes;
     if (error) {
         batch_unreadable(b, endpoint, error);
-    } else if (endpoint < 0 || s->p->fatal || batch_is_gone(b) ||
-               (!b->maybe_stored && endpoint != b->endpoint)) { /* sealed anew first */
+    } else if (!batch_goes_still(b, endpoint)) {
         feed_close(b->feed);
         b->feed = NULL;
         batch_move(b, BATCH_WAITING);

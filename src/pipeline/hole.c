@@ -167,6 +167,17 @@ void holes_clamp(struct origin *o, int64_t committed)
     holes_check(o);
 }
 
+void holes_limit(struct origin *o)
+{
+    for (struct hole *h = o->holes; h; h = h->next) {
+        if (h->last <= o->high)
+            continue;
+        h->last = h->first <= o->high ? o->high : h->first - 1;
+        hole_save(o, h);
+    }
+    holes_check(o);
+}
+
 /* --- reading again -------------------------------------------------------------------------- */
 
 static struct hole *hole_to_fetch(const struct origin *o)

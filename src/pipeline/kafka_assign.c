@@ -255,10 +255,7 @@ static void assign_old_epoch(struct assign_job *a)
                           "gone");
         old->owned = true;
     }
-    if (old->commit_in_flight) { /* its answer will find the new origin */
-        old->commit_in_flight = false;
-        s->p->commits_in_flight--;
-    }
+    origin_forget_commit(old); /* its answer will find the new origin */
 }
 
 static int64_t assign_start(const struct assign_job *a, const struct origin *o)
@@ -303,6 +300,7 @@ static void assign_origin(struct assign_job *a, struct origin *o)
     o->owned = true;
     o->revoking = false;
     o->log_over = false;
+    origin_forget_commit(o); /* one that was under way went with the partition as it was before */
     o->partition = a->partition;
     o->topic = NULL;
     for (size_t i = 0; i < s->options->topic_count; i++)
@@ -370,6 +368,7 @@ static void assign_done(struct job *job)
               : start == KAFKA_OFFSET_BEGINNING ? "beginning"
                                                 : log_i64(start),
               NULL);
+    holes_limit(o);
     if (a->ours && a->committed.offset > 0)
         holes_clamp(o, a->committed.offset);
     if (a->same_epoch && a->why == START_OURS)

@@ -133,9 +133,7 @@ void kafka_in_advance(struct pipeline *p)
     for (size_t i = 0; i < p->stream_count; i++)
         for (struct origin *o = p->streams[i].origins; o; o = o->next)
             if (o->revoking) {
-                if (o->commit_in_flight)
-                    p->commits_in_flight--;
-                o->commit_in_flight = false;
+                origin_forget_commit(o);
                 o->revoking = o->lost = false;
                 o->partition = NULL;
                 o->committed = -1;

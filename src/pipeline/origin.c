@@ -101,6 +101,13 @@ bool origin_in_memory(const struct origin *o)
     return o->runs_unreleased || o->decoding || o->blocks_undurable;
 }
 
+void origin_forget_commit(struct origin *o)
+{
+    if (o->commit_in_flight)
+        o->stream->p->commits_in_flight--;
+    o->commit_in_flight = false;
+}
+
 /* --- discards ------------------------------------------------------------------------------- */
 
 bool block_discarded(const struct block *b, void *arg)

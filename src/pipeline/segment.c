@@ -3,8 +3,9 @@
  * What is on disk and not yet acknowledged.
  *
  * Descriptors of blocks are kept in memory for the oldest segments only: a prefix of the list is
- * "loaded", the rest is known by its totals, so memory does not grow with the backlog. New blocks
- * get a descriptor at once only while everything before them is loaded. A block leaves memory when
+ * "loaded", as many as what is sent next needs, the rest is known by its totals, so memory does not
+ * grow with the backlog. New blocks get a descriptor at once only while everything before them is
+ * loaded and their segment belongs to that prefix. A block leaves memory when
  * it is acknowledged and everything before it in its segment and in its origin is too: the origin's
  * front, which is what Kafka is told, follows from that.
  */
@@ -227,6 +228,12 @@ uint64_t block_disk_bytes(uint64_t prefix_bytes, uint64_t frames_bytes)
     return ((prefix_bytes + frames_bytes) / PAGE_BYTES + 1) * PAGE_BYTES;
 }
 
+/* Rows to be had in memory: the batches that may be under way, and the next one. */
+static uint64_t rows_ahead(const struct stream *s)
+{
+    return s->options->flush_rows * (s->options->max_in_flight + 1ull);
+}
+
 /* Before any seal of it: from then on its loss is noticed. */
 static void segment_list(struct stream *s, const struct segment *g)
 {
@@ -256,7 +263,7 @@ void segments_appended(struct stream *s, struct pending_block *const *pending,
             g->file_bytes = NEW_SEGMENT_BYTES;
             s->segment_file_bytes += NEW_SEGMENT_BYTES;
             s->p->grown_bytes += NEW_SEGMENT_BYTES;
-            g->loaded = all_loaded && !s->loading;
+            g->loaded = all_loaded && !s->loading && s->eligible_rows < rows_ahead(s);
             g->oldest_ms = refs[i].first_arrival_ms;
             g->begun_ms = pending[i]->arrived_ms;
             g->schema = stream_schema_ref(pending[i]->schema);
@@ -394,7 +401,6 @@ static bool segment_is_wanted(const struct stream *s, const struct segment *g)
 void segments_advance(struct stream *s)
 {
     uint64_t now = clock_monotonic_ms();
-    uint64_t ahead = s->options->flush_rows * (s->options->max_in_flight + 1ull);
     struct segment *g;
 
     if (s->p->closing || s->p->fatal)
@@ -406,7 +412,7 @@ void segments_advance(struct stream *s)
     }
     for (g = s->segments_first; g && g->loaded; g = g->next)
         continue;
-    if (g && !s->loading && (s->eligible_rows < ahead || segment_is_wanted(s, g)) &&
+    if (g && !s->loading && (s->eligible_rows < rows_ahead(s) || segment_is_wanted(s, g)) &&
         s->load_retry_at_ms <= now)
         segment_load(s, g);
 }

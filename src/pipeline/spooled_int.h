@@ -195,7 +195,8 @@ struct origin *origin_get(struct stream *s, uint32_t id); /* NULL on no memory *
 struct origin *origin_find(struct stream *s, uint32_t id);
 void origins_free(struct stream *s);
 void origin_refresh_front(struct origin *o);
-void origin_commit(struct origin *o); /* tells Kafka, where the front moved and it is ours */
+void origin_commit(struct origin *o);        /* tells Kafka, where the front moved and it is ours */
+void origin_forget_commit(struct origin *o); /* the answer to what it was told never comes */
 /* Something of it was handed over, and is not durable yet. */
 bool origin_in_memory(const struct origin *o);
 /* The notes that say so of what segments hold of an origin: its rows up to an offset are not to be
@@ -248,6 +249,9 @@ void holes_link(const struct hole_spec *specs, size_t count);
 void holes_ready(struct stream *s, uint64_t segment);
 /* All below committed is acknowledged: no hole reaches there. */
 void holes_clamp(struct origin *o, int64_t committed);
+/* What lies above the highest offset held is read as new, since the segment that had it is lost: no hole
+   reaches there. */
+void holes_limit(struct origin *o);
 int holes_recover(struct stream *s, struct spool_error *error);
 /* Reads on at the first hole that is to be fetched, or behind what was taken; not where the log is over:
    where its partition begins in the next one is being looked up, and that job starts it. */

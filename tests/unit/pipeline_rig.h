@@ -58,6 +58,8 @@ static void flow_run(struct flow *f)
     }
 }
 
+static uint64_t flow_segment_bytes; /* of the spool; 0: as by default */
+
 /* On the spool at path, which may have been used before. */
 static void flow_open(struct flow *f, char *path)
 {
@@ -68,7 +70,7 @@ static void flow_open(struct flow *f, char *path)
 
     memset(f, 0, sizeof(*f));
     f->path = path;
-    f->spool = open_spool(path, 0);
+    f->spool = open_spool(path, flow_segment_bytes);
     assert_int_equal(metrics_create(&f->metrics), SPOOL_OK);
     assert_int_equal(uv_loop_init(&f->loop), 0);
     f->kafka_options = (struct kafka_options){.brokers = "127.0.0.1:1", .group_id = "g"};
@@ -86,7 +88,8 @@ static void flow_open(struct flow *f, char *path)
                                            .stream_count = 1,
                                            .clickhouse = {.urls = urls, .url_count = 1},
                                            .kafka = &f->kafka_options,
-                                           .max_bytes = 1024 * MIB};
+                                           .max_bytes = 1024 * MIB,
+                                           .segment_bytes = flow_segment_bytes};
     check_ok(pipeline_create(&f->loop, &f->options, f->spool, f->metrics, &callbacks, f,
                              &f->pipeline, &the_error));
     f->stream = &f->pipeline->streams[0];

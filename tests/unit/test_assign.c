@@ -302,6 +302,70 @@ static void test_a_commit_in_flight_as_a_new_epoch_begins(void **state)
     flow_remove(&f);
 }
 
+/* The partition goes with a commit under way, and is back before what its going waits for is done: the
+   answer, which was for the partition as it was, is not waited for. */
+static void test_a_commit_goes_with_its_partition(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    o = p->user;
+    o->front = 60;
+    origin_commit(o);
+    assert_int_equal(f.pipeline->commits_in_flight, 1);
+    f.pipeline->member_noting = true; /* what it waits for */
+    f.source->callbacks.revoking(f.source->arg, &p, 1, true, 1000);
+    kafka_partition_remove(p);
+    p = flow_partition(&f, 0);
+    assert_ptr_equal(flow_assign(&f, p, by_us(&f, 60, 1)), o);
+    assert_int_equal(o->committed, 60);
+    assert_int_equal(f.pipeline->commits_in_flight, 0);
+    f.pipeline->member_noting = false;
+    kafka_in_advance(f.pipeline);
+    assert_ptr_equal(o->partition, p);
+    flow_remove(&f);
+}
+
+/* --- holes ---------------------------------------------------------------------------------- */
+
+/* The segment that had what is damaged is lost as a whole, and all there was behind it too. */
+static void test_a_hole_above_all_that_is_held(void **state)
+{
+    struct spool_change change = {
+        .kind = SPOOL_CHANGE_PUT, .value = "149 50 0 0", .value_size = strlen("149 50 0 0")};
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+    char key[64];
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    o = taken(&f)->user;
+    snprintf(key, sizeof(key), "hole/%u/%u/9/9/50", f.stream->id, o->id);
+    change.key = key;
+    check_ok(spool_commit(f.spool, &change, 1, &the_error));
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path);
+    p = flow_partition(&f, 0);
+    o = flow_assign(&f, p, by_us(&f, 10, 1));
+    assert_int_equal(p->start, 50);
+    flow_take(&f, p, 50, ROWS, false);
+    flow_run(&f);
+    assert_int_equal(o->high, ROWS - 1);
+    assert_int_equal(p->start, ROWS);
+    flow_take(&f, p, ROWS, ROWS, false);
+    flow_run(&f);
+    assert_int_equal(o->high, 2 * ROWS - 1);
+    assert_int_equal(o->taken, 2 * ROWS - 1);
+    flow_remove(&f);
+}
+
 /* --- the member's name ---------------------------------------------------------------------- */
 
 static void is_named(struct flow *f, const char *behind)
@@ -458,6 +522,8 @@ int main(void)
         cmocka_unit_test(test_killed_as_a_new_epoch_begins),
         cmocka_unit_test(test_rows_of_a_former_log_wait_for_nothing),
         cmocka_unit_test(test_a_commit_in_flight_as_a_new_epoch_begins),
+        cmocka_unit_test(test_a_commit_goes_with_its_partition),
+        cmocka_unit_test(test_a_hole_above_all_that_is_held),
         cmocka_unit_test(test_a_member_that_ends_while_it_loses_partitions_comes_back_as_another),
         cmocka_unit_test(test_others_commit_past_what_is_left),
         cmocka_unit_test(test_back_after_others_committed_past_a_part),

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What changes while a batch's bytes are read and checked, before it is sent. */
+#include "pipeline_rig.h"
+#include "sink/clickhouse_int.h"
+
+#define ROWS     100
+#define STARTED  1700000000000 /* of the server, by its own clock */
+#define ENDPOINT 0
+
+static const struct kafka_committed nothing = {.offset = -1, .low = 0, .high = 1000};
+
+/* The endpoint answers, and has the stream's table, as a description of it says. */
+static void table_is_known(struct flow *f)
+{
+    struct target *t = f->stream->targets;
+    struct table_description *d = calloc(1, sizeof(*d));
+    struct endpoint *e = &f->pipeline->clickhouse->endpoints[ENDPOINT];
+
+    assert_non_null(d);
+    d->columns = calloc(1, sizeof(*d->columns));
+    assert_non_null(d->columns);
+    *d = (struct table_description){.exists = true,
+                                    .insertable = true,
+                                    .engine = strdup("MergeTree"),
+                                    .columns = d->columns,
+                                    .column_count = 1,
+                                    .deduplicates = true,
+                                    .dedup_window_entries = 1000,
+                                    .partitions_per_insert = 1,
+                                    .partitions_per_insert_max = 1};
+    d->columns[0] = (struct table_column){.name = strdup("id"),
+                                          .type = strdup("UInt64"),
+                                          .default_kind = strdup(""),
+                                          .default_expression = strdup("")};
+    e->state = ENDPOINT_UP;
+    e->start_ms = STARTED;
+    t->state = TARGET_OK;
+    t->asked = t->endpoint = ENDPOINT;
+    t->description = d;
+    t->generation = 1;
+}
+
+/* A batch of all there is, sealed for that endpoint a moment ago, whose bytes are being checked. */
+static struct batch *checked(struct flow *f, bool maybe_stored)
+{
+    struct kafka_partition *p;
+    struct spool_range range;
+    struct spool_seal seal = {.batch = 1,
+                              .segment = 1,
+                              .ranges = &range,
+                              .range_count = 1,
+                              .token = "token",
+                              .attributes = "4\n1\nhttp://127.0.0.1:1\n\n\na=1\n",
+                              .sealed_ms = 1,
+                              .rows = ROWS};
+    struct spool_change change = {.kind = SPOOL_CHANGE_SEAL, .batch = 1, .seal = &seal};
+    char *path = make_directory();
+    struct batch *b;
+
+    flow_open(f, path);
+    p = flow_partition(f, 0);
+    assert_non_null(flow_assign(f, p, nothing));
+    flow_take(f, p, 0, ROWS, false);
+    flow_run(f);
+    change.stream = seal.stream = f->stream->id;
+    seal.attributes_size = strlen(seal.attributes);
+    range = (struct spool_range){f->stream->segments_first->first->ref.sequence, 0, ROWS};
+    check_ok(spool_commit(f->spool, &change, 1, &the_error));
+    flow_close(f);
+    flow_open(f, path);
+    b = f->stream->batches;
+    assert_non_null(b);
+    f->source->assigned_once = true;
+    assert_non_null(flow_assign(f, flow_partition(f, 0), nothing)); /* it is ours again */
+    table_is_known(f);
+    b->maybe_stored = maybe_stored;
+    b->endpoint = b->sent_to = ENDPOINT;
+    b->server_start_ms = STARTED;
+    b->sealed_boot_ms = (int64_t)clock_boot_ms();
+    b->retry_at_ms = 0;
+    f->pipeline->started = true;
+    batches_advance(f->stream);
+    f->pipeline->started = false; /* what comes of it, and nothing else */
+    assert_int_equal(b->state, BATCH_CHECKING);
+    return b;
+}
+
+static void is_sent(struct flow *f, const struct batch *b, bool sent)
+{
+    while (b->state == BATCH_CHECKING)
+        uv_run(&f->loop, UV_RUN_ONCE);
+    assert_int_equal(b->attempts, sent);
+    assert_int_equal(b->state, sent ? BATCH_SENDING : BATCH_WAITING);
+    flow_remove(f);
+}
+
+static void test_nothing_changes(void **state)
+{
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    b = checked(&f, false);
+    is_sent(&f, b, true);
+    b = checked(&f, true);
+    is_sent(&f, b, true);
+}
+
+/* As its endpoint's return does: the table may be another. */
+static void test_the_table_is_in_doubt(void **state)
+{
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    b = checked(&f, false);
+    target_forget(f.stream, ENDPOINT);
+    is_sent(&f, b, false);
+    b = checked(&f, true);
+    target_forget(f.stream, ENDPOINT);
+    is_sent(&f, b, false);
+}
+
+/* What may be stored goes under a token of which the server knows nothing any more. */
+static void test_the_server_started_again(void **state)
+{
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    b = checked(&f, true);
+    f.pipeline->clickhouse->endpoints[ENDPOINT].start_ms += 5000;
+    is_sent(&f, b, false);
+}
+
+static void test_the_endpoint_is_down(void **state)
+{
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    b = checked(&f, false);
+    f.pipeline->clickhouse->endpoints[ENDPOINT].state = ENDPOINT_DOWN;
+    is_sent(&f, b, false);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nothing_changes),
+        cmocka_unit_test(test_the_table_is_in_doubt),
+        cmocka_unit_test(test_the_server_started_again),
+        cmocka_unit_test(test_the_endpoint_is_down),
+    };
+    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
