@@ -103,11 +103,7 @@ def test_rows_held_by_one_are_sent_by_the_other_and_discarded_when_it_is_back(
     first = group.daemon().start()
     kafka.produce(group.topic, 2)
     group.drain(2)  # it knows the table now
-    assert first.sigterm() == 0
-    first.config["clickhouse"]["urls"] = ["http://127.0.0.1:9"]  # nobody answers there
-    first.start()
-    kafka.produce(group.topic, 9998, "--first", 2)
-    first.wait(lambda: first.stream_status("s")["rows_spooled"] == 9998, 30, "rows spooled")
+    read_and_hold(kafka, group, first, 9998, 2)
     second = group.daemon().start()
     group.wait_owned(1, 1)
     kafka.produce(group.topic, 10000, "--first", 10000)
@@ -136,11 +132,7 @@ def test_rows_held_by_one_are_sent_by_the_other_and_discarded_when_it_is_back(
 def test_killed_while_rows_held_are_discarded(kafka, engine, spoold):
     """The commit that begins a new epoch says that the rows of the one before are not to be sent."""
     group, daemon = read_one(kafka, engine, spoold, 1000)
-    assert daemon.sigterm() == 0
-    daemon.config["clickhouse"]["urls"] = ["http://127.0.0.1:9"]  # nobody answers there
-    daemon.start()
-    kafka.produce(group.topic, 1000, "--first", 1000)
-    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 1000, 30, "rows spooled")
+    read_and_hold(kafka, group, daemon, 1000, 1000)
     assert daemon.sigterm() == 0
     group.wait_gone()
     kafka.commit(group.name, group.topic, 0, 900)
@@ -370,6 +362,15 @@ def read_one(kafka, engine, spoold, records):
     return group, daemon
 
 
+def read_and_hold(kafka, group, daemon, records, first):
+    """The daemon is started anew and holds what it reads, since nobody answers at its server's address."""
+    assert daemon.sigterm() == 0
+    daemon.config["clickhouse"]["urls"] = ["http://127.0.0.1:9"]
+    daemon.start()
+    kafka.produce(group.topic, records, "--first", first)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == records, 30, "rows spooled")
+
+
 def goes_on_after_a_restart(kafka, group, daemon, rows):
     assert group.doubled() == 0
     assert daemon.sigterm() == 0
@@ -427,11 +428,7 @@ def test_the_newest_offset_is_chosen_once(kafka, engine, spoold):
 def test_topic_made_anew_while_its_rows_are_held(kafka, engine, spoold):
     """Rows of the old log that wait in the spool are sent too, and do not hide those of the new."""
     group, daemon = read_one(kafka, engine, spoold, 1000)
-    assert daemon.sigterm() == 0
-    daemon.config["clickhouse"]["urls"] = ["http://127.0.0.1:9"]  # nobody answers there
-    daemon.start()
-    kafka.produce(group.topic, 1000, "--first", 1000)
-    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 1000, 30, "rows spooled")
+    read_and_hold(kafka, group, daemon, 1000, 1000)
     make_anew(kafka, group, 2500, 2000)
     daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 3500, 60, "the new log's rows")
     daemon.kill9()
