@@ -4,7 +4,7 @@
  * a clone of the table with the engine Null, which checks nearly everything a row can be refused for
  * and stores nothing: no parts, no seals. What is tried is up to search.c; some trials fly at once.
  *
- * Then, in this order: the bad rows are committed to the dead letters; in one commit the old seal
+ * Then, in this order: the bad rows are committed to the dead letters (bury.c); in one commit the old seal
  * goes, the bad rows are acknowledged and the good ones are sealed anew, and go in as one batch.
  * A crash anywhere leaves the old seal, or the new ones: the dead letters are idempotent.
  *
@@ -21,52 +21,14 @@
 #include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/log.h"
-#include "codec/native.h"
-#include "pipeline/pipeline_int.h"
+#include "pipeline/hunt_int.h"
 
-#define BAD_ROWS_FREE     5      /* bad_ratio says nothing about so few */
-#define WINDOW_ROWS       200000 /* over which bad_ratio is taken, about */
-#define BURY_RETRY_MS     5000
-#define BURY_RETRY_MAX_MS 60000
+#define BAD_ROWS_FREE 5 /* bad_ratio says nothing about so few */
 /* A batch held for bad_ratio is hunted through no sooner ... */
 #define HUNT_AGAIN_FIRST_MS 10000
 #define HUNT_AGAIN_MAX_MS   600000 /* ... and each time after twice as long */
 
-/* Rows being tried; one for each slot of the search. */
-struct trial {
-    struct hunt *hunt;
-    unsigned slot;
-    bool running;
-    struct part *parts;
-    size_t part_count;
-    struct feed *feed;
-    struct insert *insert;
-};
-
-enum hunt_end { HUNT_GOES_ON, HUNT_GIVES_UP, HUNT_HOLDS };
-
-struct hunt {
-    struct batch *batch;
-    struct stream *stream;
-    int endpoint;
-    int code;
-    enum error_class class_;
-    bool doubtful; /* perhaps it is no row: only what is refused beside rows that pass is bad */
-    char reason[SEARCH_REASON_SIZE];
-    char table[300]; /* of the trials */
-    bool has_table;
-    struct search *search; /* NULL: its only row was refused alone already */
-    struct trial trials[SEARCH_SLOTS];
-    unsigned trial_count;
-    enum hunt_end end; /* once no trial runs */
-    uint64_t retry_ms; /* of HUNT_GIVES_UP */
-    uint64_t started_ms;
-    struct bad_row only;       /* the batch's only row */
-    const struct bad_row *bad; /* ascending; once all are found */
-    size_t bad_count;
-};
-
-static void hunt_free(struct hunt *h)
+void hunt_free(struct hunt *h)
 {
     for (unsigned i = 0; i < SEARCH_SLOTS; i++) {
         feed_close(h->trials[i].feed);
@@ -85,7 +47,7 @@ static void dropped(void *arg, const struct clickhouse_outcome *outcome, const c
     (void)size;
 }
 
-static void hunt_drop_table(struct hunt *h)
+void hunt_drop_table(struct hunt *h)
 {
     char sql[1024];
 
@@ -96,8 +58,7 @@ static void hunt_drop_table(struct hunt *h)
                            NULL);
 }
 
-/* The batch is tried again later, and then hunted through again if it must be. */
-static void hunt_give_up(struct hunt *h, uint64_t delay_ms)
+void hunt_give_up(struct hunt *h, uint64_t delay_ms)
 {
     struct batch *b = h->batch;
     struct stream *s = h->stream;
@@ -124,21 +85,12 @@ static bool hunt_too_many(const struct hunt *h, size_t found)
     return bad > BAD_ROWS_FREE && bad > s->options->bad_ratio * rows;
 }
 
-/* The pause until it is hunted through again, which costs as many trials as the last time. */
-static uint64_t hunt_wait(struct batch *b)
+uint64_t hunt_wait(struct batch *b)
 {
     b->hunt_wait_ms = b->hunt_wait_ms ? 2 * b->hunt_wait_ms : HUNT_AGAIN_FIRST_MS;
     if (b->hunt_wait_ms > HUNT_AGAIN_MAX_MS)
         b->hunt_wait_ms = HUNT_AGAIN_MAX_MS;
     return b->hunt_wait_ms;
-}
-
-/* Letters that found no room: the stream is woken where letters of its own go, else nobody says when. */
-static uint64_t bury_wait(struct batch *b)
-{
-    uint64_t wait = hunt_wait(b);
-
-    return wait < BURY_RETRY_MAX_MS ? wait : BURY_RETRY_MAX_MS;
 }
 
 static void hunt_hold(struct hunt *h, bool too_many)
@@ -164,245 +116,6 @@ static void hunt_hold(struct hunt *h, bool too_many)
                        error_class_name(h->class_), h->code, h->reason);
     hunt_free(h);
     stream_advance(b->stream);
-}
-
-/* --- the dead letters ----------------------------------------------------------------------- */
-
-struct bury {
-    struct job job;
-    struct hunt *hunt;
-    struct part *parts; /* one row each */
-    size_t count;
-    uint64_t segment;
-    struct spool_dead *letters;
-    struct buf *records;
-    int status;
-    struct spool_error error;
-    struct dead_stored stored;
-};
-
-static void bury_free(struct bury *y)
-{
-    for (size_t i = 0; y->records && i < y->count; i++)
-        buf_free(&y->records[i]);
-    free(y->records);
-    free(y->letters);
-    free(y->parts);
-    free(y);
-}
-
-/* The row as JSON: what the record was is not kept once it is in columns. */
-static int bury_row(struct bury *y, size_t i, const struct buf *raw, const int64_t *offsets)
-{
-    const struct part *part = &y->parts[i];
-    const struct spool_block_ref *ref = &part->block->ref;
-    const struct origin *o = part->block->origin;
-    struct hunt *h = y->hunt;
-    const struct schema *schema = h->batch->segment->schema->schema;
-    struct native_block *block = NULL;
-    size_t start = 0, length = 0;
-    int status;
-
-    if (ref->flags & SPOOL_BLOCK_JSON) {
-        status = json_block_line(raw->data, raw->len, part->row, &start, &length);
-        if (status == SPOOL_OK)
-            status = buf_append(&y->records[i], raw->data + start, length);
-    } else {
-        status = native_block_open(raw->data, raw->len, &block, &y->error);
-        if (status == SPOOL_OK)
-            native_block_set_exact(block, schema);
-        if (status == SPOOL_OK && schema->server_timezone)
-            status = native_block_set_timezone(block, schema->server_timezone, &y->error);
-        if (status == SPOOL_OK)
-            status = native_block_row_json(block, part->row, &y->records[i], &y->error);
-        native_block_free(block);
-    }
-    y->letters[i] = (struct spool_dead){
-        .stream = h->stream->options->name,
-        .origin = o->id,
-        .origin_name = o->name,
-        .offset = offsets ? offsets[part->row] : ref->first_offset + (int64_t)part->row,
-        .code = h->bad[i].code,
-        .reason_name = refusal_name(REFUSAL_SERVER),
-        .reason = h->bad[i].reason,
-        .column = "",
-        .flags = SPOOL_DEAD_REBUILT,
-        .attempts = h->batch->attempts ? h->batch->attempts : 1,
-        .dead_ms = clock_wall_ms(),
-        .received_ms = ref->first_arrival_ms,
-        .timestamp_ms = -1,
-        .record = y->records[i].data,
-        .record_size = y->records[i].len,
-        .record_full_size = y->records[i].len,
-    };
-    return status;
-}
-
-static int bury_build(struct bury *y)
-{
-    struct spool_reader *reader = NULL;
-    const struct block *opened = NULL;
-    struct buf raw;
-    void *payload = NULL;
-    int64_t *offsets = NULL;
-    size_t size = 0;
-    int status = spool_reader_open(y->hunt->stream->spool, y->segment, &reader, &y->error);
-
-    buf_init(&raw, LIMIT_BLOCK_BYTES * 2);
-    for (size_t i = 0; i < y->count && status == SPOOL_OK; i++) {
-        if (y->parts[i].block != opened) {
-            free(payload);
-            free(offsets);
-            payload = NULL;
-            offsets = NULL;
-            buf_reset(&raw);
-            opened = y->parts[i].block;
-            status = spool_reader_block(reader, &opened->ref, &payload, &size, &offsets, &y->error);
-            if (status == SPOOL_OK)
-                status = frames_open(payload, size, &raw, &y->error);
-        }
-        if (status == SPOOL_OK)
-            status = bury_row(y, i, &raw, offsets);
-        if (status == SPOOL_E_LIMIT)
-            status = spool_error_set(&y->error, SPOOL_E_UNSUPPORTED,
-                                     "origin %.200s, offset %lld: as a record the row would be "
-                                     "larger than one may be",
-                                     y->letters[i].origin_name, (long long)y->letters[i].offset);
-    }
-    free(payload);
-    free(offsets);
-    buf_free(&raw);
-    spool_reader_close(reader);
-    return status;
-}
-
-static void bury_work(struct job *job)
-{
-    struct bury *y = (struct bury *)job;
-
-    y->status = bury_build(y);
-    if (y->status == SPOOL_OK)
-        y->status = dead_put_all(y->hunt->stream, y->letters, y->count, &y->stored, &y->error);
-}
-
-/* Rows that are not bad, as spans; the bad ones too. */
-static int hunt_spans(const struct hunt *h, struct row_span **bad, struct row_span **good,
-                      size_t *good_count)
-{
-    uint64_t at = 0;
-    size_t n = 0;
-
-    *bad = calloc(h->bad_count + 1, sizeof(**bad));
-    *good = calloc(h->bad_count + 1, sizeof(**good));
-    if (!*bad || !*good)
-        return SPOOL_E_NOMEM;
-    for (size_t i = 0; i < h->bad_count; i++) {
-        uint64_t row = h->bad[i].row;
-        (*bad)[i] = (struct row_span){row, 1};
-        if (row > at)
-            (*good)[n++] = (struct row_span){at, row - at};
-        at = row + 1;
-    }
-    if (at < h->batch->rows)
-        (*good)[n++] = (struct row_span){at, h->batch->rows - at};
-    *good_count = n;
-    return SPOOL_OK;
-}
-
-static void bury_done(struct job *job)
-{
-    struct bury *y = (struct bury *)job;
-    struct hunt *h = y->hunt;
-    struct stream *s = h->stream;
-    struct batch *b = h->batch;
-    struct row_span *bad = NULL, *good = NULL;
-    struct span_group group;
-    size_t good_count = 0;
-
-    if (s->p->closing) { /* the next start finds the same rows, and these letters */
-        bury_free(y);
-        hunt_free(h);
-        return;
-    }
-    if (y->status != SPOOL_OK) {
-        uint64_t wait = BURY_RETRY_MS;
-        if (y->status == SPOOL_E_FATAL)
-            pipeline_fatal(s->p, "dead.mdb: %s", y->error.text);
-        else if (!damage_is(y->status,
-                            &y->error)) { /* of a block: the next attempt sets it aside */
-            b->unburied = true;
-            stream_hold(s, HOLD_DEAD_FULL, "dead letters can't be stored: %s", y->error.text);
-            wait = y->status == SPOOL_E_UNSUPPORTED ? hunt_wait(b) : bury_wait(b);
-        }
-        bury_free(y);
-        hunt_give_up(h, wait);
-        return;
-    }
-    dead_counted(s, y->stored.letters, y->stored.bytes);
-    if (!s->dead_waiting)
-        stream_unhold(s, HOLD_DEAD_FULL);
-    metrics_add(s->p->metrics, METRIC_DEAD_LETTERS, (double)h->bad_count, s->options->name,
-                refusal_name(REFUSAL_SERVER));
-    log_event(LOG_WARN, "rows.refused", "stream", s->options->name, "batch", log_u64(b->id), "rows",
-              log_u64(h->bad_count), "of", log_u64(b->rows), "trials",
-              log_u64(h->search ? search_trials(h->search) : 0), "milliseconds",
-              log_u64(clock_monotonic_ms() - h->started_ms), "code", log_i64(h->code), "reason",
-              h->reason, "action", "see spoolctl dead ls", NULL);
-    s->window_bad += (double)h->bad_count;
-    if (s->window_rows > WINDOW_ROWS) {
-        s->window_rows /= 2;
-        s->window_bad /= 2;
-    }
-    bury_free(y);
-    b->busy = false;
-    if (s->probe == b) {
-        s->probe = NULL;
-        stream_unhold(s, HOLD_ANSWER);
-    }
-    if (hunt_spans(h, &bad, &good, &good_count) == SPOOL_OK) {
-        group = (struct span_group){.spans = good, .count = good_count};
-        b->retry_at_ms = 0;
-        if (batch_replace(b, bad, h->bad_count, &group, good_count ? 1 : 0, NULL) != SPOOL_OK)
-            batch_retry_later(b, 5000);
-    }
-    free(bad);
-    free(good);
-    hunt_drop_table(h);
-    hunt_free(h);
-    stream_advance(s);
-}
-
-static void hunt_bury(struct hunt *h)
-{
-    struct bury *y = calloc(1, sizeof(*y));
-    struct row_span *spans = calloc(h->bad_count ? h->bad_count : 1, sizeof(*spans));
-    struct lane *lane = &h->stream->p->dead_lane;
-
-    for (size_t i = 0; spans && i < h->bad_count; i++)
-        spans[i] = (struct row_span){h->bad[i].row, 1};
-    if (!y || !spans ||
-        batch_parts(h->batch, spans, h->bad_count, &y->parts, &y->count) != SPOOL_OK)
-        goto nomem;
-    y->letters = calloc(y->count, sizeof(*y->letters));
-    y->records = calloc(y->count, sizeof(*y->records));
-    if (!y->letters || !y->records)
-        goto nomem;
-    for (size_t i = 0; i < y->count; i++)
-        buf_init(&y->records[i], LIMIT_BLOCK_BYTES * 2);
-    free(spans);
-    y->hunt = h;
-    y->segment = h->batch->segment_number;
-    y->job.work = bury_work;
-    y->job.done = bury_done;
-    if (job_start(h->stream->p, &y->job, &lane, 1) != SPOOL_OK)
-        pipeline_fatal(h->stream->p, "out of memory while storing dead letters");
-    return;
-
-nomem:
-    free(spans);
-    if (y)
-        bury_free(y);
-    pipeline_fatal(h->stream->p, "out of memory while storing dead letters");
 }
 
 /* --- what was found --------------------------------------------------------------------------- */
