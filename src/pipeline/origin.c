@@ -212,6 +212,19 @@ struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
         .kind = SPOOL_CHANGE_PUT, .key = key, .value = "1", .value_size = 1};
 }
 
+bool origin_suspect_noted(const struct stream *s, uint32_t origin)
+{
+    char key[ORIGIN_NOTE_KEY_SIZE];
+    void *value = NULL;
+    size_t size = 0;
+    bool noted;
+
+    (void)origin_suspect_note(s, origin, key);
+    noted = spool_note_get(s->p->spool, key, &value, &size, NULL) == SPOOL_OK;
+    free(value);
+    return noted;
+}
+
 void origin_discard(struct origin *o, int64_t up_to)
 {
     struct stream *s = o->stream;

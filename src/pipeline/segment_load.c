@@ -12,17 +12,6 @@
 
 #define LOAD_RETRY_MS 5000
 
-static void load_suspect_note(const struct load_job *l, struct load_origin *lo)
-{
-    char key[128];
-    void *value = NULL;
-    size_t size = 0;
-
-    snprintf(key, sizeof(key), "suspect/%u/%u", l->stream->id, lo->id);
-    lo->suspect = spool_note_get(l->job.pipeline->spool, key, &value, &size, NULL) == SPOOL_OK;
-    free(value);
-}
-
 /* Whether a later epoch is of another log. The one behind a discard is of the same. */
 static int load_superseded(struct load_job *l, struct load_origin *lo)
 {
@@ -59,7 +48,7 @@ static int load_origin(struct load_job *l, uint32_t id)
                                &grown[l->origin_count].epoch, &l->error);
     if (status != SPOOL_OK)
         return status;
-    load_suspect_note(l, &grown[l->origin_count]);
+    grown[l->origin_count].suspect = origin_suspect_noted(l->stream, id);
     return load_superseded(l, &grown[l->origin_count++]);
 }
 

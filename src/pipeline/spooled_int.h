@@ -206,10 +206,11 @@ bool origin_in_memory(const struct origin *o);
 struct spool_change origin_discard_note(const struct stream *s, uint32_t origin, int64_t up_to,
                                         char key[ORIGIN_NOTE_KEY_SIZE],
                                         char value[ORIGIN_NOTE_VALUE_SIZE]);
-/* Pool, meta lane: what the first of them says; -1: there is none. */
-int64_t origin_discard_noted(const struct stream *s, uint32_t origin);
 struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
                                         char key[ORIGIN_NOTE_KEY_SIZE]);
+/* Pool, meta lane: what they say; -1: there is none of the first kind. */
+int64_t origin_discard_noted(const struct stream *s, uint32_t origin);
+bool origin_suspect_noted(const struct stream *s, uint32_t origin);
 /* Once that note is durable: what waits of it is discarded, and what is loaded later. */
 void origin_discard(struct origin *o, int64_t up_to);
 /* What a record of the origin would say of its place, from the origin's name alone: for the pool,

@@ -265,6 +265,31 @@ static void test_rows_of_a_former_log_wait_for_nothing(void **state)
     flow_remove(&f);
 }
 
+/* This spool was put back to before it read the log that a commit of ours names: the rows it holds may
+   have been sent since. */
+static void test_rows_that_may_be_in_still_may_after_a_restart(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *old;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    old = p->user;
+    p = back(&f, p);
+    assert_false(old->first->suspect);
+    assert_int_equal(((struct origin *)flow_assign(&f, p, ours_of_a_later_log(&f)))->epoch, 3);
+    assert_true(old->first->suspect);
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path);
+    assert_non_null(f.stream->origins->first);
+    assert_true(f.stream->origins->first->suspect);
+    flow_remove(&f);
+}
+
 /* --- commits -------------------------------------------------------------------------------- */
 
 /* The answer to a commit of the former epoch says nothing of one of the new epoch. */
@@ -521,6 +546,7 @@ int main(void)
         cmocka_unit_test(test_gone_again_after_the_log_was_made_anew),
         cmocka_unit_test(test_killed_as_a_new_epoch_begins),
         cmocka_unit_test(test_rows_of_a_former_log_wait_for_nothing),
+        cmocka_unit_test(test_rows_that_may_be_in_still_may_after_a_restart),
         cmocka_unit_test(test_a_commit_in_flight_as_a_new_epoch_begins),
         cmocka_unit_test(test_a_commit_goes_with_its_partition),
         cmocka_unit_test(test_a_hole_above_all_that_is_held),
