@@ -105,14 +105,17 @@ static bool origin_in_flight(const struct origin *o)
     return false;
 }
 
+/* Looks once in ALIVE_MS, whatever it finds: it passes over every origin, and is called at every turn of
+   the loop. */
 static void note_alive(struct pipeline *p)
 {
     uint64_t now = clock_monotonic_ms();
 
-    if (!p->kafka || now < p->alive_due_ms || !kafka_source_settled(p->kafka) || kafka_left_any(p))
+    if (!p->kafka || now < p->alive_due_ms)
         return;
     p->alive_due_ms = now + ALIVE_MS;
-    spool_alive(p->spool);
+    if (kafka_source_settled(p->kafka) && !kafka_left_any(p))
+        spool_alive(p->spool);
 }
 
 void kafka_in_advance(struct pipeline *p)

@@ -179,7 +179,7 @@ struct pipeline {
     uint32_t member_number; /* part of it; kafka_member.c */
     bool member_loses, member_noting;
     bool member_back;      /* it was away for less than its session, and had all it holds rows of */
-    uint64_t alive_due_ms; /* the next sign of life */
+    uint64_t alive_due_ms; /* the next look for a sign of life */
     char boot_id[40];      /* of the machine; "": not known */
     uint64_t start_ms;     /* monotonic, when this process began */
     int64_t start_wall_ms;

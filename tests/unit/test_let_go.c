@@ -199,6 +199,38 @@ static void test_it_goes_at_once_after_a_moment(void **state)
     flow_remove(&k.f);
 }
 
+/* The group has said what is ours, and that holds. */
+static void settle(struct flow *f)
+{
+    f->source->settled = f->source->connected = true;
+    atomic_store(&f->source->hook->joining, false);
+    atomic_store(&f->source->hook->nameless, false);
+    assert_true(kafka_source_settled(f->source));
+}
+
+/* Also where there is none to give: the look passes over all that is held. */
+static void test_a_sign_of_life_is_looked_for_once_a_second(void **state)
+{
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    kafka_in_advance(f.pipeline);
+    settle(&f);
+    kafka_in_advance(f.pipeline); /* it looked a moment ago */
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path);
+    assert_int_equal(spool_last_alive_ms(f.spool), -1);
+    settle(&f);
+    kafka_in_advance(f.pipeline);
+    flow_close(&f);
+    flow_open(&f, path);
+    assert_true(spool_last_alive_ms(f.spool) > 0);
+    flow_remove(&f);
+}
+
 static void test_it_is_done_with_where_others_committed_past_it(void **state)
 {
     struct kept k;
@@ -365,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_it_waits_for_all_that_come),
         cmocka_unit_test(test_it_goes_where_the_group_does_not_answer),
         cmocka_unit_test(test_it_goes_at_once_after_a_moment),
+        cmocka_unit_test(test_a_sign_of_life_is_looked_for_once_a_second),
         cmocka_unit_test(test_it_is_done_with_where_others_committed_past_it),
         cmocka_unit_test(test_it_is_done_with_where_we_committed_past_it),
         cmocka_unit_test(test_whole_blocks_are_unsealed_and_pieces_keep_a_seal),
