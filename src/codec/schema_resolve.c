@@ -33,12 +33,40 @@ static void problem_no_column(struct resolver *r, const char *name)
 
 /* ---- types ---------------------------------------------------------------------------------- */
 
+/* The type itself, in its canonical spelling. */
+static int make_exact(const struct type *type, struct type **out)
+{
+    struct buf text;
+    int status;
+
+    *out = NULL;
+    buf_init(&text, 2 * LIMIT_TYPE_TEXT_BYTES);
+    status = type_format(type, &text);
+    if (status == SPOOL_OK)
+        status = type_parse((const char *)text.data, text.len, out, NULL);
+    buf_free(&text);
+    return status;
+}
+
+/* The type of a wish as the server would write it. */
+static int make_wished(const char *text, struct type **out, struct spool_error *error)
+{
+    struct type *written = NULL;
+    int status = type_parse(text, strlen(text), &written, error);
+
+    *out = NULL;
+    if (status == SPOOL_OK)
+        status = make_exact(written, out);
+    type_free(written);
+    return status;
+}
+
 /* The type of a wished column: the table's, which the wish may repeat. False: no such column. */
 static bool set_type(struct resolver *r, struct schema_column *c, const struct column_wish *wish,
                      const struct table_column *in_table)
 {
     const char *text = in_table ? in_table->type : wish->type;
-    struct spool_error error = {0};
+    struct spool_error error = {.text = "its type, written out, is too long"};
     struct type *wished = NULL;
     int status;
 
@@ -46,7 +74,8 @@ static bool set_type(struct resolver *r, struct schema_column *c, const struct c
         resolver_problem(r, c->name, "has no \"type\", and the table has not been seen yet");
         return false;
     }
-    status = type_parse(text, strlen(text), &c->type, &error);
+    status = in_table ? type_parse(text, strlen(text), &c->type, &error)
+                      : make_wished(text, &c->type, &error);
     if (status == SPOOL_E_NOMEM)
         resolver_note(r, status);
     if (status != SPOOL_OK) {
@@ -81,21 +110,6 @@ static int make_plain(const struct type *type, bool nullable, struct type **out)
         status = type_format_plain(type, &text);
     if (status == SPOOL_OK && nullable)
         status = buf_put_u8(&text, ')');
-    if (status == SPOOL_OK)
-        status = type_parse((const char *)text.data, text.len, out, NULL);
-    buf_free(&text);
-    return status;
-}
-
-/* The type itself, in its canonical spelling. */
-static int make_exact(const struct type *type, struct type **out)
-{
-    struct buf text;
-    int status;
-
-    *out = NULL;
-    buf_init(&text, 2 * LIMIT_TYPE_TEXT_BYTES);
-    status = type_format(type, &text);
     if (status == SPOOL_OK)
         status = type_parse((const char *)text.data, text.len, out, NULL);
     buf_free(&text);

@@ -9,31 +9,31 @@
 #define NAME_GROWTH_MAX 16 /* of a name against the text it was written as */
 
 const struct type_name type_names[] = {
-    {"Int8", TYPE_INT8, SHAPE_NONE, 1, NULL},
-    {"Int16", TYPE_INT16, SHAPE_NONE, 2, NULL},
-    {"Int32", TYPE_INT32, SHAPE_NONE, 4, NULL},
-    {"Int64", TYPE_INT64, SHAPE_NONE, 8, NULL},
-    {"Int128", TYPE_INT128, SHAPE_NONE, 16, NULL},
-    {"Int256", TYPE_INT256, SHAPE_NONE, 32, NULL},
-    {"UInt8", TYPE_UINT8, SHAPE_NONE, 1, NULL},
-    {"UInt16", TYPE_UINT16, SHAPE_NONE, 2, NULL},
-    {"UInt32", TYPE_UINT32, SHAPE_NONE, 4, NULL},
-    {"UInt64", TYPE_UINT64, SHAPE_NONE, 8, NULL},
-    {"UInt128", TYPE_UINT128, SHAPE_NONE, 16, NULL},
-    {"UInt256", TYPE_UINT256, SHAPE_NONE, 32, NULL},
-    {"Float32", TYPE_FLOAT32, SHAPE_NONE, 4, NULL},
-    {"Float64", TYPE_FLOAT64, SHAPE_NONE, 8, NULL},
-    {"BFloat16", TYPE_BFLOAT16, SHAPE_NONE, 2, NULL},
+    {"Int8", TYPE_INT8, SHAPE_SIZE, 1, NULL},
+    {"Int16", TYPE_INT16, SHAPE_SIZE, 2, NULL},
+    {"Int32", TYPE_INT32, SHAPE_SIZE, 4, NULL},
+    {"Int64", TYPE_INT64, SHAPE_SIZE, 8, NULL},
+    {"Int128", TYPE_INT128, SHAPE_SIZE, 16, NULL},
+    {"Int256", TYPE_INT256, SHAPE_SIZE, 32, NULL},
+    {"UInt8", TYPE_UINT8, SHAPE_SIZE, 1, NULL},
+    {"UInt16", TYPE_UINT16, SHAPE_SIZE, 2, NULL},
+    {"UInt32", TYPE_UINT32, SHAPE_SIZE, 4, NULL},
+    {"UInt64", TYPE_UINT64, SHAPE_SIZE, 8, NULL},
+    {"UInt128", TYPE_UINT128, SHAPE_SIZE, 16, NULL},
+    {"UInt256", TYPE_UINT256, SHAPE_SIZE, 32, NULL},
+    {"Float32", TYPE_FLOAT32, SHAPE_SIZES, 4, NULL},
+    {"Float64", TYPE_FLOAT64, SHAPE_SIZES, 8, NULL},
+    {"BFloat16", TYPE_BFLOAT16, SHAPE_SIZES, 2, NULL},
     {"Bool", TYPE_BOOL, SHAPE_NONE, 1, NULL},
-    {"String", TYPE_STRING, SHAPE_NONE, 0, NULL},
+    {"String", TYPE_STRING, SHAPE_SIZE, 0, NULL},
     {"FixedString", TYPE_FIXED_STRING, SHAPE_WIDTH, 0, NULL},
     {"UUID", TYPE_UUID, SHAPE_NONE, 16, NULL},
     {"Date", TYPE_DATE, SHAPE_NONE, 2, NULL},
     {"Date32", TYPE_DATE32, SHAPE_NONE, 4, NULL},
-    {"DateTime", TYPE_DATETIME, SHAPE_ZONE, 4, NULL},
+    {"DateTime", TYPE_DATETIME, SHAPE_DATETIME, 4, NULL},
     {"DateTime32", TYPE_DATETIME, SHAPE_ZONE, 4, NULL},
     {"DateTime64", TYPE_DATETIME64, SHAPE_SCALE_ZONE, 8, NULL},
-    {"Time", TYPE_TIME, SHAPE_NONE, 4, NULL},
+    {"Time", TYPE_TIME, SHAPE_TIME, 4, NULL},
     {"Time64", TYPE_TIME64, SHAPE_SCALE, 8, NULL},
     {"Enum8", TYPE_ENUM8, SHAPE_ENUM, 1, NULL},
     {"Enum16", TYPE_ENUM16, SHAPE_ENUM, 2, NULL},
@@ -200,6 +200,13 @@ static int format_arguments(const struct type *type, bool plain, struct buf *out
     }
 }
 
+static bool has_no_arguments(const struct type *type, enum shape shape)
+{
+    return shape == SHAPE_NONE || shape == SHAPE_SIZE || shape == SHAPE_SIZES ||
+           shape == SHAPE_TIME || shape == SHAPE_GEO ||
+           (type->kind == TYPE_DATETIME && !type->timezone);
+}
+
 static int format_type(const struct type *type, bool plain, struct buf *out)
 {
     const struct type_name *name = type_names;
@@ -217,8 +224,7 @@ static int format_type(const struct type *type, bool plain, struct buf *out)
         name++;
     assert(name < type_names + type_names_count);
     status = buf_append_str(out, name->name);
-    if (name->shape == SHAPE_NONE || name->shape == SHAPE_GEO ||
-        (type->kind == TYPE_DATETIME && !type->timezone))
+    if (has_no_arguments(type, name->shape))
         return status;
     if (status == SPOOL_OK)
         status = buf_put_u8(out, '(');

@@ -8,8 +8,12 @@
 /* What may stand between the parentheses of a known name. */
 enum shape {
     SHAPE_NONE,
+    SHAPE_SIZE,          /* none, or (N), which says nothing: INT(11), VARCHAR(255) */
+    SHAPE_SIZES,         /* none, (N), or (N, M), which say nothing: FLOAT(7, 4) */
     SHAPE_WIDTH,         /* (N) */
     SHAPE_ZONE,          /* none, or ('zone') */
+    SHAPE_DATETIME,      /* none, ('zone'), (S), or (S, 'zone'): DateTime64 where S is not 0 */
+    SHAPE_TIME,          /* none, or (S): Time64 where S is not 0 */
     SHAPE_SCALE,         /* none, or (S) */
     SHAPE_SCALE_ZONE,    /* none, (S), or (S, 'zone') */
     SHAPE_DECIMAL,       /* none, (P), or (P, S) */
@@ -37,6 +41,24 @@ struct type_name {
 /* Every name this version knows; the first entry of a kind is its canonical name. */
 extern const struct type_name type_names[];
 extern const size_t type_names_count;
+
+struct type_alias {
+    const char *name;       /* in capitals, one blank between words */
+    const char *stands_for; /* in type_names */
+    const char
+        *when_unsigned; /* SIGNED or UNSIGNED may follow: what it is with the latter; or NULL */
+};
+
+extern const struct type_alias type_aliases[];
+extern const size_t type_aliases_count;
+
+/* The alias of the most words that begins at *at, in any case; *at moves behind it. Else NULL. */
+const struct type_alias *type_alias_find(const char **at, const char *end);
+
+static inline char type_upper(char c)
+{
+    return c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c;
+}
 
 static inline bool type_is_word_start(char c)
 {

@@ -200,13 +200,16 @@ static int put_opaque(struct buf *out, const char *text, size_t size)
     return status;
 }
 
-static int set_spelling(struct parser *p, struct type *type, const char *begin, const char *end)
+/* The name, where there is one that counts, and what stands from begin to end. */
+static int set_spelling(struct parser *p, struct type *type, const char *name, const char *begin,
+                        const char *end)
 {
     struct buf out;
 
     /* A blank may be added behind every comma. */
-    buf_init(&out, 2 * (size_t)(end - begin) + 2);
-    if (put_opaque(&out, begin, (size_t)(end - begin)) != SPOOL_OK || !buf_cstr(&out)) {
+    buf_init(&out, strlen(name) + 2 * (size_t)(end - begin) + 2);
+    if (buf_append_str(&out, name) != SPOOL_OK ||
+        put_opaque(&out, begin, (size_t)(end - begin)) != SPOOL_OK || !buf_cstr(&out)) {
         buf_free(&out);
         return parser_fail_memory(p);
     }
@@ -253,7 +256,7 @@ static int parse_function(struct parser *p, unsigned depth, struct type *type)
     if (status == SPOOL_OK && p->at == begin)
         status = parser_fail(p, "expected a function");
     if (status == SPOOL_OK)
-        status = set_spelling(p, type, begin, p->at);
+        status = set_spelling(p, type, "", begin, p->at);
     if (status == SPOOL_OK)
         status = parser_expect(p, ',');
     return status == SPOOL_OK ? parse_child(p, depth, type, NULL) : status;
@@ -286,6 +289,30 @@ static int parse_zone(struct parser *p, struct type *type)
     return parser_quoted_cstr(p, &type->timezone);
 }
 
+/* Of a DateTime or a Time. 0 is as good as none; else it is the same with the scale in its name. */
+static int parse_scale(struct parser *p, struct type *type)
+{
+    int64_t scale = 0;
+    int status = parser_number(p, 0, TIME_SCALE_MAX, &scale);
+
+    if (status == SPOOL_OK && scale) {
+        type->kind = type->kind == TYPE_DATETIME ? TYPE_DATETIME64 : TYPE_TIME64;
+        type->width = 8;
+        type->scale = (uint8_t)scale;
+    }
+    return status;
+}
+
+static int parse_date_time(struct parser *p, struct type *type)
+{
+    int status;
+
+    if (!type_is_digit(parser_peek(p)))
+        return parse_zone(p, type);
+    status = parse_scale(p, type);
+    return status == SPOOL_OK && parser_take(p, ',') ? parse_zone(p, type) : status;
+}
+
 /* The arguments of a known name, between its parentheses. */
 static int parse_arguments(struct parser *p, unsigned depth, struct type *type,
                            const struct type_name *name)
@@ -294,12 +321,22 @@ static int parse_arguments(struct parser *p, unsigned depth, struct type *type,
     int status;
 
     switch (name->shape) {
+    case SHAPE_SIZE:
+    case SHAPE_SIZES:
+        status = parser_number(p, 0, INT64_MAX, &number);
+        if (status == SPOOL_OK && name->shape == SHAPE_SIZES && parser_take(p, ','))
+            status = parser_number(p, 0, INT64_MAX, &number);
+        return status;
     case SHAPE_WIDTH:
         status = parser_number(p, 1, FIXED_STRING_BYTES_MAX, &number);
         type->width = (uint32_t)number;
         return status;
     case SHAPE_ZONE:
         return parse_zone(p, type);
+    case SHAPE_DATETIME:
+        return parse_date_time(p, type);
+    case SHAPE_TIME:
+        return parse_scale(p, type);
     case SHAPE_SCALE:
     case SHAPE_SCALE_ZONE:
         status = parser_number(p, 0, TIME_SCALE_MAX, &number);
@@ -340,7 +377,11 @@ static int without_arguments(struct parser *p, struct type *type, const struct t
 {
     switch (name->shape) {
     case SHAPE_NONE:
+    case SHAPE_SIZE:
+    case SHAPE_SIZES:
     case SHAPE_ZONE:
+    case SHAPE_DATETIME:
+    case SHAPE_TIME:
     case SHAPE_OPAQUE:
     case SHAPE_GEO:
     case SHAPE_INTERVAL:
@@ -376,8 +417,10 @@ static int add_stored_form(struct parser *p, unsigned depth, struct type *type, 
     return SPOOL_OK;
 }
 
+/* begin, end: all of the type's text; word_end: where its name ends. */
 static int finish_type(struct parser *p, unsigned depth, struct type *type,
-                       const struct type_name *name, const char *begin, const char *end)
+                       const struct type_name *name, const char *begin, const char *word_end,
+                       const char *end)
 {
     int status = SPOOL_OK;
 
@@ -387,7 +430,7 @@ static int finish_type(struct parser *p, unsigned depth, struct type *type,
         status = add_stored_form(p, depth, type, name->alias);
     if (!name || name->shape == SHAPE_OPAQUE || name->shape == SHAPE_INTERVAL ||
         (name->shape == SHAPE_GEO && name->kind == TYPE_VARIANT))
-        status = set_spelling(p, type, begin, end);
+        status = set_spelling(p, type, name ? name->name : "", name ? word_end : begin, end);
     if (status != SPOOL_OK)
         return status;
     type->text = strndup(begin, (size_t)(end - begin));
@@ -406,25 +449,76 @@ static const struct type_name *name_find(const char *word, size_t size)
     return NULL;
 }
 
+/*
+ * A name and its arguments. A known name is *name, the word where it stands for itself, and *alias where
+ * it was another name for it; both are NULL for one that is not known.
+ */
+static int take_name(struct parser *p, const char **word, const struct type_name **name,
+                     const struct type_alias **alias)
+{
+    size_t size = 0;
+
+    *alias = NULL;
+    if (!parser_word(p, word, &size))
+        return parser_fail(p, "expected a type");
+    *name = name_find(*word, size);
+    if (*name)
+        return SPOOL_OK;
+    p->at = *word;
+    *alias = type_alias_find(&p->at, p->end);
+    if (*alias)
+        *name = name_find((*alias)->stands_for, strlen((*alias)->stands_for));
+    else
+        p->at = *word + size;
+    assert(!*alias || *name);
+    return SPOOL_OK;
+}
+
+/* SIGNED or UNSIGNED, which may follow the name or its size: whether it does. *end moves behind it. */
+static bool take_sign(struct parser *p, struct type *type, const struct type_alias *alias,
+                      const char **end)
+{
+    const struct type_alias *sign;
+    const struct type_name *name;
+
+    if (!alias || !alias->when_unsigned)
+        return false;
+    parser_skip_blanks(p);
+    sign = type_alias_find(&p->at, p->end);
+    if (!sign || (strcmp(sign->name, "SIGNED") != 0 && strcmp(sign->name, "UNSIGNED") != 0)) {
+        p->at = *end;
+        return false;
+    }
+    if (sign->name[0] == 'U') {
+        name = name_find(alias->when_unsigned, strlen(alias->when_unsigned));
+        assert(name);
+        type->kind = name->kind;
+    }
+    *end = p->at;
+    return true;
+}
+
 static int parse_type(struct parser *p, unsigned depth, struct type **out)
 {
-    const struct type_name *name;
-    const char *word = NULL, *end;
+    const struct type_name *name = NULL;
+    const struct type_alias *alias = NULL;
+    const char *word = NULL, *word_end, *end;
     struct type *type = NULL;
-    size_t size = 0;
+    bool has_sign;
     int status;
 
     if (depth > LIMIT_TYPE_DEPTH)
         return parser_fail(p, "nested too deep");
-    if (!parser_word(p, &word, &size))
-        return parser_fail(p, "expected a type");
-    name = name_find(word, size);
+    status = take_name(p, &word, &name, &alias);
+    if (status != SPOOL_OK)
+        return status;
     type = calloc(1, sizeof(*type));
     if (!type)
         return parser_fail_memory(p);
     type->kind = name ? name->kind : TYPE_OTHER;
     type->width = name && name->shape != SHAPE_DECIMAL_SCALE ? name->width : 0;
-    end = p->at;
+    word_end = end = p->at;
+    has_sign = take_sign(p, type, alias, &end);
     if (parser_take(p, '(')) {
         status = name ? parse_arguments(p, depth, type, name) : skip_balanced(p, false);
         if (status == SPOOL_OK)
@@ -434,8 +528,11 @@ static int parse_type(struct parser *p, unsigned depth, struct type **out)
         p->at = end;
         status = name ? without_arguments(p, type, name) : SPOOL_OK;
     }
-    if (status == SPOOL_OK)
-        status = finish_type(p, depth, type, name, word, end);
+    if (status == SPOOL_OK) {
+        if (!has_sign)
+            take_sign(p, type, alias, &end);
+        status = finish_type(p, depth, type, name, word, word_end, end);
+    }
     if (status != SPOOL_OK) {
         type_free(type);
         return status;

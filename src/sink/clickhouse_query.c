@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/limits.h"
+#include "codec/type.h"
 #include "sink/clickhouse_int.h"
 #include "sink/sql_text.h"
 
@@ -186,6 +187,21 @@ static int add_settings(struct buf *sql, const struct create_table_options *opti
     return status;
 }
 
+/* As the server would write it: an older one may not know the name it was given. */
+static int add_type(struct buf *sql, const char *text)
+{
+    struct type *type = NULL;
+    int status = buf_put_u8(sql, ' ');
+
+    if (status != SPOOL_OK)
+        return status;
+    if (type_parse(text, strlen(text), &type, NULL) != SPOOL_OK)
+        return buf_append_str(sql, text);
+    status = type_format(type, sql);
+    type_free(type);
+    return status;
+}
+
 static int add_columns(struct buf *sql, const struct create_table_options *options)
 {
     int status = SPOOL_OK;
@@ -196,7 +212,7 @@ static int add_columns(struct buf *sql, const struct create_table_options *optio
         if (status == SPOOL_OK)
             status = sql_identifier(sql, c->name);
         if (status == SPOOL_OK)
-            status = buf_printf(sql, " %s", c->type);
+            status = add_type(sql, c->type);
         if (status == SPOOL_OK && c->default_kind && c->default_kind[0])
             status = buf_printf(sql, " %s %s", c->default_kind,
                                 c->default_expression ? c->default_expression : "");

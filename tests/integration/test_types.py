@@ -2,9 +2,14 @@
 """A table with a column of every type: what arrives through the daemon is what the server's own
 JSONEachRow makes of the same records, and no column needs the JSONEachRow fallback."""
 import json
+import os
 import random
+import re
 
+from support.clickhouse import ClickHouseError
 from support.spoold import stream
+
+PAGE = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "types.md")
 
 # Name, type, values as JSON. Where a value is no JSON text of Python's making it is written as it is.
 BOTH = [
@@ -196,6 +201,77 @@ def test_a_variant_as_the_user_wrote_it(kafka, engine, spoold):
     assert_native(daemon)
     assert engine.query(f"SELECT variantType(v), v FROM {table} ORDER BY id FORMAT TabSeparated").split("\n")[:3] == [
         "Array(UInt8)\t[1,2]", "Array(Map(String, UInt8))\t[{'a':1}]", "UInt64\t5"]
+
+
+def other_names():
+    """(name, type) of docs/types.md, which a unit test compares with the parser."""
+    with open(PAGE, encoding="utf-8") as f:
+        section = f.read().split("\n## Other names")[1].split("\n## ")[0]
+    for line in section.split("\n"):
+        if line.startswith("| `"):
+            names = re.findall("`([^`]*)`", line)
+            yield from ((name, names[0]) for name in names[1:])
+
+
+def type_of(server, text):
+    """As the server shows it, or None where it has no such type."""
+    try:
+        table = server.create_table(f"c {text}", engine="Memory")
+    except ClickHouseError:
+        return None
+    shown = server.query(f"SELECT type FROM system.columns WHERE table = '{table}' FORMAT TabSeparatedRaw")
+    server.drop_table(table)
+    return shown
+
+
+def test_other_names_of_types(server):
+    """Each stands for what the server says; the old one has fewer of them."""
+    names, asked = set(), 0
+    for name, type_ in other_names():
+        word = name.split("(")[0]
+        names.add(word.upper())
+        for form in (name, name if word == "GEOMETRY" else word.lower() + name[len(word):]):
+            shown = type_of(server, form)
+            assert shown == type_ or (shown is None and not server.modern), (form, type_, shown)
+            asked += shown is not None
+    assert asked > (190 if server.modern else 50)
+    known = {name for name, in server.rows("SELECT upper(name) FROM system.data_type_families "
+                                           "WHERE alias_to != '' OR case_insensitive")}
+    assert len(known) > 20 and known <= names
+
+
+def test_columns_by_other_names(kafka, server, spoold):
+    """In a table that spoold makes, and one that is there: stored, shown and sent as what they stand for."""
+    written = {"id": "bigint  unsigned", "n": "INT(11)", "s": "Varchar(255)", "d": "DOUBLE PRECISION",
+               "m": "NUMERIC(10,2)", "t": "TIMESTAMP", "f": "BINARY(2)", "a": "Array(TINYINT UNSIGNED)",
+               "u": "Nullable(CHAR VARYING(9))"}
+    meant = ["UInt64", "Int32", "String", "Float64", "Decimal(10, 2)", "DateTime", "FixedString(2)",
+             "Array(UInt8)", "Nullable(String)"]
+    if server.modern:
+        written |= {"t6": "DATETIME(6)", "b": "boolean", "v": "Variant(TEXT, INT UNSIGNED)", "j": "json"}
+        meant += ["DateTime64(6)", "Bool", "Variant(String, UInt32)", "JSON"]
+    topic = kafka.create_topic(1)
+    table = "names_" + topic.replace("-", "_")
+    daemon = spoold(kafka, server, [stream("s", topic, table, create_table={"order_by": "id"}, columns=[
+        {"name": name, "type": type_} for name, type_ in written.items()])]).start()
+    row = {"id": 1, "n": -5, "s": "x", "d": 0.5, "m": 1.25, "t": "2026-11-23 12:34:56", "f": "ab", "a": [1, 255],
+           "u": None}
+    if server.modern:
+        row |= {"t6": "2026-11-23 12:34:56.789012", "b": True, "v": 7, "j": {"a": 1}}
+    daemon.wait(lambda: table in server.query("SHOW TABLES"), 20, "table made")
+    for step in (1, 2):
+        row["id"] = step
+        kafka.send(topic, [json.dumps(row)])
+        daemon.wait_rows(server, table, step)
+        assert_native(daemon)
+        assert server.rows(f"SELECT type FROM system.columns WHERE table = '{table}'") == [[t] for t in meant]
+        told, = daemon.ctl("ls", "s", "--json")[1]["streams"]
+        assert [c["type"] for c in told["segments"][-1]["columns"]] == meant
+        got, = server.query(f"SELECT * FROM {table} WHERE id = {step} FORMAT JSONEachRow",
+                            output_format_json_quote_64bit_integers=0).split("\n")
+        assert json.loads(got) == row
+        assert daemon.sigterm() == 0
+        daemon.start()  # now the table is there, and its types are compared
 
 
 def test_every_type_of_the_old_server(kafka, clickhouse, spoold):

@@ -921,7 +921,7 @@ static void expect_create(const struct create_table_options *options, const char
 static void test_create_table(void **state)
 {
     struct table_column columns[] = {
-        {"a", "UInt64", "", ""}, {"b`", "String", "DEFAULT", "'x'"}, {"c", "Date", NULL, NULL}};
+        {"a", "UInt64", "", ""}, {"b`", "String", "DEFAULT", "'x'"}, {"c", "DATE", NULL, NULL}};
     struct clickhouse_setting mine[] = {{"fsync_after_insert", "0"}, {"storage_policy", "it's"}};
     struct create_table_options plain = {.columns = columns, .column_count = 1};
     struct create_table_options full = {.engine = "ReplacingMergeTree(c)",

@@ -564,6 +564,7 @@ static void test_from_wishes(void **state)
     static const struct column_wish wishes[] = {
         {.name = "id", .type = "UInt64"},
         {.name = "s", .type = "LowCardinality(String)", .from = "a.b"},
+        {.name = "n", .type = "Array(int(11)  unsigned)"},
     };
     static const struct column_wish untyped[] = {{.name = "id"}};
     struct schema_options options = {.wishes = wishes, .wish_count = COUNT(wishes)};
@@ -573,9 +574,10 @@ static void test_from_wishes(void **state)
     (void)state;
     buf_init(&problems, MIB);
     assert_int_equal(schema_from_wishes(&options, modern, NULL, &s, &problems), SPOOL_OK);
-    assert_int_equal(s->count, 2);
+    assert_int_equal(s->count, 3);
     assert_string_equal(s->server_timezone, "UTC");
     expect_wire(&s->columns[1], "String");
+    assert_string_equal(s->columns[2].type->text, "Array(UInt32)");
     schema_free(s);
     options = (struct schema_options){.wishes = untyped, .wish_count = 1};
     assert_int_equal(schema_from_wishes(&options, modern, NULL, &s, &problems), SPOOL_E_INVALID);

@@ -61,7 +61,7 @@ static size_t split(char *line, char *cells[CELLS])
 
 static void test_wire_forms(void **state)
 {
-    char *page = read_file(PAGE), *end = strstr(page, "\n## Where"), *line, *rest;
+    char *page = read_file(PAGE), *end = strstr(page, "\n## Other names"), *line, *rest;
     bool known[128] = {false};
     size_t rows = 0;
 
@@ -91,6 +91,70 @@ static void test_wire_forms(void **state)
     for (size_t i = 0; i < type_names_count; i++)
         if (!known[i])
             fail_msg(PAGE " has no row for %s", type_names[i].name);
+    free(page);
+}
+
+/* The canonical name of a type, in a buffer of its own. */
+static void canonical(const char *text, struct buf *out)
+{
+    struct type *type = NULL;
+
+    assert_int_equal(type_parse(text, strlen(text), &type, NULL), SPOOL_OK);
+    buf_reset(out);
+    assert_int_equal(type_format(type, out), SPOOL_OK);
+    assert_non_null(buf_cstr(out));
+    type_free(type);
+}
+
+static bool listed(const char *list, const char *name, const char *sign)
+{
+    char text[64];
+
+    snprintf(text, sizeof(text), "`%s%s`", name, sign);
+    if (strstr(list, text))
+        return true;
+    snprintf(text, sizeof(text), "`%s%s(", name, sign);
+    return strstr(list, text) != NULL;
+}
+
+/* Each name in the list stands for the type in its row, and every one that the parser knows is there. */
+static void test_other_names(void **state)
+{
+    char *page = read_file(PAGE), *list = strstr(page, "\n## Other names"), *end, *line, *rest;
+    size_t names = 0;
+    struct buf type;
+
+    (void)state;
+    assert_non_null(list);
+    end = strstr(list, "\n## Where");
+    assert_non_null(end);
+    *end = 0;
+    for (size_t i = 0; i < type_aliases_count; i++) {
+        const struct type_alias *a = &type_aliases[i];
+        if (strcmp(a->name, "JSON") != 0 && !listed(list, a->name, ""))
+            fail_msg(PAGE " does not list %s", a->name);
+        if (a->when_unsigned &&
+            !(listed(list, a->name, " SIGNED") && listed(list, a->name, " UNSIGNED")))
+            fail_msg(PAGE " does not list %s SIGNED or UNSIGNED", a->name);
+    }
+    buf_init(&type, MIB);
+    for (line = strtok_r(list, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        char *cells[CELLS], *name, *more;
+        if (strncmp(line, "| `", 3) != 0)
+            continue;
+        assert_int_equal(split(line, cells), 2);
+        for (name = strtok_r(cells[1], "`", &more); name; name = strtok_r(NULL, "`", &more)) {
+            if (name[0] == ',' || name[0] == ' ')
+                continue;
+            canonical(name, &type);
+            if (strncmp(cells[0] + 1, buf_cstr(&type), type.len) != 0 ||
+                strcmp(cells[0] + 1 + type.len, "`") != 0)
+                fail_msg(PAGE ": %s is %s, not %s", name, buf_cstr(&type), cells[0]);
+            names++;
+        }
+    }
+    assert_true(names >= type_aliases_count);
+    buf_free(&type);
     free(page);
 }
 
@@ -166,6 +230,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_wire_forms),
+        cmocka_unit_test(test_other_names),
         cmocka_unit_test(test_differences_are_listed),
         cmocka_unit_test(test_rules_are_listed),
     };
