@@ -217,7 +217,7 @@ void kafka_run_take(struct kafka_partition *p, rd_kafka_message_t *m)
     if (!run || (run->base.count == run->cap && !run_grow(run))) {
         /* No memory for a pointer: give it back and ask the broker for it again. */
         rd_kafka_message_destroy(m);
-        kafka_partition_begin(p, p->taken + 1);
+        kafka_partition_begin(p, p->handed + 1); /* the open run goes too */
         return;
     }
     if (run->base.count == 0)
