@@ -17,9 +17,9 @@
 
 #include "source/kafka_int.h"
 
-/* 2.0.2 takes it for microseconds in part, later versions for milliseconds; the answer comes from
-   the client's own thread, at once. */
-#define SEEK_TIMEOUT 30000
+/* As the other calls wait: the answer comes from the client's own thread, at once. Where that was not
+   heard in time, nobody would know that a partition could not be sought. */
+#define SEEK_TIMEOUT (-1)
 
 static uint32_t bucket_of(const char *topic, int32_t number)
 {
@@ -392,19 +392,13 @@ static void log_assign_error(rd_kafka_error_t *error, const char *what)
     rd_kafka_error_destroy(error);
 }
 
-/* Still under way is no failure: the order of operations holds. */
-static bool seek_failed(rd_kafka_resp_err_t err)
-{
-    return err != RD_KAFKA_RESP_ERR_NO_ERROR && err != RD_KAFKA_RESP_ERR__IN_PROGRESS;
-}
-
 /* Seeks to the offsets in the list; where the client can't, its fetcher is taken for dead. */
 static void seek_all(struct kafka_source *s, rd_kafka_topic_partition_list_t *list)
 {
     log_assign_error(rd_kafka_seek_partitions(s->client, list, SEEK_TIMEOUT), "seek");
     for (int i = 0; i < list->cnt; i++) {
         const rd_kafka_topic_partition_t *element = &list->elems[i];
-        if (seek_failed(element->err))
+        if (element->err)
             kafka_partition_refused(kafka_partition_find(s, element->topic, element->partition));
     }
 }

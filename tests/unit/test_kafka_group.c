@@ -530,6 +530,49 @@ static void test_the_last_run_of_a_log(void **state)
     cluster_close(&c);
 }
 
+static bool impatient;
+
+/* In the library's place: whoever waits only so long for the client's thread goes without its answer. */
+rd_kafka_error_t *rd_kafka_seek_partitions(rd_kafka_t *client,
+                                           rd_kafka_topic_partition_list_t *list, int timeout_ms)
+{
+    __typeof__(&rd_kafka_seek_partitions) real =
+        (__typeof__(real))dlsym(RTLD_NEXT, "rd_kafka_seek_partitions");
+
+    return real(client, list, impatient && timeout_ms > 0 ? 0 : timeout_ms);
+}
+
+/* A partition that is assigned while a commit is under way is fetched only when that is answered, and
+   can't be sought before. The client says so, if late where its thread did not run for a while. */
+static void test_sought_before_it_is_fetched(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 2);
+    produce(&c, "t", 0, 100, 10);
+    produce(&c, "t", 1, 100, 10);
+    rig_init(&rig);
+    rig.hold_assigned = true;
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.assigned == 2);
+    kafka_partition_start(rig.seats[0].partition, 0, NULL);
+    RIG_UNTIL(&rig, rig.records == 100);
+    rd_kafka_mock_broker_push_request_error_rtts(c.mock, 1, API_OFFSET_COMMIT, 1,
+                                                 RD_KAFKA_RESP_ERR_NO_ERROR, 1000);
+    kafka_commit(rig.seats[0].partition, 10, "");
+    RIG_UNTIL(&rig, rig.source->commit_in_flight);
+    kafka_partition_start(rig.seats[1].partition, 50, NULL);
+    RIG_UNTIL(&rig, rig.seats[1].partition->state == KAFKA_P_ACTIVE);
+    impatient = true;
+    kafka_partition_start(rig.seats[1].partition, 10, NULL);
+    RIG_UNTIL(&rig, rig.seats[1].last == 99);
+    impatient = false;
+    assert_int_equal(rig.seats[1].first, 10);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -550,6 +593,7 @@ int main(void)
         cmocka_unit_test(test_rebalance_within_a_batch),
         cmocka_unit_test(test_mark_behind_a_discarded_run),
         cmocka_unit_test(test_the_last_run_of_a_log),
+        cmocka_unit_test(test_sought_before_it_is_fetched),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
