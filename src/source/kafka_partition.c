@@ -424,6 +424,8 @@ void kafka_partitions_flush_starts(struct kafka_source *s)
         struct kafka_partition *p = s->partitions[i];
         if (p->state != KAFKA_P_STARTING || p->in_lookup || p->want_lookup || must_park(p))
             continue;
+        if (p->fetched && p->fetch_dead && s->revoke_pending)
+            continue; /* to take it out would be the answer that the group waits for */
         if (!settle_start(p))
             continue;
         became_active(p);
@@ -592,6 +594,8 @@ void kafka_partitions_unassign(struct kafka_source *s, struct kafka_partition *c
         log_assign_error(error, "unassign");
     }
     kafka_partitions_reseek(s);
+    s->starts_due = true; /* of those that waited for this answer */
+    kafka_source_schedule(s);
     free(queues);
     rd_kafka_topic_partition_list_destroy(unassign);
 }
