@@ -276,6 +276,8 @@ static int64_t assign_start(const struct assign_job *a, const struct origin *o)
         return KAFKA_OFFSET_POLICY;
     if (held >= 0)
         return held + 1 > a->committed.offset ? held + 1 : a->committed.offset;
+    if (a->committed.offset < 0) /* what was held was given back meanwhile */
+        return KAFKA_OFFSET_POLICY;
     return a->committed.offset;
 }
 

@@ -182,6 +182,29 @@ static void test_back_before_it_is_durable_and_the_log_is_another(void **state)
     flow_remove(&f);
 }
 
+/* ... nor decoded, and its stream, which is full meanwhile, gives it back before it is known where the
+   partition begins. */
+static void test_given_back_while_it_is_assigned(void **state)
+{
+    struct kafka_committed committed = nothing;
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = flow_partition(&f, 0);
+    assert_non_null(flow_assign(&f, p, nothing));
+    f.stream->holds[HOLD_BAD_RECORD] = true; /* of another partition */
+    flow_take(&f, p, 0, ROWS, false);
+    p = back(&f, p);
+    committed.metadata = "";
+    f.source->callbacks.assigned(f.source->arg, p, &committed, &p->user);
+    intake_release_runs(f.stream, true);
+    flow_run(&f);
+    assert_int_equal(p->start, KAFKA_OFFSET_POLICY);
+    flow_remove(&f);
+}
+
 /* --- a new epoch, and what it means for the one before -------------------------------------- */
 
 /* The partition goes again before it is known where it begins. */
@@ -542,6 +565,7 @@ int main(void)
         cmocka_unit_test(test_back_before_it_is_durable),
         cmocka_unit_test(test_back_before_it_is_durable_and_another_committed),
         cmocka_unit_test(test_back_before_it_is_durable_and_the_log_is_another),
+        cmocka_unit_test(test_given_back_while_it_is_assigned),
         cmocka_unit_test(test_gone_again_after_another_committed),
         cmocka_unit_test(test_gone_again_after_the_log_was_made_anew),
         cmocka_unit_test(test_killed_as_a_new_epoch_begins),
