@@ -22,9 +22,9 @@
 #define ASK_ORIGINS_MAX 2000 /* so that the statement stays under max_query_size (256 KiB) */
 #define ASK_REPLY_BYTES (128 * MIB)
 
-bool origin_tells_apart(const struct origin *o)
+bool origin_tells_apart(const struct origin *o, int64_t offset)
 {
-    return o->epoch <= 1 && !o->superseded && !replay_is_origin(o);
+    return offset >= o->told_from && !o->superseded && !replay_is_origin(o);
 }
 
 static bool ask_tells_apart(const struct batch *b)
@@ -33,8 +33,9 @@ static bool ask_tells_apart(const struct batch *b)
     const struct origin *last = NULL;
 
     for (size_t i = 0; i < b->part_count; i++) {
-        const struct origin *o = b->parts[i].block->origin;
-        if (!o->name || !origin_tells_apart(o))
+        const struct block *block = b->parts[i].block;
+        const struct origin *o = block->origin;
+        if (!o->name || !origin_tells_apart(o, block->ref.first_offset))
             return false;
         origins += o != last;
         last = o;

@@ -299,9 +299,9 @@ int batch_set_aside(struct batch *b, const bool *damaged, const struct row_span 
 /* Whether the table holds what tells rows apart: topic, partition and offset, or origin and offset,
    in a MergeTree table. */
 bool ask_by_origin(const struct stream_schema *schema, const struct table_description *table);
-/* Not the rows of a replay, which hold their records' own places; and offsets of one name repeat from
-   epoch to epoch, so only those of the first can be told by them, while no other log follows. */
-bool origin_tells_apart(const struct origin *o);
+/* Whether the rows from that offset on are told apart by it. Not those of a replay, which hold their
+   records' own places; nor where offsets of one name repeat from epoch to epoch (origin.told_from). */
+bool origin_tells_apart(const struct origin *o, int64_t offset);
 /* Whether both hold for this batch. */
 bool ask_possible(const struct batch *b);
 /* Finds out which rows of b are in, then acknowledges those and sends the rest under a new token;

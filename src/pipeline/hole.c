@@ -407,6 +407,7 @@ int holes_recover(struct stream *s, struct spool_error *error)
         if (!o->holes || o->name)
             continue;
         status = spool_origin_name(s->p->spool, o->id, &o->name, &o->epoch, error);
+        o->told_from = origin_told_noted(s, o->id, o->epoch);
         o->kafka = true; /* others have no holes */
     }
     return status;

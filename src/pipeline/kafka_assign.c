@@ -46,7 +46,8 @@ struct assign_job {
     bool gone; /* revoked while the job ran */
     char name[400];
     struct kafka_committed committed;
-    bool ours;             /* committed by this spool */
+    bool ours;      /* committed by this spool */
+    bool by_spoold; /* committed by this or another one, which went on where one had stopped */
     uint32_t commit_epoch; /* ... in this epoch of the origin */
     bool same_epoch;       /* ... which is the present one */
     bool new_epoch;        /* what was taken so far is of another log */
@@ -63,6 +64,10 @@ struct assign_job {
     enum start_why why;
     struct spool_trace traces[LOG_TRACES]; /* of earlier logs, the latest first */
     size_t trace_count;
+    int64_t told_from; /* the origin's */
+    int64_t
+        confirm_from; /* ... where one of traces shows that its log is the one before; INT64_MAX:
+                             they are of what was read, and say where reading begins */
     struct assign_job *next;
 };
 
@@ -174,6 +179,38 @@ static int find_traces(struct assign_job *a)
     return status;
 }
 
+/*
+ * Another consumer had the partition, and the epoch begins at its commit. If it is the same log yet, a
+ * table's rows of it are told apart as they were before; but where an operator set the offset, only those
+ * behind the end the log had then: the others may be there already, and are meant to come again.
+ */
+static int find_same_log(struct assign_job *a)
+{
+    struct spool *spool = a->job.pipeline->spool;
+    char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
+    struct spool_change note = origin_told_note(a->stream, a->id, INT64_MAX, key, value);
+    uint32_t id = 0, found = 0;
+    int status = SPOOL_OK;
+    int64_t from;
+
+    if (a->told_from != INT64_MAX) /* it was, and may be another by now */
+        status = spool_commit(spool, &note, 1, &a->error);
+    a->told_from = INT64_MAX;
+    if (status == SPOOL_OK)
+        status = spool_origin(spool, a->name, a->epoch - 1, &id, &found, &a->error);
+    if (status != SPOOL_OK || !was_discarded(a, id))
+        return status;
+    from = origin_told_noted(a->stream, id, found);
+    if (!a->by_spoold && a->committed.high > from)
+        from = a->committed.high;
+    if (from == INT64_MAX || (!a->by_spoold && a->committed.high < 0))
+        return SPOOL_OK;
+    add_traces(a, id);
+    if (a->trace_count)
+        a->confirm_from = from;
+    return SPOOL_OK;
+}
+
 static void assign_work(struct job *job)
 {
     struct assign_job *a = (struct assign_job *)job;
@@ -181,6 +218,7 @@ static void assign_work(struct job *job)
     int status;
 
     a->trace_count = 0;
+    a->confirm_from = INT64_MAX;
     a->status = spool_origin(spool, a->name, 0, &a->id, &a->epoch, &a->error);
     if (a->status != SPOOL_OK)
         return;
@@ -194,8 +232,14 @@ static void assign_work(struct job *job)
     a->why = a->new_epoch ? START_NEW_LOG : assign_why(a);
     if (is_new_epoch(a))
         a->status = take_new_epoch(a);
-    if (a->status == SPOOL_OK && a->high < 0)
-        a->status = find_traces(a);
+    if (a->status != SPOOL_OK)
+        return;
+    a->told_from = origin_told_noted(a->stream, a->id, a->epoch);
+    if (a->high >= 0)
+        return;
+    a->status = find_traces(a);
+    if (a->status == SPOOL_OK && a->epoch > 1 && !a->ours && a->committed.offset >= 0)
+        a->status = find_same_log(a);
 }
 
 /* Logs that were followed by another one: rows of that have the same offsets. Where another consumer
@@ -234,6 +278,8 @@ static void assign_old_epoch(struct assign_job *a)
     if (!old->name)
         old->name = strdup(a->name);
     old->epoch = a->old_epoch;
+    if (old->epoch <= 1)
+        old->told_from = 0;
     old->kafka = true;
     old->partition = NULL;
     old->owned = false;
@@ -302,6 +348,7 @@ static void assign_origin(struct assign_job *a, struct origin *o)
     o->owned = true;
     o->revoking = false;
     o->log_over = false;
+    o->told_from = a->told_from;
     origin_forget_commit(o); /* one that was under way went with the partition as it was before */
     o->partition = a->partition;
     o->topic = NULL;
@@ -381,7 +428,10 @@ static void assign_done(struct job *job)
         else if (o->taken != start - 1)
             o->mark.known = false;
         o->taken = start - 1;
-        origin_start_reading(o);
+        if (a->confirm_from != INT64_MAX)
+            log_trace_confirm(o, a->traces, a->trace_count, a->confirm_from);
+        else
+            origin_start_reading(o);
     } else if (a->trace_count) {
         log_trace_begin(o, a->traces, a->trace_count, start, new_log_action(a));
     } else {
@@ -467,6 +517,7 @@ void kafka_assign(struct pipeline *p, struct kafka_partition *partition,
     a->partition = partition;
     a->committed = *committed;
     a->committed.metadata = NULL;
+    a->by_spoold = committed->metadata && strncmp(committed->metadata, "spoold ", 7) == 0;
     a->ours = kafka_commit_is_ours(p, committed->metadata, &a->commit_epoch);
     a->new_epoch = new_epoch;
     a->other_log = other_log;

@@ -9,6 +9,10 @@
  *
  * A topic that was made anew has none of them. What was found is committed at once, so that it is
  * looked for once; a restart before that looks again (find_traces in kafka_assign.c).
+ *
+ * Where another consumer committed, reading goes on at its commit, and all that is asked is whether this
+ * is the log that was read before: offsets name the same records then, and a table can be asked about
+ * them in this epoch too.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +25,8 @@ struct log_trace {
     size_t count, next; /* the one that is looked for */
     int64_t otherwise;
     const char *new_log;
+    bool confirms; /* it is known where reading goes on */
+    int64_t told_from;
 };
 
 void log_trace_free(struct origin *o)
@@ -46,34 +52,58 @@ static void trace_is_new_log(struct origin *o)
     kafka_partition_start(o->partition, otherwise, NULL);
 }
 
+static void trace_goes_on(struct origin *o)
+{
+    log_trace_free(o);
+    origin_start_reading(o);
+}
+
 void log_trace_next(struct origin *o)
 {
     if (++o->trace->next < o->trace->count)
         log_trace_again(o);
+    else if (o->trace->confirms)
+        trace_goes_on(o);
     else
         trace_is_new_log(o);
+}
+
+static void trace_start(struct origin *o, const struct log_trace *what,
+                        const struct spool_trace *traces, size_t count)
+{
+    log_trace_free(o);
+    o->trace = malloc(sizeof(*o->trace));
+    if (!o->trace) {
+        pipeline_fatal(o->stream->p, "out of memory while taking a partition");
+        return;
+    }
+    *o->trace = *what;
+    memcpy(o->trace->traces, traces, count * sizeof(*traces));
+    o->trace->count = count;
+    log_trace_again(o);
 }
 
 void log_trace_begin(struct origin *o, const struct spool_trace *traces, size_t count,
                      int64_t otherwise, const char *new_log)
 {
-    log_trace_free(o);
-    o->trace = calloc(1, sizeof(*o->trace));
-    if (!o->trace) {
-        pipeline_fatal(o->stream->p, "out of memory while taking a partition");
-        return;
-    }
-    memcpy(o->trace->traces, traces, count * sizeof(*traces));
-    o->trace->count = count;
-    o->trace->otherwise = otherwise;
-    o->trace->new_log = new_log;
-    log_trace_again(o);
+    trace_start(o, &(struct log_trace){.otherwise = otherwise, .new_log = new_log}, traces, count);
+}
+
+void log_trace_confirm(struct origin *o, const struct spool_trace *traces, size_t count,
+                       int64_t told_from)
+{
+    trace_start(o, &(struct log_trace){.confirms = true, .told_from = told_from}, traces, count);
 }
 
 void log_trace_found(struct origin *o, int64_t offset)
 {
     const struct log_trace *t = o->trace;
 
+    if (t->confirms) {
+        origin_tell(o, t->told_from);
+        trace_goes_on(o);
+        return;
+    }
     log_event(LOG_ERROR, "partition.log_cut", "stream", o->stream->options->name, "origin", o->name,
               "same_below", log_i64(offset), "read_to", log_i64(t->traces[0].offset), "action",
               "the end of the log was cut and is written again: reading goes on behind the last "

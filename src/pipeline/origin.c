@@ -48,6 +48,7 @@ struct origin *origin_get(struct stream *s, uint32_t id)
     o->id = id;
     o->high = o->taken = o->committed = o->front = o->discard_to = o->delivered_below = -1;
     o->held_to = o->accept_to = -1;
+    o->told_from = INT64_MAX;
     o->partition_number = -1;
     o->next = s->origins;
     s->origins = o;
@@ -187,21 +188,59 @@ struct spool_change origin_discard_note(const struct stream *s, uint32_t origin,
         .kind = SPOOL_CHANGE_PUT, .key = key, .value = value, .value_size = (size_t)n};
 }
 
-int64_t origin_discard_noted(const struct stream *s, uint32_t origin)
+/* The offset that a note holds; otherwise where there is none. */
+static int64_t noted_offset(const struct stream *s, const char *key, int64_t otherwise)
 {
-    char key[ORIGIN_NOTE_KEY_SIZE], text[ORIGIN_NOTE_VALUE_SIZE];
+    char text[ORIGIN_NOTE_VALUE_SIZE];
     void *value = NULL;
     size_t size = 0;
-    int64_t up_to = -1;
+    int64_t offset = otherwise;
 
-    (void)origin_discard_note(s, origin, 0, key, text);
     if (spool_note_get(s->p->spool, key, &value, &size, NULL) == SPOOL_OK && size < sizeof(text)) {
         memcpy(text, value, size);
         text[size] = 0;
-        up_to = strtoll(text, NULL, 10);
+        offset = strtoll(text, NULL, 10);
     }
     free(value);
-    return up_to;
+    return offset;
+}
+
+int64_t origin_discard_noted(const struct stream *s, uint32_t origin)
+{
+    char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
+
+    (void)origin_discard_note(s, origin, 0, key, value);
+    return noted_offset(s, key, -1);
+}
+
+struct spool_change origin_told_note(const struct stream *s, uint32_t origin, int64_t from,
+                                     char key[ORIGIN_NOTE_KEY_SIZE],
+                                     char value[ORIGIN_NOTE_VALUE_SIZE])
+{
+    int n = snprintf(value, ORIGIN_NOTE_VALUE_SIZE, "%lld", (long long)from);
+
+    snprintf(key, ORIGIN_NOTE_KEY_SIZE, "told/%u/%u", s->id, origin);
+    return (struct spool_change){
+        .kind = SPOOL_CHANGE_PUT, .key = key, .value = value, .value_size = (size_t)n};
+}
+
+int64_t origin_told_noted(const struct stream *s, uint32_t origin, uint32_t epoch)
+{
+    char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
+
+    if (epoch <= 1)
+        return 0;
+    (void)origin_told_note(s, origin, 0, key, value);
+    return noted_offset(s, key, INT64_MAX);
+}
+
+void origin_tell(struct origin *o, int64_t from)
+{
+    char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
+    struct spool_change change = origin_told_note(o->stream, o->id, from, key, value);
+
+    o->told_from = from;
+    (void)meta_change(o->stream->p, &change, NULL, NULL, o->stream);
 }
 
 struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,

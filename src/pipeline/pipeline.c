@@ -409,8 +409,11 @@ static const char *stream_untold(const struct stream *s)
     const char *untold = s->replay ? "of a replay" : NULL;
 
     for (const struct origin *o = s->origins; o && !untold; o = o->next)
-        if ((o->first || o->partition) && !origin_tells_apart(o))
-            untold = replay_is_origin(o) ? "of a replay" : "of a topic that was made anew";
+        if ((o->first || o->partition) &&
+            !origin_tells_apart(o, o->first ? o->first->ref.first_offset : o->taken + 1))
+            untold = replay_is_origin(o)
+                         ? "of a replay"
+                         : "of a topic that was made anew, or from before its offsets were set,";
     return untold;
 }
 

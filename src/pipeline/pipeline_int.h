@@ -384,6 +384,10 @@ void kafka_left_told(struct pipeline *p, const char *topic, int32_t number, int6
 #define LOG_TRACES (2 * SPOOL_TRACES)
 void log_trace_begin(struct origin *o, const struct spool_trace *traces, size_t count,
                      int64_t otherwise, const char *new_log);
+/* Looks for them likewise, of the epoch before, to know whether its log is the origin's too: then rows
+   from told_from on are told apart in a table. Reading goes on behind what was taken in either case. */
+void log_trace_confirm(struct origin *o, const struct spool_trace *traces, size_t count,
+                       int64_t told_from);
 /* The log has another record there, or none: the next one. */
 void log_trace_next(struct origin *o);
 void log_trace_again(struct origin *o); /* ... the same again, where reading was to begin again */

@@ -49,6 +49,8 @@ static int load_origin(struct load_job *l, uint32_t id)
     if (status != SPOOL_OK)
         return status;
     grown[l->origin_count].suspect = origin_suspect_noted(l->stream, id);
+    grown[l->origin_count].told_from =
+        origin_told_noted(l->stream, id, grown[l->origin_count].epoch);
     return load_superseded(l, &grown[l->origin_count++]);
 }
 
@@ -188,6 +190,7 @@ static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
             o->name = l->origins[i].name;
             l->origins[i].name = NULL;
             o->epoch = l->origins[i].epoch;
+            o->told_from = l->origins[i].told_from;
             o->kafka = strncmp(o->name, "kafka/", 6) == 0;
         }
         kafka_in_adopt(o);

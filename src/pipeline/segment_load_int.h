@@ -7,6 +7,7 @@
 
 struct load_origin {
     uint32_t id, epoch;
+    int64_t told_from;
     char *name;
     bool superseded; /* by another log */
     bool suspect;

@@ -87,14 +87,16 @@ struct origin {
     int64_t high;                      /* highest offset made durable; -1: none */
     int64_t taken;                     /* highest offset handed over in this process; -1: none */
     struct spool_mark mark;            /* of the record at taken */
-    int64_t held_to;         /* on_bad_record hold: the bad record is at or below; -1: none */
-    int64_t accept_to;       /* bad records up to here may go to the dead letters */
-    int64_t committed;       /* next offset last committed to Kafka; -1: none */
-    int64_t front;           /* next offset to commit: all below is acknowledged; -1: none */
-    bool commit_in_flight;   /* `committed` was handed over and not answered */
-    int64_t discard_to;      /* rows at or below are not to be sent; INT64_MAX: its epoch is over */
-    bool superseded;         /* by another log, whose offsets are the same */
-    bool suspect;            /* its rows may be in the table */
+    int64_t held_to;       /* on_bad_record hold: the bad record is at or below; -1: none */
+    int64_t accept_to;     /* bad records up to here may go to the dead letters */
+    int64_t committed;     /* next offset last committed to Kafka; -1: none */
+    int64_t front;         /* next offset to commit: all below is acknowledged; -1: none */
+    bool commit_in_flight; /* `committed` was handed over and not answered */
+    int64_t discard_to;    /* rows at or below are not to be sent; INT64_MAX: its epoch is over */
+    bool superseded;       /* by another log, whose offsets are the same */
+    int64_t
+        told_from; /* a table's rows from there on are of this log; INT64_MAX: none is known to be */
+    bool suspect;  /* its rows may be in the table */
     int64_t delivered_below; /* the group says so, by a commit of ours */
     bool log_over;           /* another log is in its place: nothing of it can be read any more */
     struct log_trace *trace; /* it is looked for where its log begins; NULL: it is not */
@@ -200,7 +202,8 @@ void origin_forget_commit(struct origin *o); /* the answer to what it was told n
 /* Something of it was handed over, and is not durable yet. */
 bool origin_in_memory(const struct origin *o);
 /* The notes that say so of what segments hold of an origin: its rows up to an offset are not to be
-   sent; they may be in the table. The change points into the memory given. */
+   sent; they may be in the table; those from an offset on are told apart there (told_from), in an epoch
+   above 1. The change points into the memory given. */
 #define ORIGIN_NOTE_KEY_SIZE   64
 #define ORIGIN_NOTE_VALUE_SIZE 32
 struct spool_change origin_discard_note(const struct stream *s, uint32_t origin, int64_t up_to,
@@ -208,9 +211,15 @@ struct spool_change origin_discard_note(const struct stream *s, uint32_t origin,
                                         char value[ORIGIN_NOTE_VALUE_SIZE]);
 struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
                                         char key[ORIGIN_NOTE_KEY_SIZE]);
+struct spool_change origin_told_note(const struct stream *s, uint32_t origin, int64_t from,
+                                     char key[ORIGIN_NOTE_KEY_SIZE],
+                                     char value[ORIGIN_NOTE_VALUE_SIZE]);
 /* Pool, meta lane: what they say; -1: there is none of the first kind. */
 int64_t origin_discard_noted(const struct stream *s, uint32_t origin);
 bool origin_suspect_noted(const struct stream *s, uint32_t origin);
+/* Pool, meta lane: told_from of an origin of that epoch. */
+int64_t origin_told_noted(const struct stream *s, uint32_t origin, uint32_t epoch);
+void origin_tell(struct origin *o, int64_t from); /* sets told_from, and notes it */
 /* Once that note is durable: what waits of it is discarded, and what is loaded later. */
 void origin_discard(struct origin *o, int64_t up_to);
 /* What a record of the origin would say of its place, from the origin's name alone: for the pool,

@@ -59,6 +59,7 @@ static void flow_run(struct flow *f)
 }
 
 static uint64_t flow_segment_bytes; /* of the spool; 0: as by default */
+static bool flow_marks;             /* records have marks, as Kafka's do */
 
 /* On the spool at path, which may have been used before. */
 static void flow_open(struct flow *f, char *path)
@@ -170,6 +171,12 @@ static void flow_record(struct record_run *base, uint32_t i, unsigned wanted, st
                               .received_ms = base->received_ms};
 }
 
+static void flow_mark(const struct record_run *base, uint32_t i, struct spool_mark *mark)
+{
+    *mark = (struct spool_mark){
+        .known = flow_marks, .timestamp_ms = 1, .hash = (uint64_t)base->first_offset + i};
+}
+
 static void flow_release(struct record_run *base)
 {
     free(base);
@@ -179,7 +186,8 @@ static void flow_release(struct record_run *base)
 static UNUSED void flow_take(struct flow *f, struct kafka_partition *p, int64_t first,
                              uint32_t count, bool last_of_log)
 {
-    static const struct record_run_ops ops = {.record = flow_record, .release = flow_release};
+    static const struct record_run_ops ops = {
+        .record = flow_record, .mark = flow_mark, .release = flow_release};
     struct flow_records *run = calloc(1, sizeof(*run));
 
     assert_non_null(run);
@@ -190,6 +198,7 @@ static UNUSED void flow_take(struct flow *f, struct kafka_partition *p, int64_t 
                                     .last_offset = first + count - 1,
                                     .received_ms = clock_wall_ms(),
                                     .last_of_log = last_of_log};
+    flow_mark(&run->base, count - 1, &run->base.mark);
     p->runs_out++;
     f->source->runs_out++;
     f->source->held_messages += count;

@@ -378,6 +378,159 @@ static void test_a_commit_goes_with_its_partition(void **state)
     flow_remove(&f);
 }
 
+/* --- which rows a table can be asked for ---------------------------------------------------- */
+
+static struct kafka_committed by_another_spoold(int64_t offset)
+{
+    return (struct kafka_committed){.offset = offset,
+                                    .metadata = "spoold 00000000-0000-0000-0000-000000000000 7",
+                                    .low = 0,
+                                    .high = 1000};
+}
+
+/* The partition is back after somebody else committed, and a mark of before is looked for. */
+static struct origin *looked_for(struct flow *f, struct kafka_partition **p,
+                                 struct kafka_committed committed)
+{
+    struct origin *o;
+
+    flow_marks = true;
+    flow_open(f, make_directory());
+    *p = back(f, taken(f));
+    o = flow_assign(f, *p, committed);
+    assert_int_equal(o->epoch, 2);
+    assert_true((*p)->tracing);
+    assert_int_equal((*p)->start, ROWS);
+    assert_false(origin_tells_apart(o, INT64_MAX - 1));
+    return o;
+}
+
+static void goes_on_at(const struct kafka_partition *p, int64_t offset)
+{
+    assert_false(p->tracing);
+    assert_int_equal(p->start, offset);
+}
+
+static void found(struct flow *f, struct kafka_partition *p)
+{
+    f->source->callbacks.traced(f->source->arg, p, ROWS);
+    flow_run(f);
+}
+
+static void not_found(struct flow *f, struct kafka_partition *p)
+{
+    while (p->tracing)
+        f->source->callbacks.new_log(f->source->arg, p, p->start);
+    flow_run(f);
+}
+
+static void test_the_log_another_spoold_read_is_the_same(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    o = looked_for(&f, &p, by_another_spoold(50));
+    found(&f, p);
+    goes_on_at(p, 50);
+    assert_int_equal(o->told_from, 0);
+    flow_take(&f, p, 50, ROWS, false);
+    flow_run(&f);
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path); /* its rows are of an origin that is not assigned yet */
+    assert_int_equal(f.stream->segments_first->first->origin->told_from, 0);
+    p = flow_partition(&f, 0);
+    o = flow_assign(&f, p, by_us(&f, 60, 2));
+    assert_int_equal(o->told_from, 0);
+    p = back(&f, p); /* and once more */
+    o = flow_assign(&f, p, by_another_spoold(500));
+    assert_int_equal(o->epoch, 3);
+    f.source->callbacks.traced(f.source->arg, p, 50 + ROWS);
+    flow_run(&f);
+    goes_on_at(p, 500);
+    assert_int_equal(o->told_from, 0);
+    flow_remove(&f);
+}
+
+/* All that is behind the end of the log is new; what lies before it comes again since that was asked for. */
+static void test_an_operator_set_the_offset(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    o = looked_for(&f, &p, by_another(50));
+    found(&f, p);
+    goes_on_at(p, 50);
+    assert_int_equal(o->told_from, 1000);
+    flow_take(&f, p, 50, ROWS, false);
+    flow_run(&f);
+    p = back(&f, p);
+    o = flow_assign(&f, p, by_another_spoold(500));
+    f.source->callbacks.traced(f.source->arg, p, 50 + ROWS);
+    flow_run(&f);
+    assert_int_equal(o->told_from, 1000);
+    flow_remove(&f);
+}
+
+static void test_the_log_another_spoold_read_is_another(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    o = looked_for(&f, &p, by_another_spoold(50));
+    not_found(&f, p);
+    goes_on_at(p, 50);
+    assert_int_equal(o->told_from, INT64_MAX);
+    flow_take(&f, p, 50, ROWS, false);
+    flow_run(&f);
+    p = back(&f, p);
+    o = flow_assign(&f, p, by_another_spoold(500)); /* nothing is known of the logs before */
+    goes_on_at(p, 500);
+    assert_int_equal(o->told_from, INT64_MAX);
+    flow_remove(&f);
+}
+
+/* The partition goes before that is known, or before anything of the epoch is held, and is back. */
+static void test_the_log_is_looked_at_whenever_another_had_it(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    (void)looked_for(&f, &p, by_another_spoold(50));
+    for (int i = 0; i < 2; i++) {
+        p = back(&f, p);
+        o = flow_assign(&f, p, by_another_spoold(60 + i));
+        assert_int_equal(o->epoch, 2);
+        assert_true(p->tracing);
+        assert_int_equal(o->told_from, INT64_MAX);
+        found(&f, p);
+        goes_on_at(p, 60 + i);
+        assert_int_equal(o->told_from, 0);
+    }
+    p = back(&f, p);
+    o = flow_assign(&f, p, by_another_spoold(70));
+    not_found(&f, p);
+    flow_take(&f, p, 70, ROWS, false);
+    flow_run(&f);
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path);
+    o = flow_assign(&f, flow_partition(&f, 0), by_us(&f, 70, 2));
+    assert_int_equal(o->epoch, 2);
+    assert_int_equal(o->told_from, INT64_MAX);
+    flow_remove(&f);
+}
+
 /* --- holes ---------------------------------------------------------------------------------- */
 
 /* The segment that had what is damaged is lost as a whole, and all there was behind it too. */
@@ -558,6 +711,13 @@ static void test_what_is_left_of_a_former_log_is_not_passed(void **state)
     flow_remove(&f);
 }
 
+static int without_marks(void **state)
+{
+    (void)state;
+    flow_marks = false;
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -573,6 +733,10 @@ int main(void)
         cmocka_unit_test(test_rows_that_may_be_in_still_may_after_a_restart),
         cmocka_unit_test(test_a_commit_in_flight_as_a_new_epoch_begins),
         cmocka_unit_test(test_a_commit_goes_with_its_partition),
+        cmocka_unit_test_teardown(test_the_log_another_spoold_read_is_the_same, without_marks),
+        cmocka_unit_test_teardown(test_an_operator_set_the_offset, without_marks),
+        cmocka_unit_test_teardown(test_the_log_another_spoold_read_is_another, without_marks),
+        cmocka_unit_test_teardown(test_the_log_is_looked_at_whenever_another_had_it, without_marks),
         cmocka_unit_test(test_a_hole_above_all_that_is_held),
         cmocka_unit_test(test_a_member_that_ends_while_it_loses_partitions_comes_back_as_another),
         cmocka_unit_test(test_others_commit_past_what_is_left),
