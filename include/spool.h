@@ -63,11 +63,14 @@ const uint8_t *spool_uuid(const struct spool *spool);   /* [any] 16 bytes */
 const char *spool_uuid_text(const struct spool *spool); /* [any] 36 characters */
 
 /*
- * [any] A sign of life: notes the time beside the lock. Costs no flush, and is nothing to rely on after a
- * power cut, which may leave an earlier one.
+ * [any] A sign of life: notes the time beside the lock. Costs no flush; after a power cut it counts for
+ * nothing, since it is of that boot of the machine.
  */
 void spool_alive(struct spool *spool);
-/* [any] Wall clock, ms: the last sign of life before this process opened it; -1: there was none. */
+/*
+ * [any] The last sign of life before this process opened it, ms of CLOCK_BOOTTIME; -1: there was none
+ * since the machine was booted.
+ */
 int64_t spool_last_alive_ms(const struct spool *spool);
 
 /* --- streams and segments ------------------------------------------------------------------- */

@@ -161,7 +161,7 @@ bool kafka_in_knows_owners(const struct pipeline *p)
    since its last heartbeat may have been a while before. */
 static bool member_is_back(const struct pipeline *p)
 {
-    int64_t last = spool_last_alive_ms(p->spool), now = clock_wall_ms();
+    int64_t last = spool_last_alive_ms(p->spool), now = (int64_t)clock_boot_ms();
 
     return last >= 0 && now >= last &&
            (uint64_t)(now - last) < kafka_source_session_ms(p->kafka) / 2;

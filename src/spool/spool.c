@@ -12,6 +12,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/limits.h"
 #include "spool/spool_int.h"
 
@@ -172,22 +173,49 @@ static int prepare_directory(const struct spool_options *options, struct spool_e
     return status;
 }
 
-/* Who holds the lock, for people; a full disk must not keep the spool from being opened. Its time stays as
-   it was: a sign of life is none of who merely opened it. */
+/*
+ * LOCK says, for people, who holds it. For the next start its time is a sign of life: of the clock that
+ * counts from the machine's boot, which nobody sets; of which boot stands behind the holder. A full disk
+ * must not keep the spool from being opened, so nothing of it has to succeed.
+ */
+#define LOCK_TEXT_SIZE 128
+
+static void lock_sign(struct spool *spool, int64_t boot_ms)
+{
+    const struct timespec times[2] = {
+        {.tv_nsec = UTIME_OMIT}, {.tv_sec = boot_ms / 1000, .tv_nsec = boot_ms % 1000 * 1000000}};
+
+    if (futimens(spool->lock_fd, times) < 0)
+        errno = 0; /* the next start takes its time */
+}
+
+static void boot_id(char id[LOCK_TEXT_SIZE / 2])
+{
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, id, LOCK_TEXT_SIZE / 2 - 1);
+
+    id[got > 0 ? strspn(id, "0123456789abcdef-") : 0] = 0;
+    if (fd >= 0)
+        close(fd);
+}
+
+/* A sign of this boot stays as it is: who merely opens it gives none. */
 static void lock_note(struct spool *spool)
 {
-    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {0}};
-    char holder[32];
+    char text[LOCK_TEXT_SIZE] = "", was[LOCK_TEXT_SIZE] = "", id[LOCK_TEXT_SIZE / 2] = "";
+    ssize_t got = pread(spool->lock_fd, was, sizeof(was) - 1, 0);
+    int n;
     struct stat st;
-    int n = snprintf(holder, sizeof(holder), "%ld\n", (long)getpid());
 
-    if (fstat(spool->lock_fd, &st) == 0 && st.st_size > 0)
-        times[1] = st.st_mtim;
-    if (times[1].tv_sec > 0)
-        spool->last_alive_ms = (int64_t)times[1].tv_sec * 1000 + times[1].tv_nsec / 1000000;
-    if (ftruncate(spool->lock_fd, 0) < 0 || pwrite(spool->lock_fd, holder, (size_t)n, 0) < 0 ||
-        futimens(spool->lock_fd, times) < 0)
+    boot_id(id);
+    was[got > 0 ? got : 0] = 0;
+    n = snprintf(text, sizeof(text), "%ld\n%s\n", (long)getpid(), id);
+    if (*id && strstr(was, strchr(text, '\n')) && fstat(spool->lock_fd, &st) == 0 &&
+        st.st_mtime > 0)
+        spool->last_alive_ms = (int64_t)st.st_mtim.tv_sec * 1000 + st.st_mtim.tv_nsec / 1000000;
+    if (ftruncate(spool->lock_fd, 0) < 0 || pwrite(spool->lock_fd, text, (size_t)n, 0) < 0)
         errno = 0;
+    lock_sign(spool, spool->last_alive_ms < 0 ? 0 : spool->last_alive_ms);
 }
 
 int spool_take_lock(struct spool *spool, struct spool_error *error)
@@ -222,8 +250,7 @@ int spool_take_lock(struct spool *spool, struct spool_error *error)
 
 void spool_alive(struct spool *spool)
 {
-    if (futimens(spool->lock_fd, NULL) < 0)
-        errno = 0; /* the next start takes its time */
+    lock_sign(spool, (int64_t)clock_boot_ms());
 }
 
 int64_t spool_last_alive_ms(const struct spool *spool)

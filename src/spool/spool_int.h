@@ -148,7 +148,7 @@ struct ack_message {
 
 struct spool {
     char *path;
-    int64_t last_alive_ms; /* of LOCK, before we opened it; -1: nobody had */
+    int64_t last_alive_ms; /* of LOCK, before we opened it; -1: none of this boot */
     int lock_fd;
     bool read_only;
     atomic_bool broken; /* a commit failed for good: nothing is promised any more */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sealed batches with rows of partitions that went: what is sent, what waits, and what is done with. */
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include "pipeline_rig.h"
 
 #define ROWS 100 /* of each block */
@@ -196,6 +199,45 @@ static void test_it_goes_at_once_after_a_moment(void **state)
     reopen(&k); /* that it was opened is no sign of life, but the last one is young yet */
     k.f.source->assigned_once = false;
     assert_false(batch_is_gone(k.batch));
+    flow_remove(&k.f);
+}
+
+/* As a machine that was booted since finds the spool, whatever it takes the time for. */
+static void boot_again(const char *spool)
+{
+    static const char text[] = "1\n00000000-0000-0000-0000-000000000000\n";
+    char path[512];
+    struct stat st;
+    int fd;
+
+    snprintf(path, sizeof(path), "%s/LOCK", spool);
+    fd = open(path, O_RDWR | O_TRUNC);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    assert_int_equal(fstat(fd, &st), 0);
+    st.st_mtim.tv_sec = (time_t)(clock_boot_ms() / 1000);
+    assert_int_equal(futimens(fd, (struct timespec[2]){st.st_atim, st.st_mtim}), 0);
+    close(fd);
+}
+
+/* Nobody knows for how long the machine was off. */
+static void test_it_waits_after_another_boot(void **state)
+{
+    struct kept k;
+    char *path;
+
+    (void)state;
+    restart_with(&k, whole);
+    spool_alive(k.f.spool);
+    path = k.f.path;
+    flow_close(&k.f);
+    boot_again(path);
+    flow_open(&k.f, path);
+    assert_non_null(k.f.stream->batches);
+    assert_int_equal(spool_last_alive_ms(k.f.spool), -1);
+    assert_true(batch_is_gone(k.f.stream->batches));
+    reopen(&k); /* that it was opened in this boot is no sign either */
+    assert_int_equal(spool_last_alive_ms(k.f.spool), -1);
     flow_remove(&k.f);
 }
 
@@ -397,6 +439,7 @@ int main(void)
         cmocka_unit_test(test_it_waits_for_all_that_come),
         cmocka_unit_test(test_it_goes_where_the_group_does_not_answer),
         cmocka_unit_test(test_it_goes_at_once_after_a_moment),
+        cmocka_unit_test(test_it_waits_after_another_boot),
         cmocka_unit_test(test_a_sign_of_life_is_looked_for_once_a_second),
         cmocka_unit_test(test_it_is_done_with_where_others_committed_past_it),
         cmocka_unit_test(test_it_is_done_with_where_we_committed_past_it),
