@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The dead letters of a stream as a whole: their bound, and discarding them on request. */
+/* The dead letters of a stream as a whole: their bound, those whose records are rows after all, and
+   discarding them on request. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,17 +9,29 @@
 #include "pipeline/pipeline_int.h"
 #include "spool/look.h"
 
-#define LETTER_OVERHEAD_BYTES 64 /* fixed fields of a stored letter, about */
-#define LETTER_KEY_BYTES      100
-#define PAGE_BYTES            4096
-#define DISCARD_CHUNK         4096
+#define LETTER_FIXED_BYTES 53 /* of a stored letter, beside its strings */
+#define LETTER_KEY_BYTES   100
+#define PAGE_BYTES         4096
+#define DISCARD_CHUNK      4096
 
 /* --- the bound ------------------------------------------------------------------------------ */
 
+/* With its length before it, as a varuint. */
+static uint64_t string_bytes(size_t n)
+{
+    uint64_t bytes = n + 1;
+
+    while (n >>= 7)
+        bytes++;
+    return bytes;
+}
+
+/* What a letter counts for: the body that spool/dead.c makes of it. */
 static uint64_t letter_bytes(const struct spool_dead *letter)
 {
-    return LETTER_OVERHEAD_BYTES + letter->record_size + letter->key_size + letter->headers_size +
-           strlen(letter->reason);
+    return LETTER_FIXED_BYTES + string_bytes(letter->record_size) + string_bytes(letter->key_size) +
+           string_bytes(letter->headers_size) + string_bytes(strlen(letter->reason_name)) +
+           string_bytes(strlen(letter->reason)) + string_bytes(strlen(letter->column));
 }
 
 /* Leaf pages are half full at worst; a long letter has pages of its own. */
@@ -85,6 +98,78 @@ int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, u
                            (unsigned long long)stored->bytes,
                            (unsigned long long)letter_bytes(&letters[fit]), (unsigned long long)max,
                            bound_advice(s, letter_bytes(&letters[fit])));
+}
+
+struct clear {
+    const struct pending_block *at;
+    uint32_t origin;
+    int64_t to; /* looks no further */
+    int64_t last;
+    struct spool_dead_change *changes;
+    size_t count, cap;
+};
+
+static bool is_row(const struct pending_block *pb, int64_t offset)
+{
+    size_t low = 0, high = pb->block.rows;
+
+    if (!pb->offsets)
+        return pb->block.rows && offset >= pb->block.first_offset &&
+               offset <= pb->block.last_offset;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (pb->offsets[middle] < offset)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < pb->block.rows && pb->offsets[low] == offset;
+}
+
+static int clear_each(void *arg, const struct spool_dead *letter)
+{
+    struct clear *c = arg;
+
+    if (letter->origin != c->origin || letter->offset > c->to)
+        return 1;
+    c->last = letter->offset;
+    while (c->at && c->at->block.last_offset < letter->offset)
+        c->at = c->at->next;
+    if (!c->at || !is_row(c->at, letter->offset))
+        return 0;
+    if (c->count == c->cap) {
+        size_t cap = c->cap ? c->cap * 2 : 64;
+        struct spool_dead_change *grown = realloc(c->changes, cap * sizeof(*grown));
+        if (!grown)
+            return SPOOL_E_NOMEM;
+        c->changes = grown;
+        c->cap = cap;
+    }
+    c->changes[c->count++] = (struct spool_dead_change){.kind = SPOOL_DEAD_REMOVE,
+                                                        .place = {letter->origin, letter->offset}};
+    return 0;
+}
+
+int dead_clear(struct stream *s, const struct pending_block *first, int64_t *last, size_t *removed,
+               struct spool_error *error)
+{
+    const char *name = s->options->name;
+    struct clear c = {.at = first, .origin = first->block.origin, .to = INT64_MAX, .last = -1};
+    const struct spool_dead_place from = {c.origin, first->block.first_offset};
+    int status;
+
+    if (first->block.flags & SPOOL_BLOCK_REFILL) /* those behind are of rows that stay */
+        for (const struct pending_block *pb = first; pb; pb = pb->next)
+            c.to = pb->block.last_offset;
+    status = spool_dead_each_from(s->p->spool, name, from, clear_each, &c, error);
+    *removed = 0;
+    *last = c.last;
+    if (status == SPOOL_E_NOMEM)
+        spool_error_set(error, status, "out of memory");
+    if (status >= 0)
+        status = spool_dead_change(s->p->spool, name, c.changes, c.count, removed, error);
+    free(c.changes);
+    return status;
 }
 
 int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t count,

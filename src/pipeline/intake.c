@@ -4,8 +4,9 @@
  *
  * Decode jobs run beside each other, at most one per origin, so that an origin's blocks reach the
  * spool in order. What a job found bad is committed to dead.mdb before its block is queued: a
- * record is either in a block, in the dead letters, or will be read again. decode_job.c is what a
- * job does, append.c what becomes of its blocks.
+ * record is either in a block, in the dead letters, or will be read again. One that is read again
+ * and fits by now loses its letter before its block is queued. decode_job.c is what a job does,
+ * append.c what becomes of its blocks.
  *
  * What is not yet durable is bounded over all streams. Beyond one run a stream takes only what there
  * is room for on disk too, so what waits for room is at most that run of each, and leaves the
@@ -121,6 +122,10 @@ struct dead_job {
     size_t count;
     uint64_t room_bytes; /* dead.mdb may grow by */
     uint64_t disk_bytes; /* the letters may take */
+    bool clears;         /* letters of records that are rows now go first */
+    bool cleared;        /* ... and went */
+    int64_t last_letter;
+    size_t removed;
     struct dead_stored stored;
     int status;
     struct spool_error error;
@@ -129,9 +134,41 @@ struct dead_job {
 static void dead_work(struct job *job)
 {
     struct dead_job *dj = (struct dead_job *)job;
+    struct decode_job *d = dj->decode;
 
-    dj->status = dead_put(dj->decode->stream, dj->letters, dj->count, dj->room_bytes, &dj->stored,
-                          &dj->error);
+    dj->status = SPOOL_OK;
+    if (dj->clears)
+        dj->status = dead_clear(d->stream, d->first, &dj->last_letter, &dj->removed, &dj->error);
+    dj->cleared = dj->clears && dj->status == SPOOL_OK;
+    if (dj->status == SPOOL_OK)
+        dj->status =
+            dead_put(d->stream, dj->letters, dj->count, dj->room_bytes, &dj->stored, &dj->error);
+}
+
+static bool is_refill(const struct decode_job *d)
+{
+    return d->first->block.flags & SPOOL_BLOCK_REFILL;
+}
+
+/* Letters may stand of what the job read: put by a process that ended before the rows beside them were
+   durable, or beside rows that are read again because they were damaged. */
+static bool may_have_letters(const struct decode_job *d)
+{
+    return is_refill(d) || d->first->block.first_offset <= d->origin->letters_to;
+}
+
+static void dead_cleared(struct dead_job *dj)
+{
+    struct decode_job *d = dj->decode;
+
+    if (!dj->cleared)
+        return;
+    if (!is_refill(d))
+        d->origin->letters_to = dj->last_letter;
+    dead_counted(d->stream, dj->stored.letters, dj->stored.bytes);
+    if (dj->removed)
+        log_event(LOG_INFO, "dead.fits_now", "stream", d->stream->options->name, "origin",
+                  d->origin->name, "removed", log_u64(dj->removed), NULL);
 }
 
 /* Letters that are durable leave the job; the rest waits for room. */
@@ -170,6 +207,7 @@ static void dead_done(struct job *job)
 
     s->p->appending_bytes -= dj->disk_bytes;
     s->dead_putting_bytes -= dj->disk_bytes;
+    dead_cleared(dj);
     dead_taken(dj);
     if (dj->status == SPOOL_E_FULL) {
         stream_hold(s, HOLD_DEAD_FULL,
@@ -199,12 +237,12 @@ static void dead_done(struct job *job)
 static void dead_start(struct decode_job *d)
 {
     struct pipeline *p = d->stream->p;
-    struct lane *lane = &p->dead_lane;
+    struct lane *lanes[2] = {&p->dead_lane, &p->meta_lane};
     struct dead_job *dj = calloc(1, sizeof(*dj));
     size_t i = 0;
 
     if (dj)
-        dj->letters = calloc(d->dead_count, sizeof(*dj->letters));
+        dj->letters = calloc(d->dead_count + 1, sizeof(*dj->letters));
     if (!dj || !dj->letters) {
         free(dj);
         pipeline_fatal(p, "out of memory while storing dead letters");
@@ -220,9 +258,10 @@ static void dead_start(struct decode_job *d)
         dj->disk_bytes = dj->room_bytes;
     p->appending_bytes += dj->disk_bytes; /* so that no rows take the same room */
     d->stream->dead_putting_bytes += dj->disk_bytes;
+    dj->clears = may_have_letters(d);
     dj->job.work = dead_work;
     dj->job.done = dead_done;
-    if (job_start(p, &dj->job, &lane, 1) != SPOOL_OK)
+    if (job_start(p, &dj->job, lanes, dj->clears ? 2 : 1) != SPOOL_OK)
         pipeline_fatal(p, "out of memory while storing dead letters");
 }
 
@@ -278,7 +317,7 @@ static void decode_done(struct job *job)
     kafka_in_released(p, node);
     free(node);
     d->node = NULL;
-    if (d->dead_count)
+    if (d->dead_count || may_have_letters(d))
         dead_start(d);
     else
         decode_finish(d);

@@ -48,7 +48,7 @@ struct origin *origin_get(struct stream *s, uint32_t id)
     o->id = id;
     o->high = o->taken = o->committed = o->front = o->discard_to = o->delivered_below = -1;
     o->held_to = o->accept_to = -1;
-    o->told_from = INT64_MAX;
+    o->told_from = o->letters_to = INT64_MAX;
     o->partition_number = -1;
     o->next = s->origins;
     s->origins = o;

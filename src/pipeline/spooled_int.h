@@ -89,6 +89,8 @@ struct origin {
     struct spool_mark mark;            /* of the record at taken */
     int64_t held_to;       /* on_bad_record hold: the bad record is at or below; -1: none */
     int64_t accept_to;     /* bad records up to here may go to the dead letters */
+    int64_t letters_to;    /* letters of what is read may stand up to here, of a process before this
+                              one; INT64_MAX: not looked for yet */
     int64_t committed;     /* next offset last committed to Kafka; -1: none */
     int64_t front;         /* next offset to commit: all below is acknowledged; -1: none */
     bool commit_in_flight; /* `committed` was handed over and not answered */

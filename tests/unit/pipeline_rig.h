@@ -58,18 +58,20 @@ static void flow_run(struct flow *f)
     }
 }
 
-static uint64_t flow_segment_bytes; /* of the spool; 0: as by default */
-static bool flow_marks;             /* records have marks, as Kafka's do */
+static uint64_t flow_segment_bytes;      /* of the spool; 0: as by default */
+static bool flow_marks;                  /* records have marks, as Kafka's do */
+static const char *flow_type = "UInt64"; /* of the column id */
 
 /* On the spool at path, which may have been used before. */
 static void flow_open(struct flow *f, char *path)
 {
-    static const struct column_wish wishes[] = {{.name = "id", .type = "UInt64"}};
+    static struct column_wish wishes[] = {{.name = "id"}};
     static const char *const topics[] = {"t"};
     static const char *const urls[] = {"http://127.0.0.1:1"};
     const struct pipeline_callbacks callbacks = {flow_fatal, flow_ready};
 
     memset(f, 0, sizeof(*f));
+    wishes[0].type = flow_type;
     f->path = path;
     f->spool = open_spool(path, flow_segment_bytes);
     assert_int_equal(metrics_create(&f->metrics), SPOOL_OK);

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Dead letters of records that do not fit, as the intake makes them; the source's part is played here. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "pipeline_rig.h"
+
+static uint64_t letters_of(struct flow *f, uint64_t *bytes)
+{
+    uint64_t letters = 0;
+
+    check_ok(spool_dead_count(f->spool, "s", &letters, bytes, &the_error));
+    return letters;
+}
+
+static struct kafka_committed at(struct flow *f, int64_t offset)
+{
+    return (struct kafka_committed){
+        .offset = offset, .metadata = flow_metadata(f, 1), .low = 0, .high = 100000};
+}
+
+static void test_the_bound_is_never_passed(void **state)
+{
+    struct flow f;
+    struct kafka_partition *p;
+    uint64_t bytes = 0, letters;
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, make_directory());
+    f.stream_options.dead_letters_max_bytes = 64 * KIB;
+    p = flow_partition(&f, 0);
+    (void)flow_assign(&f, p, at(&f, 256));
+    flow_take(&f, p, 256, 4000, false);
+    flow_run(&f);
+    letters = letters_of(&f, &bytes);
+    assert_true(letters > 0 && letters < 4000);
+    assert_true(f.stream->holds[HOLD_DEAD_FULL]);
+    assert_in_range(bytes, 64 * KIB - bytes / letters - 1, 64 * KIB);
+    flow_remove(&f);
+}
+
+/* Ten records from first on, as a process reads them whose column id has the type; appended: what fits
+   becomes durable, and not only the letters. */
+static void read_ten(struct flow *f, int64_t first, bool appended)
+{
+    struct kafka_partition *p = flow_partition(f, 0);
+
+    (void)flow_assign(f, p, at(f, first));
+    flow_hold_appends(f, !appended);
+    flow_take(f, p, first, 10, false);
+    flow_run(f);
+}
+
+static void reopen(struct flow *f, const char *type)
+{
+    char *path = f->path;
+
+    flow_close(f);
+    flow_type = type;
+    flow_open(f, path);
+}
+
+/* Killed between the commit of the letters and that of the rows. Then the column takes what they were
+   refused for, so that they are rows: as letters too they would be replayed one day, and come twice. */
+static void test_a_letter_whose_record_fits_when_it_is_read_again(void **state)
+{
+    struct flow f;
+    uint64_t bytes = 0;
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, make_directory());
+    read_ten(&f, 250, false);
+    assert_int_equal(letters_of(&f, &bytes), 4);
+    reopen(&f, "UInt64");
+    assert_int_equal(f.stream->dead_letters, 4);
+    read_ten(&f, 250, true);
+    assert_int_equal(stream_spooled_rows(f.stream), 10);
+    assert_int_equal(letters_of(&f, &bytes), 0);
+    assert_int_equal(f.stream->dead_letters, 0);
+    flow_remove(&f);
+}
+
+static void test_a_letter_whose_record_does_not_fit_again(void **state)
+{
+    struct flow f;
+    uint64_t bytes = 0;
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, make_directory());
+    read_ten(&f, 65530, false);
+    assert_int_equal(letters_of(&f, &bytes), 10);
+    reopen(&f, "UInt16");
+    read_ten(&f, 65530, true);
+    assert_int_equal(stream_spooled_rows(f.stream), 6);
+    assert_int_equal(letters_of(&f, &bytes), 4);
+    assert_int_equal(f.stream->dead_letters, 4);
+    flow_remove(&f);
+}
+
+/* Letters behind what is read first are found when they are reached. */
+static void test_letters_of_several_runs(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+    uint64_t bytes = 0;
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, make_directory());
+    read_ten(&f, 250, false);
+    p = kafka_partition_find(f.source, "t", 0);
+    flow_take(&f, p, 260, 10, false);
+    flow_run(&f);
+    assert_int_equal(letters_of(&f, &bytes), 14);
+    reopen(&f, "UInt64");
+    read_ten(&f, 250, true);
+    assert_int_equal(letters_of(&f, &bytes), 10);
+    p = kafka_partition_find(f.source, "t", 0);
+    flow_take(&f, p, 260, 10, false);
+    flow_run(&f);
+    assert_int_equal(letters_of(&f, &bytes), 0);
+    flow_remove(&f);
+}
+
+/* Rows that are damaged are read again, and the letters beside them too; those behind are not. */
+static void test_a_letter_beside_damaged_rows(void **state)
+{
+    struct kafka_partition *p;
+    struct hole_spec hole = {.first = 250, .last = 259};
+    struct flow f;
+    uint64_t bytes = 0;
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, make_directory());
+    read_ten(&f, 250, true);
+    p = kafka_partition_find(f.source, "t", 0);
+    flow_take(&f, p, 260, 10, false);
+    flow_run(&f);
+    assert_int_equal(letters_of(&f, &bytes), 14);
+    reopen(&f, "UInt64");
+    p = flow_partition(&f, 0);
+    hole.origin = flow_assign(&f, p, at(&f, 250));
+    assert_non_null(hole.origin->first);
+    hole.segment = hole.origin->first->ref.segment;
+    hole.sequence = hole.origin->first->ref.sequence;
+    hole.after = hole.origin->last->ref.sequence;
+    holes_add(&hole, 1);
+    flow_take(&f, p, 250, 10, false);
+    flow_run(&f);
+    assert_int_equal(letters_of(&f, &bytes), 10);
+    flow_remove(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_bound_is_never_passed),
+        cmocka_unit_test(test_a_letter_whose_record_fits_when_it_is_read_again),
+        cmocka_unit_test(test_a_letter_whose_record_does_not_fit_again),
+        cmocka_unit_test(test_letters_of_several_runs),
+        cmocka_unit_test(test_a_letter_beside_damaged_rows),
+    };
+    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
