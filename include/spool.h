@@ -474,7 +474,8 @@ struct spool_usage {
     uint64_t free_bytes; /* of the file system, for us */
 };
 
-/* [any] By stat; cost grows with the number of files. */
+/* [any] By stat; cost grows with the number of files. IO where one of them can't be measured: less than
+   all would make room for what goes beyond the bound. */
 int spool_usage_get(const struct spool *spool, struct spool_usage *usage,
                     struct spool_error *error);
 

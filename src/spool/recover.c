@@ -35,6 +35,16 @@ static uint64_t segment_number(const char *name)
     return n;
 }
 
+struct dirent *next_entry(DIR *dir, int *failed)
+{
+    struct dirent *entry;
+
+    errno = 0;
+    entry = readdir(dir);
+    *failed = entry ? 0 : errno;
+    return entry;
+}
+
 int list_segments(const char *directory, uint64_t **numbers, size_t *count,
                   struct spool_error *error)
 {
@@ -42,6 +52,7 @@ int list_segments(const char *directory, uint64_t **numbers, size_t *count,
     struct dirent *entry;
     uint64_t *list = NULL;
     size_t n = 0;
+    int failed = 0;
 
     *numbers = NULL;
     *count = 0;
@@ -49,7 +60,7 @@ int list_segments(const char *directory, uint64_t **numbers, size_t *count,
         return SPOOL_OK;
     if (!dir)
         return spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot list %s", directory);
-    while ((entry = readdir(dir))) {
+    while ((entry = next_entry(dir, &failed))) {
         uint64_t number = segment_number(entry->d_name), *more;
         if (!number)
             continue;
@@ -63,6 +74,10 @@ int list_segments(const char *directory, uint64_t **numbers, size_t *count,
         list[n++] = number;
     }
     closedir(dir);
+    if (failed) { /* a segment that was not seen would be written over */
+        free(list);
+        return spool_error_set_errno(error, SPOOL_E_IO, failed, "cannot list %s", directory);
+    }
     if (n)
         qsort(list, n, sizeof(*list), compare_u64);
     *numbers = list;
@@ -148,9 +163,7 @@ static int open_segment(struct spool_stream *stream, uint64_t number, bool newes
     if (status != SPOOL_OK)
         goto done;
     status = segment_scan(stream->spool, path, stream->id, false, segment, &wants, &inner);
-    if (status == SPOOL_E_NEWER || status == SPOOL_E_NOMEM ||
-        (status == SPOOL_E_IO && (inner.sys_errno == EACCES || inner.sys_errno == EMFILE ||
-                                  inner.sys_errno == ENFILE || inner.sys_errno == ENOMEM))) {
+    if (status == SPOOL_E_NEWER || is_out_of_reach(status, &inner)) {
         spool_error_set(error, status, "%s: %s", path, inner.text);
         goto done;
     }

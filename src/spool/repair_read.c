@@ -157,13 +157,15 @@ int repair_read(struct repair *r, struct spool_error *error)
     char *path = path_join(r->spool->path, "streams");
     DIR *dir = path ? opendir(path) : NULL;
     struct dirent *entry;
-    int status = path ? SPOOL_OK : repair_no_memory(error);
+    int status = path ? SPOOL_OK : repair_no_memory(error), failed = 0;
 
     if (path && !dir && errno != ENOENT)
-        status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot list %s", path);
-    while (dir && status == SPOOL_OK && (entry = readdir(dir)))
+        failed = errno;
+    while (dir && status == SPOOL_OK && (entry = next_entry(dir, &failed)))
         if (stream_name_valid(entry->d_name))
             status = read_stream(r, entry->d_name, error);
+    if (failed)
+        status = spool_error_set_errno(error, SPOOL_E_IO, failed, "cannot list %s", path);
     if (dir)
         closedir(dir);
     free(path);

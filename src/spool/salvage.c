@@ -24,7 +24,8 @@ void spool_salvage_free(struct spool_salvage *salvage)
 }
 
 /* The readable entries of one damaged segment, and its schema where that is whole. */
-static int read_damaged(struct spool_stream *stream, uint64_t number, struct spool_salvage *out)
+static int read_damaged(struct spool_stream *stream, uint64_t number, struct spool_salvage *out,
+                        struct spool_error *why)
 {
     struct segment again = {.number = number};
     uint8_t *schema = NULL;
@@ -34,14 +35,14 @@ static int read_damaged(struct spool_stream *stream, uint64_t number, struct spo
                                         .schema_size = &out->schema_size,
                                         .destination = &out->destination};
     char *path = segment_path(stream, number);
-    int status = path ? segment_scan(stream->spool, path, stream->id, true, &again, &wants, NULL)
+    int status = path ? segment_scan(stream->spool, path, stream->id, true, &again, &wants, why)
                       : SPOOL_E_NOMEM;
 
     free(path);
     out->schema = schema;
     if (!out->schema || !out->destination || !out->refs) {
         spool_salvage_free(out); /* rows of columns nobody knows are of no use */
-        return status == SPOOL_E_NOMEM ? status : SPOOL_OK;
+        return is_out_of_reach(status, why) ? status : SPOOL_OK;
     }
     return SPOOL_OK;
 }
@@ -56,17 +57,21 @@ struct missing {
     struct high_table before, after;        /* highest offsets held before, and before the next */
     struct spool_lost *lost;
     size_t lost_count, lost_cap;
+    struct spool_error why; /* of a file that can't be read */
 };
 
 /* `high` as it was before the intact segment's own blocks. */
-static int high_before(struct spool_stream *stream, uint64_t number, struct high_table *high)
+static int high_before(struct missing *m, uint64_t number)
 {
+    struct spool_stream *stream = m->stream;
+    struct high_table *high = &m->after;
     struct segment segment = {.number = number};
     struct spool_block_ref *refs = NULL;
     const struct segment_wants wants = {.high = high, .refs = &refs};
     char *path = segment_path(stream, number);
-    int status = path ? segment_scan(stream->spool, path, stream->id, false, &segment, &wants, NULL)
-                      : SPOOL_E_NOMEM;
+    int status =
+        path ? segment_scan(stream->spool, path, stream->id, false, &segment, &wants, &m->why)
+             : SPOOL_E_NOMEM;
 
     free(path);
     for (uint64_t i = segment.totals.blocks; status == SPOOL_OK && i-- > 0;) {
@@ -78,13 +83,15 @@ static int high_before(struct spool_stream *stream, uint64_t number, struct high
     return status;
 }
 
-static int high_of_segment(struct spool_stream *stream, uint64_t number, struct high_table *high)
+static int high_of_segment(struct missing *m, uint64_t number)
 {
+    struct spool_stream *stream = m->stream;
     struct segment segment = {.number = number};
-    const struct segment_wants wants = {.high = high};
+    const struct segment_wants wants = {.high = &m->before};
     char *path = segment_path(stream, number);
-    int status = path ? segment_scan(stream->spool, path, stream->id, false, &segment, &wants, NULL)
-                      : SPOOL_E_NOMEM;
+    int status =
+        path ? segment_scan(stream->spool, path, stream->id, false, &segment, &wants, &m->why)
+             : SPOOL_E_NOMEM;
 
     free(path);
     return status;
@@ -153,7 +160,7 @@ static int group_refs(struct missing *m, size_t first, size_t last)
     for (size_t i = first; i <= last; i++) {
         struct spool_salvage one = {0};
         struct spool_block_ref *more;
-        int status = read_damaged(m->stream, m->stream->segments[i].number, &one);
+        int status = read_damaged(m->stream, m->stream->segments[i].number, &one, &m->why);
         if (status != SPOOL_OK)
             return status;
         more = realloc(m->refs, (m->count + one.count + 1) * sizeof(*more));
@@ -179,11 +186,11 @@ static int find_lost(struct missing *m, size_t at)
     if (at) {
         const struct segment *s = &stream->segments[at - 1];
         m->first_sequence = s->totals.blocks ? s->totals.last_sequence + 1 : s->base_sequence;
-        status = high_of_segment(m->stream, s->number, &m->before);
+        status = high_of_segment(m, s->number);
     }
     if (status == SPOOL_OK && end < stream->segment_count) {
         m->last_sequence = stream->segments[end].base_sequence - 1;
-        status = high_before(m->stream, stream->segments[end].number, &m->after);
+        status = high_before(m, stream->segments[end].number);
     } else if (status == SPOOL_OK) {
         status = high_copy(&stream->high, &m->after);
     }
@@ -208,7 +215,7 @@ int spool_segment_salvage(struct spool_stream *stream, uint64_t number, struct s
         return spool_error_set(error, SPOOL_E_NOT_FOUND, "stream %s has no damaged segment %llu",
                                stream->name, (unsigned long long)number);
     at = (size_t)(segment - stream->segments);
-    status = read_damaged(stream, number, out);
+    status = read_damaged(stream, number, out, &m.why);
     /* Of several in a row the first answers for all: where one ended and the next began is lost. */
     if (status == SPOOL_OK && !(at && stream->segments[at - 1].damaged))
         status = find_lost(&m, at);
@@ -223,5 +230,6 @@ int spool_segment_salvage(struct spool_stream *stream, uint64_t number, struct s
         return SPOOL_OK;
     spool_salvage_free(out);
     return spool_error_set(error, status, "segment %llu of stream %s cannot be salvaged: %s",
-                           (unsigned long long)number, stream->name, spool_strerror(status));
+                           (unsigned long long)number, stream->name,
+                           m.why.status == status ? m.why.text : spool_strerror(status));
 }

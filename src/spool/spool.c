@@ -100,13 +100,15 @@ static int check_absent(const char *path, struct spool_error *error)
 {
     char *streams = path_join(path, "streams");
     struct dirent *entry;
-    int status = SPOOL_OK;
+    int status = SPOOL_OK, failed = 0;
     DIR *dir;
 
     if (!streams)
         return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
     dir = opendir(streams);
-    while (dir && status == SPOOL_OK && (entry = readdir(dir))) {
+    if (!dir && errno != ENOENT)
+        failed = errno;
+    while (dir && status == SPOOL_OK && (entry = next_entry(dir, &failed))) {
         uint64_t *numbers = NULL;
         size_t count = 0;
         char *stream = NULL;
@@ -123,6 +125,8 @@ static int check_absent(const char *path, struct spool_error *error)
         free(numbers);
         free(stream);
     }
+    if (failed)
+        status = spool_error_set_errno(error, SPOOL_E_IO, failed, "cannot list %s", streams);
     if (dir)
         closedir(dir);
     free(streams);
@@ -362,18 +366,21 @@ int spool_stream_names(struct spool *spool, char ***names, size_t *count, struct
     int status = path ? SPOOL_OK : SPOOL_E_NOMEM;
     struct dirent *entry;
     DIR *dir = path ? opendir(path) : NULL;
+    int failed = path && !dir && errno != ENOENT ? errno : 0;
 
     *names = NULL;
     *count = 0;
     for (uint32_t i = 1; status == SPOOL_OK && i <= known; i++)
         if (stream_name_of(spool, i))
             status = add_name(names, count, stream_name_of(spool, i));
-    while (dir && status == SPOOL_OK && (entry = readdir(dir)))
+    while (dir && status == SPOOL_OK && (entry = next_entry(dir, &failed)))
         if (stream_name_valid(entry->d_name))
             status = add_name(names, count, entry->d_name);
     if (dir)
         closedir(dir);
     free(path);
+    if (status == SPOOL_OK && failed)
+        status = SPOOL_E_IO;
     if (status == SPOOL_OK)
         return SPOOL_OK;
     for (size_t i = 0; i < *count; i++)
@@ -381,66 +388,70 @@ int spool_stream_names(struct spool *spool, char ***names, size_t *count, struct
     free(*names);
     *names = NULL;
     *count = 0;
+    if (failed)
+        return spool_error_set_errno(error, status, failed, "cannot list the streams of %s",
+                                     spool->path);
     return spool_error_set(error, status, "no memory for the names of the streams");
 }
 
 /* --- room ----------------------------------------------------------------------------------- */
 
-static uint64_t allocated(int directory, const char *name)
+/* 0: it was measured, or is gone; else errno. What can't be measured must not count as nothing. */
+static int add_allocated(int directory, const char *name, uint64_t *sum)
 {
     struct stat st;
-    return fstatat(directory, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode)
-               ? 0
-               : (uint64_t)st.st_blocks * 512;
+
+    if (fstatat(directory, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT ? 0 : errno;
+    if (S_ISREG(st.st_mode))
+        *sum += (uint64_t)st.st_blocks * 512;
+    return 0;
 }
 
-static uint64_t allocated_in(int parent, const char *name)
+/* Of all files in a directory and, deeper, in those in it. */
+static int add_allocated_in(int parent, const char *name, unsigned deeper, uint64_t *sum)
 {
-    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), failed = 0;
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     struct dirent *entry;
-    uint64_t sum = 0;
 
     if (!dir) {
+        failed = errno;
         if (fd >= 0)
             close(fd);
-        return 0;
+        return failed == ENOENT || failed == ENOTDIR ? 0 : failed;
     }
-    while ((entry = readdir(dir)))
-        sum += allocated(fd, entry->d_name);
+    while (!failed && (entry = next_entry(dir, &failed)))
+        if (!deeper)
+            failed = add_allocated(fd, entry->d_name, sum);
+        else if (entry->d_name[0] != '.')
+            failed = add_allocated_in(fd, entry->d_name, deeper - 1, sum);
     closedir(dir);
-    return sum;
+    return failed;
 }
 
 int spool_usage_get(const struct spool *spool, struct spool_usage *usage, struct spool_error *error)
 {
+    int fd = open(spool->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), failed = fd < 0 ? errno : 0;
     struct statvfs vfs;
-    struct dirent *entry;
-    DIR *dir = opendir(spool->path);
-    int streams;
 
     memset(usage, 0, sizeof(*usage));
-    if (!dir || statvfs(spool->path, &vfs) < 0) {
-        int failed = errno;
-        if (dir)
-            closedir(dir);
+    if (!failed && fstatvfs(fd, &vfs) < 0)
+        failed = errno;
+    if (!failed)
+        usage->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+    if (!failed)
+        failed = add_allocated(fd, "meta.mdb", &usage->meta_bytes);
+    if (!failed)
+        failed = add_allocated(fd, "dead.mdb", &usage->dead_bytes);
+    if (!failed)
+        failed = add_allocated_in(fd, ".", 0, &usage->total_bytes);
+    if (!failed)
+        failed = add_allocated_in(fd, "streams", 1, &usage->segment_bytes);
+    if (fd >= 0)
+        close(fd);
+    if (failed)
         return spool_error_set_errno(error, SPOOL_E_IO, failed, "cannot measure %s", spool->path);
-    }
-    usage->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
-    usage->meta_bytes = allocated(dirfd(dir), "meta.mdb");
-    usage->dead_bytes = allocated(dirfd(dir), "dead.mdb");
-    while ((entry = readdir(dir)))
-        usage->total_bytes += allocated(dirfd(dir), entry->d_name);
-    streams = openat(dirfd(dir), "streams", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    closedir(dir);
-    dir = streams < 0 ? NULL : fdopendir(streams);
-    while (dir && (entry = readdir(dir)))
-        if (entry->d_name[0] != '.')
-            usage->segment_bytes += allocated_in(streams, entry->d_name);
-    if (dir)
-        closedir(dir);
-    else if (streams >= 0)
-        close(streams);
     usage->total_bytes += usage->segment_bytes;
     return SPOOL_OK;
 }

@@ -3,6 +3,7 @@
 #ifndef SPOOL_INT_H
 #define SPOOL_INT_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <lmdb.h>
 #include <stdatomic.h>
@@ -83,6 +84,15 @@ int lmdb_error(struct spool_error *error, int rc, const char *what);
 static inline bool is_no_room(int number) /* errno */
 {
     return number == ENOSPC || number == EDQUOT || number == EFBIG;
+}
+/* A file that can't be opened for now: that says nothing of what stands in it. */
+static inline bool is_out_of_reach(int status, const struct spool_error *error)
+{
+    int number = error->sys_errno;
+
+    return status == SPOOL_E_NOMEM ||
+           (status == SPOOL_E_IO &&
+            (number == EACCES || number == EMFILE || number == ENFILE || number == ENOMEM));
 }
 static inline bool is_spool_status(int rc)
 {
@@ -379,6 +389,8 @@ struct segment *stream_segment(const struct spool_stream *stream, uint64_t numbe
 void stream_free(struct spool_stream *stream);
 int compare_u64(const void *a, const void *b);
 bool contains_u64(const uint64_t *ascending, size_t count, uint64_t n);
+/* NULL: there is no other, or, where *failed is not 0, it can't be told (errno). */
+struct dirent *next_entry(DIR *dir, int *failed);
 /* Numbers of the segment files in a directory, ascending; malloc'd. */
 int list_segments(const char *directory, uint64_t **numbers, size_t *count,
                   struct spool_error *error);

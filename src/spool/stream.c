@@ -111,8 +111,10 @@ int segment_waiting_load(struct spool_stream *stream, struct segment *segment,
                       : SPOOL_E_NOMEM;
 
     free(path);
-    if (status == SPOOL_E_NOMEM)
-        return spool_error_set(error, status, "no memory to read a segment");
+    if (is_out_of_reach(status, &inner))
+        return status == SPOOL_E_NOMEM
+                   ? spool_error_set(error, status, "no memory to read a segment")
+                   : spool_error_set(error, status, "%s", inner.text);
     if (status != SPOOL_OK) {
         segment_damage(segment, inner.text);
         return SPOOL_OK;
