@@ -182,7 +182,9 @@ static int find_traces(struct assign_job *a)
 /*
  * Another consumer had the partition, and the epoch begins at its commit. If it is the same log yet, a
  * table's rows of it are told apart as they were before; but where an operator set the offset, only those
- * behind the end the log had then: the others may be there already, and are meant to come again.
+ * behind the end the log had then: the others may be there already, and are meant to come again. Only the
+ * last record that was taken shows that it is: where no more than an earlier one is there, the log may have
+ * been cut behind that, and what the table has of the offsets from there on be of records that are no more.
  */
 static int find_same_log(struct assign_job *a)
 {
@@ -206,8 +208,10 @@ static int find_same_log(struct assign_job *a)
     if (from == INT64_MAX || (!a->by_spoold && a->committed.high < 0))
         return SPOOL_OK;
     add_traces(a, id);
-    if (a->trace_count)
+    if (a->trace_count) {
+        a->trace_count = 1;
         a->confirm_from = from;
+    }
     return SPOOL_OK;
 }
 
@@ -289,7 +293,10 @@ static void assign_old_epoch(struct assign_job *a)
                   a->name, "committed", log_i64(a->committed.offset), "action",
                   "the commit wins: rows held here are discarded and read again from there", NULL);
         holes_forget(old, NULL);
-        origin_discard(old, INT64_MAX);
+        if (old->discard_to >= 0) /* a note of less may be on its way yet */
+            origin_pass(old, INT64_MAX);
+        else
+            origin_discard(old, INT64_MAX);
     } else {
         if (!a->trace_count)
             log_event(LOG_WARN, "partition.new_log", "stream", s->options->name, "origin", a->name,
@@ -336,6 +343,15 @@ static void assign_unlink(struct assign_job *a)
     *at = a->next;
 }
 
+/* What was found of its log before may be on its way to the notes yet; of what is held it stands. */
+static void assign_told(const struct assign_job *a, struct origin *o)
+{
+    if (o->told_from == INT64_MAX)
+        o->told_from = a->told_from;
+    else if (a->high < 0 && a->told_from == INT64_MAX)
+        origin_tell(o, INT64_MAX);
+}
+
 /* The partition is the origin's now. */
 static void assign_origin(struct assign_job *a, struct origin *o)
 {
@@ -348,7 +364,7 @@ static void assign_origin(struct assign_job *a, struct origin *o)
     o->owned = true;
     o->revoking = false;
     o->log_over = false;
-    o->told_from = a->told_from;
+    assign_told(a, o);
     origin_forget_commit(o); /* one that was under way went with the partition as it was before */
     o->partition = a->partition;
     o->topic = NULL;

@@ -63,18 +63,12 @@ void kafka_left_look(struct pipeline *p)
     free(names);
 }
 
-/* What others went past; what is queued behind the note is durable with it, or later. */
 static void origin_passed(struct origin *o, int64_t offset)
 {
-    char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
-    struct stream *s = o->stream;
-    struct spool_change note = origin_discard_note(s, o->id, offset - 1, key, value);
-
     if (o->first->ref.last_offset >= offset || o->discard_to >= offset - 1)
         return;
-    (void)meta_change(s->p, &note, NULL, NULL, s);
-    origin_discard(o, offset - 1);
-    stream_advance(s);
+    origin_pass(o, offset - 1);
+    stream_advance(o->stream);
 }
 
 void kafka_left_told(struct pipeline *p, const char *topic, int32_t number, int64_t offset,

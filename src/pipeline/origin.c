@@ -278,6 +278,15 @@ void origin_discard(struct origin *o, int64_t up_to)
               "reason", "another consumer of the group committed past them", NULL);
 }
 
+void origin_pass(struct origin *o, int64_t up_to)
+{
+    char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
+    struct spool_change note = origin_discard_note(o->stream, o->id, up_to, key, value);
+
+    (void)meta_change(o->stream->p, &note, NULL, NULL, o->stream);
+    origin_discard(o, up_to);
+}
+
 /*
  * A commit of ours in this epoch says that all below it was acknowledged. Where the spool does not
  * know that, it was put back to an earlier state (a restored backup, a rebuilt meta.mdb), and the

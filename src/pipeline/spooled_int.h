@@ -224,6 +224,8 @@ int64_t origin_told_noted(const struct stream *s, uint32_t origin, uint32_t epoc
 void origin_tell(struct origin *o, int64_t from); /* sets told_from, and notes it */
 /* Once that note is durable: what waits of it is discarded, and what is loaded later. */
 void origin_discard(struct origin *o, int64_t up_to);
+/* Notes it and does that: what is queued behind the note is durable with it, or later. */
+void origin_pass(struct origin *o, int64_t up_to);
 /* What a record of the origin would say of its place, from the origin's name alone: for the pool,
    and for a partition that is not ours now. */
 struct origin_place {

@@ -497,6 +497,64 @@ static void test_the_log_another_spoold_read_is_another(void **state)
     flow_remove(&f);
 }
 
+/* A broker lost its last writes: up to a mark of before it is the same log, and others follow. */
+static void test_the_log_another_spoold_read_was_cut(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    flow_marks = true;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    for (int64_t at = ROWS; at < 10 * ROWS; at += ROWS) {
+        flow_take(&f, p, at, ROWS, false);
+        flow_run(&f);
+    }
+    p = back(&f, p);
+    o = flow_assign(&f, p, by_another_spoold(5 * ROWS));
+    assert_true(p->tracing);
+    assert_int_equal(p->start, 10 * ROWS);
+    f.source->callbacks.new_log(f.source->arg, p, p->start);
+    if (p->tracing)
+        f.source->callbacks.traced(f.source->arg, p, p->start);
+    flow_run(&f);
+    goes_on_at(p, 5 * ROWS);
+    assert_int_equal(o->told_from, INT64_MAX);
+    flow_remove(&f);
+}
+
+/* What was found the first time is not on disk before it was looked for again, and not found. */
+static void test_what_is_found_of_the_log_is_noted_in_order(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    (void)looked_for(&f, &p, by_another_spoold(50));
+    f.pipeline->meta_retry_at_ms = UINT64_MAX; /* as for room on a full disk */
+    found(&f, p);
+    p = back(&f, p);
+    o = flow_assign(&f, p, by_another_spoold(50));
+    not_found(&f, p);
+    assert_int_equal(o->told_from, INT64_MAX);
+    flow_take(&f, p, 50, ROWS, false);
+    flow_run(&f);
+    f.pipeline->meta_retry_at_ms = 0;
+    meta_advance(f.pipeline);
+    flow_run(&f);
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path);
+    for (o = f.stream->origins; o->epoch != 2; o = o->next)
+        continue;
+    assert_int_equal(o->told_from, INT64_MAX);
+    flow_remove(&f);
+}
+
 /* The partition goes before that is known, or before anything of the epoch is held, and is back. */
 static void test_the_log_is_looked_at_whenever_another_had_it(void **state)
 {
@@ -695,6 +753,30 @@ static void test_a_log_that_others_passed_a_part_of_is_followed(void **state)
     flow_remove(&f);
 }
 
+/* What others passed becomes known while the partition comes back, and is noted behind what that says. */
+static void test_others_pass_a_part_as_the_partition_comes_back(void **state)
+{
+    static const struct kafka_committed beyond = {
+        .offset = 5 * ROWS, .metadata = "", .low = 0, .high = 1000};
+    struct kafka_partition *p;
+    uint32_t id;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    id = ((struct origin *)p->user)->id;
+    flow_take(&f, p, ROWS, ROWS, false);
+    flow_run(&f);
+    p = back(&f, p);
+    f.source->callbacks.assigned(f.source->arg, p, &beyond, &p->user);
+    told(&f, ROWS, "");
+    assert_int_equal(((struct origin *)p->user)->epoch, 2);
+    assert_int_equal(stream_spooled_rows(f.stream), 0);
+    assert_int_equal(origin_discard_noted(f.stream, id), INT64_MAX);
+    flow_remove(&f);
+}
+
 /* Its offsets are of another log than the one that is committed in. */
 static void test_what_is_left_of_a_former_log_is_not_passed(void **state)
 {
@@ -736,12 +818,15 @@ int main(void)
         cmocka_unit_test_teardown(test_the_log_another_spoold_read_is_the_same, without_marks),
         cmocka_unit_test_teardown(test_an_operator_set_the_offset, without_marks),
         cmocka_unit_test_teardown(test_the_log_another_spoold_read_is_another, without_marks),
+        cmocka_unit_test_teardown(test_the_log_another_spoold_read_was_cut, without_marks),
+        cmocka_unit_test_teardown(test_what_is_found_of_the_log_is_noted_in_order, without_marks),
         cmocka_unit_test_teardown(test_the_log_is_looked_at_whenever_another_had_it, without_marks),
         cmocka_unit_test(test_a_hole_above_all_that_is_held),
         cmocka_unit_test(test_a_member_that_ends_while_it_loses_partitions_comes_back_as_another),
         cmocka_unit_test(test_others_commit_past_what_is_left),
         cmocka_unit_test(test_back_after_others_committed_past_a_part),
         cmocka_unit_test(test_a_log_that_others_passed_a_part_of_is_followed),
+        cmocka_unit_test(test_others_pass_a_part_as_the_partition_comes_back),
         cmocka_unit_test(test_what_is_left_of_a_former_log_is_not_passed),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
