@@ -66,11 +66,14 @@ static int choose_uuid(struct repair *r, struct spool_error *error)
 {
     char *dead = path_join(r->spool->path, "dead.mdb");
     const uint8_t *best = NULL;
+    int status;
 
     if (!dead)
         return repair_no_memory(error);
-    (void)repair_walk(dead, "info", dead_uuid, r, NULL, NULL);
+    status = repair_walk(dead, "info", dead_uuid, r, NULL, error);
     free(dead);
+    if (is_cause_to_stop(status))
+        return status == SPOOL_E_NOMEM ? repair_no_memory(error) : status;
     if (r->uuid_known && count_of(r, r->spool->uuid))
         best = r->spool->uuid;
     for (size_t i = 0; i < r->stream_count && best != r->spool->uuid; i++)
@@ -191,18 +194,18 @@ static int read_origins(struct repair *r, struct spool_error *error)
             if (!path)
                 status = SPOOL_E_NOMEM;
             else if (s->segments[k].ours)
-                status = repair_walk(path, "origins", told_origin, r, NULL, NULL) == SPOOL_E_NOMEM
-                             ? SPOOL_E_NOMEM
-                             : SPOOL_OK;
+                status = repair_walk(path, "origins", told_origin, r, NULL, error);
+            if (!is_cause_to_stop(status))
+                status = SPOOL_OK;
             free(path);
         }
     }
     if (status == SPOOL_OK)
-        status = repair_walk(dead, "letters", told_letter, r, NULL, NULL) == SPOOL_E_NOMEM
-                     ? SPOOL_E_NOMEM
-                     : SPOOL_OK;
+        status = repair_walk(dead, "letters", told_letter, r, NULL, error);
     free(dead);
-    return status == SPOOL_OK ? status : repair_no_memory(error);
+    if (status == SPOOL_E_NOMEM)
+        return repair_no_memory(error);
+    return status == SPOOL_E_IO ? status : SPOOL_OK;
 }
 
 /* --- writing -------------------------------------------------------------------------------- */

@@ -81,6 +81,9 @@ static int each_letter(void *arg, const struct tree *tree, const struct tree_ite
     uint64_t bytes = 0;
     int status = tree_value(tree, item, (size_t)tree->file_bytes, &value, NULL);
 
+    if (status == SPOOL_E_IO)
+        return status;
+
     if (status == SPOOL_OK)
         status = dead_letter_check(item->key, item->key_size, value, item->size, stream, &bytes);
     if (status == SPOOL_OK)
@@ -208,8 +211,13 @@ int repair_dead(struct repair *r, bool *wrong, struct spool_error *error)
     }
     *wrong = true;
     repair_say(r, "%s", why.text);
+    status = repair_walk(path, "info", other_uuid, &uuid, NULL, error);
+    if (is_cause_to_stop(status)) {
+        if (status == SPOOL_E_NOMEM)
+            repair_no_memory(error);
+        goto done;
+    }
     status = SPOOL_OK;
-    (void)repair_walk(path, "info", other_uuid, &uuid, NULL, NULL);
     if (!uuid) {
         repair_say(r, "dead.mdb is of another spool: move it away before the start");
         goto done;

@@ -42,14 +42,15 @@ struct repair {
     uint32_t last_id; /* of a stream */
 };
 
-/* Reads every segment of every stream; what can't be read of one is no error. NEWER, IO, NOMEM. */
+/* Reads every segment of every stream; what is damaged in one is no error. NEWER, IO, NOMEM. */
 int repair_read(struct repair *r, struct spool_error *error);
 /* IO, with what to do, where there is such a file and it can't be opened. */
 int repair_can_open(const char *path, struct spool_error *error);
 /*
  * Visits a database of a file, stepping over what is damaged, also a meta page (*half, may be NULL: the
- * last commit may be missing). NOT_FOUND, IO: it can't be opened. CORRUPT: nothing in it can be found.
- * Else NOMEM, or what visit ended the walk with.
+ * last commit may be missing). NOT_FOUND. IO: it can't be opened, or not be read, which is no damage: the
+ * disk may read it the next time, and what is made without it would stand in its place. CORRUPT: nothing
+ * in it can be found. Else NOMEM, or what visit ended the walk with; of IO it has not filled error.
  */
 int repair_walk(const char *path, const char *db,
                 int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
@@ -58,6 +59,7 @@ int repair_walk(const char *path, const char *db,
    NOMEM. The uuid of the spool must be known. */
 int repair_dead(struct repair *r, bool *wrong, struct spool_error *error);
 void __attribute__((format(printf, 2, 3))) repair_say(struct repair *r, const char *format, ...);
+bool is_cause_to_stop(int status);                             /* of repair_walk: IO, NOMEM */
 char *told_path(const struct told_stream *s, uint64_t number); /* malloc'd or NULL */
 int repair_no_memory(struct spool_error *error);
 

@@ -44,7 +44,8 @@ static int told_info(void *arg, const struct tree *tree, const struct tree_item 
         }
     }
     free(value);
-    return status == SPOOL_E_NEWER || status == SPOOL_E_NOMEM ? status : SPOOL_OK;
+    return status == SPOOL_E_NEWER || status == SPOOL_E_NOMEM || status == SPOOL_E_IO ? status
+                                                                                      : SPOOL_OK;
 }
 
 static int told_totals(void *arg, const struct tree *tree, const struct tree_item *item)
@@ -59,16 +60,20 @@ static int told_totals(void *arg, const struct tree *tree, const struct tree_ite
     return SPOOL_OK;
 }
 
+static int has_to_be_read(const char *path, const char *why, struct spool_error *error)
+{
+    return spool_error_set(error, SPOOL_E_IO,
+                           "%s has to be read: %s. It is left as it is; mend that, or move the "
+                           "file away to go on without it",
+                           path, why);
+}
+
 int repair_can_open(const char *path, struct spool_error *error)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
 
     if (fd < 0 && errno != ENOENT)
-        return spool_error_set(
-            error, SPOOL_E_IO,
-            "cannot open %s, which has to be read: %s. Nothing was changed; mend "
-            "that, or move the file away to go on without it",
-            path, strerror(errno));
+        return has_to_be_read(path, strerror(errno), error);
     if (fd >= 0)
         close(fd);
     return SPOOL_OK;
@@ -78,21 +83,30 @@ int repair_walk(const char *path, const char *db,
                 int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
                 void *arg, bool *half, struct spool_error *error)
 {
+    struct spool_error inner = {.text = "cannot read a record"};
     struct tree tree;
     bool ignored;
     int fd = open(path, O_RDONLY | O_CLOEXEC), status;
 
+    if (fd < 0 && errno == ENOENT)
+        return spool_error_set_errno(error, SPOOL_E_NOT_FOUND, errno, "cannot open %s", path);
     if (fd < 0)
-        return spool_error_set_errno(error, errno == ENOENT ? SPOOL_E_NOT_FOUND : SPOOL_E_IO, errno,
-                                     "cannot open %s", path);
-    status = tree_open_salvage(&tree, fd, half ? half : &ignored, error);
-    if (status != SPOOL_OK) {
-        close(fd);
-        return SPOOL_E_CORRUPT;
+        return has_to_be_read(path, strerror(errno), error);
+    status = tree_open_salvage(&tree, fd, TREE_READABLE, half ? half : &ignored, &inner);
+    if (status == SPOOL_OK) {
+        status = tree_walk(&tree, db, TREE_SALVAGE | TREE_READABLE, visit, arg, &inner);
+        if (status == SPOOL_E_CORRUPT)
+            status = SPOOL_OK;
+    } else if (status != SPOOL_E_IO && status != SPOOL_E_NOMEM) {
+        status = SPOOL_E_CORRUPT;
     }
-    status = tree_walk(&tree, db, TREE_SALVAGE, visit, arg, NULL);
     close(fd);
-    return status == SPOOL_E_CORRUPT || status == SPOOL_E_IO ? SPOOL_OK : status;
+    return status == SPOOL_E_IO ? has_to_be_read(path, inner.text, error) : status;
+}
+
+bool is_cause_to_stop(int status)
+{
+    return status == SPOOL_E_IO || status == SPOOL_E_NOMEM;
 }
 
 char *told_path(const struct told_stream *s, uint64_t number)
@@ -102,23 +116,19 @@ char *told_path(const struct told_stream *s, uint64_t number)
                                                                                            : path;
 }
 
-/* What can't be read of a segment is found again when it is opened: it is no error here. */
+/* What is damaged in a segment is found again when it is opened: it is no error here. */
 static int read_segment(struct told_stream *s, struct told *t, uint64_t number,
                         struct spool_error *error)
 {
     char *path = told_path(s, number);
     int status = path ? repair_can_open(path, error) : SPOOL_E_NOMEM;
 
-    if (status == SPOOL_E_IO) {
-        free(path);
-        return status;
-    }
     if (status == SPOOL_OK)
-        status = repair_walk(path, "info", told_info, t, NULL, NULL);
-    if (status != SPOOL_E_NEWER && status != SPOOL_E_NOMEM)
-        status = repair_walk(path, "totals", told_totals, t, NULL, NULL) == SPOOL_E_NOMEM
-                     ? SPOOL_E_NOMEM
-                     : SPOOL_OK;
+        status = repair_walk(path, "info", told_info, t, NULL, error);
+    if (status != SPOOL_E_NEWER && !is_cause_to_stop(status))
+        status = repair_walk(path, "totals", told_totals, t, NULL, error);
+    if (status != SPOOL_E_NEWER && !is_cause_to_stop(status))
+        status = SPOOL_OK;
     t->readable = t->readable && t->number == number && !strcmp(t->name, s->name);
     t->number = number;
     if (status == SPOOL_E_NEWER)

@@ -404,7 +404,7 @@ int segment_scan(const struct spool *spool, const char *path, uint32_t stream, b
     if (fd < 0)
         return spool_error_set_errno(error, errno == ENOENT ? SPOOL_E_NOT_FOUND : SPOOL_E_IO, errno,
                                      "cannot open %s", path);
-    status = salvage ? tree_open_salvage(&tree, fd, &half, error) : tree_open(&tree, fd, error);
+    status = salvage ? tree_open_salvage(&tree, fd, 0, &half, error) : tree_open(&tree, fd, error);
     if (status == SPOOL_OK)
         status = tree_walk(&tree, NULL, salvage ? TREE_SALVAGE : 0, scan_item, &s, error);
     if (status == SPOOL_OK)

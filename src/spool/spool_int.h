@@ -198,6 +198,7 @@ int meta_open(struct spool *spool, struct spool_error *error);
 int meta_fill(struct spool *spool, MDB_txn *txn);
 void uuid_to_text(const uint8_t *uuid, char *text);
 /* Problems of its records alone, without the segments. */
+/* IO: it can't be read, which is no damage; problems counts that too. NOMEM. */
 int verify_dead(struct spool *spool, uint64_t *problems, struct spool_error *error);
 int verify_meta(struct spool *spool, uint64_t *problems, struct spool_error *error);
 int meta_stream_id(struct spool *spool, const char *name, uint32_t *id, struct spool_error *error);

@@ -155,6 +155,14 @@ int commit_failed(struct spool *spool, MDB_env *env, int rc, uint64_t need_bytes
     return SPOOL_E_FATAL;
 }
 
+static int store_error(struct spool_error *error, int rc, const char *verb, const char *path)
+{
+    char what[512];
+
+    snprintf(what, sizeof(what), "%s %s", verb, path);
+    return lmdb_error(error, rc, what);
+}
+
 /* --- opening -------------------------------------------------------------------------------- */
 
 /* What the records say of the file. A record that fails its checksum would not be found under its key,
@@ -253,7 +261,7 @@ static int store_create(struct spool *spool, struct store *store, const char *pa
     if (rc) {
         status = is_no_room(rc)
                      ? spool_error_set_errno(error, SPOOL_E_FULL, rc, "cannot create %s", path)
-                     : lmdb_error(error, rc, "create a file of the spool");
+                     : store_error(error, rc, "create", path);
     } else if (rename(fresh, path) < 0) {
         status = spool_error_set_errno(error, is_no_room(errno) ? SPOOL_E_FULL : SPOOL_E_IO, errno,
                                        "cannot rename to %s", path);
@@ -366,7 +374,7 @@ int store_open(struct spool *spool, struct store *store, size_t reserve_bytes,
         store->map_bytes *= 2;
     rc = env_open(path, spool->read_only ? MDB_RDONLY : 0, store->map_bytes, &store->env);
     if (rc)
-        status = lmdb_error(error, rc, "open a file of the spool");
+        status = store_error(error, rc, "open", path);
 reserve:
     if (status == SPOOL_OK && store->env && !spool->read_only)
         store_reserve(store, reserve_bytes);
@@ -591,10 +599,12 @@ int store_write(struct spool *spool, struct store *store, const unsigned *part,
         if (!rc || is_spool_status(rc))
             return rc;
         if (rc == MDB_CORRUPTED || rc == MDB_PAGE_NOTFOUND)
-            return lmdb_error(error, rc, "read a file of the spool");
-        if (rc != MDB_MAP_FULL)
-            return commit_failed(spool, store->env, rc, 64 * 1024, "commit to a file of the spool",
-                                 error);
+            return store_error(error, rc, "read", store->name);
+        if (rc != MDB_MAP_FULL) {
+            char what[64];
+            snprintf(what, sizeof(what), "commit to %s", store->name);
+            return commit_failed(spool, store->env, rc, 64 * 1024, what, error);
+        }
         status = store_grow(spool, store, *part, error);
         if (status == SPOOL_E_FULL && adds && store_touch(spool, store))
             status = SPOOL_OK;

@@ -250,7 +250,8 @@ static int visit_leaf(struct walk *w, uint64_t page, const uint8_t *node)
 /* In salvage a fault is remembered, and the walk goes on beside it. */
 static int settle(struct walk *w, int status)
 {
-    if (status == SPOOL_OK || !(w->flags & TREE_SALVAGE) || status == SPOOL_E_NOMEM)
+    if (status == SPOOL_OK || !(w->flags & TREE_SALVAGE) || status == SPOOL_E_NOMEM ||
+        (status == SPOOL_E_IO && w->flags & TREE_READABLE))
         return status;
     if (w->first_status == SPOOL_OK)
         w->first_status = status;

@@ -47,6 +47,7 @@ struct tree_item {
 enum tree_flags {
     TREE_OVERFLOW_HEADERS = 1, /* read and check the header of each value's overflow pages */
     TREE_SALVAGE = 2,          /* step over what is bad, visit the rest, then report the first */
+    TREE_READABLE = 4,         /* but not over what can't be read: IO, at once */
 };
 
 /*
@@ -68,9 +69,10 @@ int tree_mend(const char *path, bool *mended, struct spool_error *error);
  * As tree_open; where the two meta pages do not make a pair, by the one that can be read (*half). Each
  * leads to a whole state of the file, for LMDB overwrites nothing that the older one needs: so what
  * is missing then is the last commit at most. A page that has the number of the transaction which made
- * its state goes before one that has not. With none the error is tree_open's.
+ * its state goes before one that has not. With none the error is tree_open's. flags: TREE_READABLE, or 0.
  */
-int tree_open_salvage(struct tree *tree, int fd, bool *half, struct spool_error *error);
+int tree_open_salvage(struct tree *tree, int fd, unsigned flags, bool *half,
+                      struct spool_error *error);
 
 /*
  * Checks the pages and visits the entries of one named database (only), or, with only NULL, checks

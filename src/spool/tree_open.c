@@ -63,9 +63,11 @@ static int meta_read(struct tree *tree, unsigned which, uint64_t at, struct meta
 static int meta_find_second(struct tree *tree, struct meta *meta)
 {
     for (uint32_t size = PAGE_BYTES_MIN; size <= PAGE_BYTES_MAX; size *= 2) {
+        int status;
         tree->page_bytes = size;
-        if (meta_read(tree, 1, size, meta, NULL) == SPOOL_OK)
-            return SPOOL_OK;
+        status = meta_read(tree, 1, size, meta, NULL);
+        if (status == SPOOL_OK || status == SPOOL_E_IO)
+            return status;
     }
     return SPOOL_E_CORRUPT;
 }
@@ -95,48 +97,61 @@ static bool is_of_page(uint64_t transaction, unsigned which)
     return which ? (transaction & 1) || !transaction : !(transaction & 1);
 }
 
-/* The last node of a page that should be of that kind, or NULL. */
-static const uint8_t *last_node(const struct tree *tree, uint8_t *page, uint64_t number,
-                                unsigned kind)
+/* The last node of a page that should be of that kind; NULL in *node where it is not. IO. */
+static int last_node(const struct tree *tree, uint8_t *page, uint64_t number, unsigned kind,
+                     const uint8_t **node, struct spool_error *error)
 {
     const uint32_t size = tree->page_bytes;
     unsigned lower, at;
+    int status;
 
-    if (number < 2 || number > (uint64_t)INT64_MAX / size - 1 ||
-        tree_pread(tree->fd, page, size, number * size, NULL) != SPOOL_OK ||
-        get64(page) != number || get16(page + 10) != kind)
-        return NULL;
+    *node = NULL;
+    if (number < 2 || number > (uint64_t)INT64_MAX / size - 1)
+        return SPOOL_OK;
+    status = tree_pread(tree->fd, page, size, number * size, error);
+    if (status != SPOOL_OK)
+        return status == SPOOL_E_IO ? status : SPOOL_OK;
+    if (get64(page) != number || get16(page + 10) != kind)
+        return SPOOL_OK;
     lower = get16(page + 12);
     if (lower < PAGE_HEADER_BYTES + 2 || lower > size)
-        return NULL;
+        return SPOOL_OK;
     at = get16(page + lower - 2);
-    return at <= size - 16 ? page + at : NULL;
+    if (at <= size - 16)
+        *node = page + at;
+    return SPOOL_OK;
 }
 
 /*
  * The number of the transaction that made the state, by its list of free pages: each transaction but
  * the first frees at least the root of the main database, and lists that under its own number, which
- * is the highest. 0: not to be had. Source: LMDB 0.9.24, mdb.c, mdb_freelist_save.
+ * is the highest. 0: not to be had. NOMEM, IO. Source: LMDB 0.9.24, mdb.c, mdb_freelist_save.
  */
-static uint64_t maker_of(const struct tree *tree, const struct meta *meta)
+static int maker_of(const struct tree *tree, const struct meta *meta, uint64_t *maker,
+                    struct spool_error *error)
 {
     const struct tree_root root = root_at(meta->bytes + 24);
     uint8_t *page = malloc(tree->page_bytes);
-    uint64_t number = root.root, maker = 0;
+    uint64_t number = root.root;
+    int status = SPOOL_OK;
 
-    for (unsigned level = 0; page && level < root.depth && level < TREE_DEPTH_MAX; level++) {
+    *maker = 0;
+    if (!page)
+        return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a page");
+    for (unsigned level = 0; level < root.depth && level < TREE_DEPTH_MAX; level++) {
         bool leaf = level + 1 == root.depth;
-        const uint8_t *node = last_node(tree, page, number, leaf ? PAGE_LEAF : PAGE_BRANCH);
-        if (!node)
+        const uint8_t *node;
+        status = last_node(tree, page, number, leaf ? PAGE_LEAF : PAGE_BRANCH, &node, error);
+        if (status != SPOOL_OK || !node)
             break;
         if (leaf)
-            maker = get16(node + 6) == 8 ? get64(node + 8) : 0;
+            *maker = get16(node + 6) == 8 ? get64(node + 8) : 0;
         else
             number =
                 get16(node) | (uint64_t)get16(node + 2) << 16 | (uint64_t)get16(node + 4) << 32;
     }
     free(page);
-    return maker;
+    return status;
 }
 
 /* Whether a meta page has the number of the transaction that made its state. */
@@ -205,7 +220,9 @@ int tree_open(struct tree *tree, int fd, struct spool_error *error)
         return status;
     /* A change by two makes a pair the other way round. What the older page holds does not count: the
        failed write of a meta page leaves anything there, see tree_mend. */
-    maker = maker_of(tree, &meta[newest]);
+    status = maker_of(tree, &meta[newest], &maker, error);
+    if (status != SPOOL_OK)
+        return status;
     if (maker && !is_proved(&meta[newest], maker))
         return spool_error_set(error, SPOOL_E_CORRUPT,
                                "a meta page has the number of another transaction");
@@ -215,26 +232,32 @@ int tree_open(struct tree *tree, int fd, struct spool_error *error)
 }
 
 /* Whether the page of the lower number holds the whole state after that of the higher one, which proves
-   itself: its transaction's number then. NOMEM or IO where that state can't be read to its end. */
-static int find_misnumbered(struct tree *tree, unsigned *which, uint64_t *number)
+   itself: its transaction's number then. NOMEM, IO. */
+static int find_misnumbered(struct tree *tree, unsigned *which, uint64_t *number,
+                            struct spool_error *error)
 {
     struct meta meta[2];
     unsigned newest;
-    int status = metas_read(tree, meta, &newest, NULL);
+    uint64_t maker[2];
+    int status = metas_read(tree, meta, &newest, error);
 
     *number = 0;
-    if (status != SPOOL_OK) /* tree_open meets it again */
-        return SPOOL_OK;
+    if (status != SPOOL_OK) /* of what is damaged, tree_open says so again */
+        return status == SPOOL_E_CORRUPT ? SPOOL_OK : status;
     *which = !newest;
     tree->transaction = transaction_of(&meta[newest]) + 1;
-    if (!is_proved(&meta[newest], maker_of(tree, &meta[newest])) ||
-        maker_of(tree, &meta[*which]) != tree->transaction ||
+    for (unsigned i = 0; i < 2; i++) {
+        status = maker_of(tree, &meta[i], &maker[i], error);
+        if (status != SPOOL_OK)
+            return status;
+    }
+    if (!is_proved(&meta[newest], maker[newest]) || maker[*which] != tree->transaction ||
         last_page_of(&meta[*which]) < last_page_of(&meta[newest]))
         return SPOOL_OK;
     *number = tree->transaction;
     status = meta_take(tree, &meta[*which], NULL);
     if (status == SPOOL_OK)
-        status = tree_walk(tree, NULL, TREE_OVERFLOW_HEADERS, NULL, NULL, NULL);
+        status = tree_walk(tree, NULL, TREE_OVERFLOW_HEADERS, NULL, NULL, error);
     if (status == SPOOL_OK)
         return SPOOL_OK;
     *number = 0;
@@ -244,9 +267,11 @@ static int find_misnumbered(struct tree *tree, unsigned *which, uint64_t *number
 static int write_number(const char *path, uint64_t at, uint64_t number, struct spool_error *error)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC), status = SPOOL_OK;
+    ssize_t written = fd < 0 ? -1 : pwrite(fd, &number, sizeof(number), (off_t)at);
 
-    if (fd < 0 || pwrite(fd, &number, sizeof(number), (off_t)at) != sizeof(number) ||
-        fdatasync(fd) < 0)
+    if (written >= 0 && written != sizeof(number))
+        errno = EIO;
+    if (written != sizeof(number) || fdatasync(fd) < 0)
         status =
             spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot mend a meta page of %s", path);
     if (fd >= 0)
@@ -256,6 +281,7 @@ static int write_number(const char *path, uint64_t at, uint64_t number, struct s
 
 int tree_mend(const char *path, bool *mended, struct spool_error *error)
 {
+    struct spool_error inner = {0};
     struct tree tree;
     unsigned which = 0;
     uint64_t number = 0;
@@ -264,13 +290,16 @@ int tree_mend(const char *path, bool *mended, struct spool_error *error)
     if (mended)
         *mended = false;
     if (fd < 0)
-        return SPOOL_OK; /* who reads it says so */
-    status = tree_stat(&tree, fd, error);
+        return errno == ENOENT
+                   ? SPOOL_OK
+                   : spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot open %s", path);
+    status = tree_stat(&tree, fd, &inner);
     if (status == SPOOL_OK)
-        status = find_misnumbered(&tree, &which, &number);
+        status = find_misnumbered(&tree, &which, &number, &inner);
     close(fd);
     if (status != SPOOL_OK)
-        return spool_error_set(error, status, "cannot check the meta pages of %s", path);
+        return spool_error_set(error, status, "cannot check the meta pages of %s: %s", path,
+                               inner.text);
     if (!number)
         return SPOOL_OK;
     status = write_number(path, which * (uint64_t)tree.page_bytes + PAGE_HEADER_BYTES + 128, number,
@@ -293,24 +322,31 @@ static int tree_open_half(struct tree *tree, int fd, unsigned which, bool *prove
         status = meta_take(tree, &meta, NULL);
     if (status != SPOOL_OK)
         return status;
-    maker = maker_of(tree, &meta);
+    status = maker_of(tree, &meta, &maker, NULL);
+    if (status != SPOOL_OK)
+        return status;
     *proved = is_proved(&meta, maker);
     if (maker)
         tree->transaction = maker;
     return is_of_page(tree->transaction, which) ? SPOOL_OK : SPOOL_E_CORRUPT;
 }
 
-int tree_open_salvage(struct tree *tree, int fd, bool *half, struct spool_error *error)
+int tree_open_salvage(struct tree *tree, int fd, unsigned flags, bool *half,
+                      struct spool_error *error)
 {
     struct tree halves[2];
     bool good[2], proved[2] = {false, false}, second;
     int status = tree_open(tree, fd, error);
 
     *half = false;
-    if (status == SPOOL_OK)
-        return SPOOL_OK;
-    for (unsigned i = 0; i < 2; i++)
-        good[i] = tree_open_half(&halves[i], fd, i, &proved[i]) == SPOOL_OK;
+    if (status == SPOOL_OK || (status == SPOOL_E_IO && flags & TREE_READABLE))
+        return status;
+    for (unsigned i = 0; i < 2; i++) {
+        int found = tree_open_half(&halves[i], fd, i, &proved[i]);
+        if (found == SPOOL_E_IO && flags & TREE_READABLE)
+            return spool_error_set(error, found, "cannot read meta page %u", i);
+        good[i] = found == SPOOL_OK;
+    }
     if (!good[0] && !good[1])
         return status;
     /* One that does not prove itself may be half of a write that failed. */

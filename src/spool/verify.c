@@ -4,6 +4,7 @@
  * acknowledged ranges; then each segment: its trees, each block, and what meta says of its rows.
  * Everything is read by pread, so a damaged file gives problems, however badly it is damaged.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,7 @@ struct verify {
     const char *file; /* what is being checked, relative to the spool */
     const char *stream;
     bool no_memory;
+    struct spool_error unreadable; /* a record that could not be read; status 0: none */
 
     struct claim *claims;
     size_t claim_count, claim_cap;
@@ -244,6 +246,8 @@ static int store_item(void *arg, const struct tree *tree, const struct tree_item
     if (status == SPOOL_E_NOMEM) {
         v->no_memory = true;
     } else if (status != SPOOL_OK) {
+        if (status == SPOOL_E_IO)
+            v->unreadable = inner;
         snprintf(detail, sizeof(detail), "a record of %s fails its checksum or cannot be read",
                  item->db);
         problem(v, 0, "checksum", detail);
@@ -251,7 +255,8 @@ static int store_item(void *arg, const struct tree *tree, const struct tree_item
     return SPOOL_OK; /* the walk goes on to the others */
 }
 
-static void verify_store(struct verify *v, const struct store *store)
+/* IO where it can't be read, which is a problem too, and says nothing about what it holds. */
+static int verify_store(struct verify *v, const struct store *store, struct spool_error *error)
 {
     char *path = path_join(v->spool->path, store->name);
     struct spool_error inner = {0};
@@ -260,11 +265,14 @@ static void verify_store(struct verify *v, const struct store *store)
 
     v->file = store->name;
     v->stream = NULL;
-    free(path);
+    v->unreadable.status = SPOOL_OK;
     if (fd < 0) {
+        status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot open %s",
+                                       path ? path : store->name);
         if (store->env)
             problem(v, 0, "unreadable", "the file cannot be opened");
-        return;
+        free(path);
+        return store->env ? status : SPOOL_OK;
     }
     status = tree_open(&tree, fd, &inner);
     if (status == SPOOL_OK)
@@ -272,7 +280,15 @@ static void verify_store(struct verify *v, const struct store *store)
             tree_walk(&tree, NULL, TREE_OVERFLOW_HEADERS | TREE_SALVAGE, store_item, v, &inner);
     if (status != SPOOL_OK)
         problem(v, 0, kind_of(status, inner.text), inner.text);
+    if (v->unreadable.status) {
+        status = v->unreadable.status;
+        inner = v->unreadable;
+    }
+    if (status == SPOOL_E_IO)
+        spool_error_set(error, status, "%s: %s", path, inner.text);
     close(fd);
+    free(path);
+    return status == SPOOL_E_IO ? status : SPOOL_OK;
 }
 
 static void verify_letters(struct verify *v)
@@ -579,10 +595,11 @@ static int verify_alone(struct spool *spool, const struct store *store, uint64_t
     if (!v)
         return spool_error_set(error, SPOOL_E_NOMEM, "no memory to verify a spool");
     v->spool = spool;
-    verify_store(v, store);
+    status = verify_store(v, store, error);
     verify_letters(v);
     *problems = v->problems;
-    status = out_of_memory(v, error);
+    if (status == SPOOL_OK)
+        status = out_of_memory(v, error);
     free(v->claims);
     free(v->batches);
     free(v->letters);
@@ -614,8 +631,8 @@ int spool_verify(struct spool *spool, void (*each)(void *arg, const struct spool
     v->spool = spool;
     v->each = each;
     v->arg = arg;
-    verify_store(v, &spool->meta);
-    verify_store(v, &spool->dead);
+    (void)verify_store(v, &spool->meta, NULL);
+    (void)verify_store(v, &spool->dead, NULL);
     verify_letters(v);
     status = out_of_memory(v, error);
     if (status == SPOOL_OK)

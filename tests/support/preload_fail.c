@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * LD_PRELOAD: the FAIL_AT-th (from 1) write, pwrite, writev, fsync, fdatasync, ftruncate or fallocate of a
- * regular file or directory, or open, creat (an open that may make the file), rename, unlink or mkdir,
- * fails, after half of its bytes where it writes any (none where FAIL_ERRNO is given). Every later one
+ * LD_PRELOAD: the FAIL_AT-th (from 1) write, pwrite, writev, fsync, fdatasync, ftruncate, fallocate or mmap
+ * of a regular file or directory, or open (also opendir), creat (an open that may make the file), rename,
+ * link, unlink or mkdir, fails, after half of its bytes where it writes any (none where FAIL_ERRNO is given). Every later one
  * fails too: a disk that broke. Or, for a process that runs on:
  *
  *   FAIL_ONCE=1       no later one does
  *   FAIL_COUNT=FILE   how many of them there were, at the end, into FILE
  *   FAIL_WHILE=FILE   they fail as long as the file exists
  *   FAIL_IN=DIR       of files below it alone
- *   FAIL_CALLS=NAMES  of these calls alone, "fsync,fdatasync"
+ *   FAIL_CALLS=NAMES  of these calls alone, "fsync,fdatasync"; pread fails where it is named
  *   FAIL_ERRNO=N      with this; EIO by default
  *   FAIL_MIN=N        no writes of fewer bytes: a full disk takes LMDB's meta page, which is in its place
  *   FAIL_SHORT=1      a write does not fail, but writes half of its bytes, every time
  */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -159,6 +161,25 @@ int fallocate(int fd, int mode, off_t at, off_t size)
                                                     : REAL(fallocate)(fd, mode, at, size);
 }
 
+void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t at)
+{
+    int first = 0;
+    if (fd >= 0 && fails(fd, "mmap", SIZE_MAX, &first)) {
+        broken();
+        return MAP_FAILED;
+    }
+    return REAL(mmap)(address, size, protection, flags, fd, at);
+}
+
+ssize_t pread(int fd, void *data, size_t size, off_t at)
+{
+    const char *names = getenv("FAIL_CALLS");
+    int first = 0;
+    return names && strstr(names, "pread") && fails(fd, "pread", SIZE_MAX, &first)
+               ? broken()
+               : REAL(pread)(fd, data, size, at);
+}
+
 int open(const char *path, int flags, ...)
 {
     va_list args;
@@ -174,6 +195,27 @@ int open(const char *path, int flags, ...)
 int rename(const char *from, const char *to)
 {
     return fails_path(from, "rename") ? (int)broken() : REAL(rename)(from, to);
+}
+
+int renameat2(int in, const char *from, int to_in, const char *to, unsigned flags)
+{
+    return fails_path(from, "rename") ? (int)broken() : REAL(renameat2)(in, from, to_in, to, flags);
+}
+
+int link(const char *from, const char *to)
+{
+    return fails_path(from, "link") ? (int)broken() : REAL(link)(from, to);
+}
+
+DIR *opendir(const char *path)
+{
+    DIR *directory = NULL;
+
+    if (fails_path(path, "open"))
+        broken();
+    else
+        directory = REAL(opendir)(path);
+    return directory;
 }
 
 int unlink(const char *path)

@@ -79,8 +79,10 @@ def unit_passes(tree, program, function):
 
 
 def pytest_passes(tree, name):
-    build(tree, "spoold")
-    env = {**os.environ, "SPOOLD_BIN": os.path.join(tree, BUILD, "spoold"), "CI": "true"}
+    env = {**os.environ, "CI": "true"}
+    for program in ("spoold", "spoolctl"):
+        build(tree, program)
+        env[f"{program.upper()}_BIN"] = os.path.join(tree, BUILD, program)
     code, text = output_of([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-x",
                             name], tree, 600, env)
     ran = re.search(r"^(\d+) (passed|failed)", text, re.M)
