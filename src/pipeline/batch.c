@@ -427,6 +427,11 @@ bool batch_must_ask(const struct batch *b, int endpoint)
 
 static void batch_start(struct batch *b, int endpoint)
 {
+    if (b->lettered && b->stream->dead_letters) {
+        unbury_start(b);
+        return;
+    }
+    b->lettered = false;
     /* Where none of it is in, another token doubles nothing; a lost one would store nothing. */
     if (!b->maybe_stored && (endpoint != b->endpoint || b->token_lost)) {
         batch_rehome(b);

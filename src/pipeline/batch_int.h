@@ -68,6 +68,7 @@ struct batch {
     struct clickhouse_outcome *refusal; /* known before it is sent: what is to be done about it */
     bool refused_alone;                 /* ... and the answer was to one row, which b still is */
     bool unburied;                      /* HOLD_DEAD_FULL is because of its letters */
+    bool lettered;                      /* letters of its rows may stand, which it has still */
     bool maybe_stored;                  /* an attempt ended without a definite answer */
     bool token_lost;  /* ... or failed while the server stored it; durable (token.c) */
     bool unaskable;   /* its endpoint would not say what it has of it */
@@ -76,7 +77,7 @@ struct batch {
     uint32_t too_big_failures;
     bool suspect;    /* its rows may be stored under another token: no token tells */
     bool unresolved; /* recovered, and names blocks that are not there: it ends unsent */
-    bool busy;       /* ask.c, hunt.c or replace.c has it: not sent meanwhile */
+    bool busy;       /* ask.c, hunt.c or replace.c has it, or unbury.c: not sent meanwhile */
     bool halved;     /* it is what is left of one that was halved for real */
     bool splits;     /* it is too big: what of it is not stored goes in halves */
     uint64_t hunt_after_ms, hunt_wait_ms; /* held by a hunt: looked through no sooner */
@@ -320,6 +321,10 @@ bool batch_too_big(struct batch *b, const struct clickhouse_outcome *outcome);
 /* As batch_replace, with the spans sealed anew in two halves. */
 int batch_split(struct batch *b, const struct row_span *acked, size_t acked_count,
                 const struct row_span *spans, size_t count);
+
+/* --- unbury.c ------------------------------------------------------------------------------- */
+
+void unbury_start(struct batch *b); /* removes the letters of b's rows; then b goes on */
 
 /* --- hunt.c --------------------------------------------------------------------------------- */
 

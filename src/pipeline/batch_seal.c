@@ -319,6 +319,7 @@ int batch_recover(struct stream *s, const struct spool_seal *seal)
     b->rows = seal->rows;
     b->sealed_ms = seal->sealed_ms;
     b->maybe_stored = true; /* it may have been sent before the end */
+    b->lettered = true;
     snprintf(b->token, sizeof(b->token), "%s", seal->token);
     status = attributes_get(s, b, seal->attributes, seal->attributes_size);
     if (status != SPOOL_OK) {

@@ -217,7 +217,9 @@ static void bury_done(struct job *job)
     if (hunt_spans(h, &bad, &good, &good_count) == SPOOL_OK) {
         group = (struct span_group){.spans = good, .count = good_count};
         b->retry_at_ms = 0;
-        if (batch_replace(b, bad, h->bad_count, &group, good_count ? 1 : 0, NULL) != SPOOL_OK)
+        b->lettered =
+            batch_replace(b, bad, h->bad_count, &group, good_count ? 1 : 0, NULL) != SPOOL_OK;
+        if (b->lettered)
             batch_retry_later(b, 5000);
     }
     free(bad);

@@ -27,6 +27,7 @@
  *   ask.c       which rows of a batch are in the table
  *   hunt.c      which rows of a batch the table refuses; search.c says what to try
  *   bury.c      ... become dead letters
+ *   unbury.c    ... and are none where the batch has them yet
  *   too_big.c   a batch the server has no room for goes in halves
  *   halve.c     the same by inserting halves for real
  *   reencode.c  rows of an old schema are sent under the current one

@@ -53,8 +53,9 @@ struct trial {
     size_t bad_count, good_count, bad_cap, good_cap;
     uint64_t rows, bad_rows, raw_bytes;
     uint64_t bad_by_code[REFUSAL_SERVER + 1];
-    uint64_t letters, letter_bytes; /* of the stream, afterwards */
-    char first[512];                /* the first refusal, in words */
+    bool put; /* some became letters; of the stream, afterwards: */
+    uint64_t letters, letter_bytes;
+    char first[512]; /* the first refusal, in words */
     int status;
     struct spool_error error;
 };
@@ -109,7 +110,9 @@ static int letters_commit(struct trial *t)
             letters[n].reason = (const char *)t->texts.data + r->reason_at;
             letters[n].column = (const char *)t->texts.data + r->column_at;
         }
-        status = spool_dead_put(t->job.pipeline->spool, letters, n, &added, &t->error);
+        status = spool_dead_put_all(t->job.pipeline->spool, letters, n,
+                                    t->stream->options->dead_letters_max_bytes, &added, &t->error);
+        t->put = t->put || status == SPOOL_OK;
     }
     t->refused_count = 0;
     buf_reset(&t->texts);
@@ -257,9 +260,9 @@ static void trial_work(struct job *job)
     spool_reader_close(reader);
     if (t->status == SPOOL_OK && t->refused_count)
         t->status = letters_commit(t);
-    if (t->status == SPOOL_OK)
-        (void)spool_dead_count(job->pipeline->spool, t->stream->options->name, &t->letters,
-                               &t->letter_bytes, NULL);
+    if (t->put && spool_dead_count(job->pipeline->spool, t->stream->options->name, &t->letters,
+                                   &t->letter_bytes, NULL) != SPOOL_OK)
+        t->put = false;
     if (!t->error.text[0])
         spool_error_set(&t->error, t->status, "%s", spool_strerror(t->status));
 }
@@ -289,6 +292,11 @@ static void trial_failed(struct trial *t)
         break;
     case SPOOL_E_FULL:
         batch_hold_for(b, "dead letters can't be stored: %s: free space on the spool's file system",
+                       t->error.text);
+        break;
+    case SPOOL_E_LIMIT:
+        batch_hold_for(b,
+                       "rows that don't fit the table as it is now can't become dead letters: %s",
                        t->error.text);
         break;
     case SPOOL_E_CORRUPT:
@@ -334,7 +342,6 @@ static void trial_counted(struct trial *t)
         if (t->bad_by_code[code])
             metrics_add(s->p->metrics, METRIC_DEAD_LETTERS, (double)t->bad_by_code[code],
                         s->options->name, refusal_name(code));
-    dead_counted(s, t->letters, t->letter_bytes);
 }
 
 static void trial_done(struct job *job)
@@ -350,7 +357,10 @@ static void trial_done(struct job *job)
         trial_free(t);
         return;
     }
+    if (t->put)
+        dead_counted(s, t->letters, t->letter_bytes);
     if (t->status != SPOOL_OK) {
+        b->lettered = true;
         trial_failed(t);
     } else {
         FAILPOINT(FP_REENCODE_BURIED);
@@ -359,8 +369,9 @@ static void trial_done(struct job *job)
             stream_unhold(s, HOLD_ANSWER);
         b->retry_at_ms = 0;
         b->schema_failures = 0;
-        if (batch_replace(b, t->bad, t->bad_count, &group, t->good_count ? 1 : 0, replaced) !=
-            SPOOL_OK)
+        b->lettered = batch_replace(b, t->bad, t->bad_count, &group, t->good_count ? 1 : 0,
+                                    replaced) != SPOOL_OK;
+        if (b->lettered)
             batch_retry_later(b, RETRY_MS);
     }
     trial_free(t);
