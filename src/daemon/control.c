@@ -162,29 +162,78 @@ static void handle_flush(struct control *c, struct http_exchange *x, const char 
 
 /* --- finding the way -------------------------------------------------------------------------- */
 
-/* "*" in a path is a stream's name. */
+#define FILTER "origin, reason, code, from, to, offset"
+
+/* "*" in a path is a stream's name. What the socket alone serves takes these arguments and no others. */
 static const struct route {
     const char *method;
     const char *path;
     bool socket_only;
     void (*handle)(struct control *c, struct http_exchange *x, const char *stream);
+    const char *arguments; /* NULL: none */
 } ROUTES[] = {
-    {"GET", "/health/live", false, handle_live},
-    {"GET", "/health/ready", false, handle_ready},
-    {"GET", "/metrics", false, handle_metrics},
-    {"GET", "/status", false, handle_status},
-    {"GET", "/", false, handle_page},
-    {"POST", "/streams/*/pause", true, handle_pause},
-    {"POST", "/streams/*/resume", true, handle_resume},
-    {"POST", "/streams/*/flush", true, handle_flush},
-    {"GET", "/streams/*/segments", true, control_segments},
-    {"GET", "/streams/*/blocks", true, control_blocks},
-    {"GET", "/streams/*/records", true, control_records},
-    {"GET", "/dead", true, control_dead},
-    {"POST", "/streams/*/dead/replay", true, control_dead_replay},
-    {"POST", "/streams/*/dead/discard", true, control_dead_discard},
-    {"GET", "/verify", true, control_verify},
+    {"GET", "/health/live", false, handle_live, NULL},
+    {"GET", "/health/ready", false, handle_ready, NULL},
+    {"GET", "/metrics", false, handle_metrics, NULL},
+    {"GET", "/status", false, handle_status, NULL},
+    {"GET", "/", false, handle_page, NULL},
+    {"POST", "/streams/*/pause", true, handle_pause, NULL},
+    {"POST", "/streams/*/resume", true, handle_resume, "accept_bad"},
+    {"POST", "/streams/*/flush", true, handle_flush, NULL},
+    {"GET", "/streams/*/segments", true, control_segments, NULL},
+    {"GET", "/streams/*/blocks", true, control_blocks, "segment"},
+    {"GET", "/streams/*/records", true, control_records, "origin, from, to, limit"},
+    {"GET", "/dead", true, control_dead, FILTER ", stream, limit"},
+    {"POST", "/streams/*/dead/replay", true, control_dead_replay, FILTER},
+    {"POST", "/streams/*/dead/discard", true, control_dead_discard, FILTER ", dry"},
+    {"GET", "/verify", true, control_verify, NULL},
 };
+
+struct argument_check {
+    const char *known;
+    char wrong[64]; /* the first that is not known or has no value */
+    bool unknown, valueless;
+};
+
+static bool is_listed(const char *list, const char *name)
+{
+    size_t size = strlen(name);
+
+    for (const char *at = list; at && *at; at += strspn(at, ", ")) {
+        size_t n = strcspn(at, ", ");
+        if (n == size && memcmp(at, name, n) == 0)
+            return true;
+        at += n;
+    }
+    return false;
+}
+
+static bool check_argument(void *arg, const char *name, const char *value)
+{
+    struct argument_check *check = arg;
+
+    check->unknown = !is_listed(check->known, name);
+    check->valueless = !value;
+    if (!check->unknown && !check->valueless)
+        return true;
+    snprintf(check->wrong, sizeof(check->wrong), "%s", name);
+    return false;
+}
+
+/* A filter that is not understood would be none. False, with the reason replied. */
+static bool arguments_are_fine(const struct route *route, struct http_exchange *x, const char *path)
+{
+    struct argument_check check = {.known = route->arguments};
+
+    if (route->socket_only)
+        http_exchange_arguments(x, check_argument, &check);
+    if (check.unknown)
+        control_error(x, 400, "%.200s has no argument \"%s\"; it takes %s", path, check.wrong,
+                      route->arguments ? route->arguments : "none");
+    else if (check.valueless)
+        control_error(x, 400, "the argument \"%s\" has no value", check.wrong);
+    return !check.unknown && !check.valueless;
+}
 
 /* Whether path is the route's; stream gets what stands for "*". */
 static bool route_matches(const struct route *route, const char *path,
@@ -227,7 +276,8 @@ static void on_request(void *arg, struct http_exchange *x)
             control_error(x, 405, "%.200s takes %s only", path, route->method);
             return;
         }
-        route->handle(front->control, x, *stream ? stream : NULL);
+        if (arguments_are_fine(route, x, path))
+            route->handle(front->control, x, *stream ? stream : NULL);
         return;
     }
     control_error(x, 404, "there is nothing at %.200s", path);

@@ -172,6 +172,29 @@ const char *http_exchange_argument(const struct http_exchange *x, const char *na
     return MHD_lookup_connection_value(x->connection, MHD_GET_ARGUMENT_KIND, name);
 }
 
+struct argument_walk {
+    bool (*each)(void *arg, const char *name, const char *value);
+    void *arg;
+};
+
+static enum MHD_Result on_argument(void *arg, enum MHD_ValueKind kind, const char *name,
+                                   const char *value)
+{
+    const struct argument_walk *walk = arg;
+
+    (void)kind;
+    return walk->each(walk->arg, name ? name : "", value) ? MHD_YES : MHD_NO;
+}
+
+void http_exchange_arguments(struct http_exchange *x,
+                             bool (*each)(void *arg, const char *name, const char *value),
+                             void *arg)
+{
+    struct argument_walk walk = {each, arg};
+
+    (void)MHD_get_connection_values(x->connection, MHD_GET_ARGUMENT_KIND, on_argument, &walk);
+}
+
 void http_exchange_header(struct http_exchange *x, const char *name, const char *value)
 {
     assert(x->header_count < HEADERS_MAX);

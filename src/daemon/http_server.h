@@ -37,6 +37,10 @@ void http_server_close(struct http_server *server, void (*closed)(void *arg), vo
 const char *http_exchange_method(const struct http_exchange *x); /* HEAD counts as GET */
 const char *http_exchange_path(const struct http_exchange *x);   /* unescaped, without the query */
 const char *http_exchange_argument(const struct http_exchange *x, const char *name); /* or NULL */
+/* All of them, until each returns false; value is NULL where there is no "=". */
+void http_exchange_arguments(struct http_exchange *x,
+                             bool (*each)(void *arg, const char *name, const char *value),
+                             void *arg);
 
 /* Adds a header to the reply to come; name and value are literals or outlive the exchange. */
 void http_exchange_header(struct http_exchange *x, const char *name, const char *value);

@@ -607,6 +607,32 @@ static void dead_letters_are_replayed_and_discarded(void **state)
     check("POST", true, "/streams/a/dead/replay", 404, JSON, NULL);
 }
 
+/* A filter that is not understood would be none, and the request mean every letter. */
+static void arguments_that_say_nothing_are_refused(void **state)
+{
+    static const char *const bad[] = {"dry",  "orign=o",      "from",       "limit=1",
+                                      "=dry", "dry=1&form=5", "Offset=3%20"};
+    char path[100];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        played.query[0] = 0;
+        snprintf(path, sizeof(path), "/streams/a/dead/discard?%s", bad[i]);
+        check("POST", false, path, 400, JSON, NULL);
+        assert_string_equal(played.query, "");
+    }
+    check("POST", false, "/streams/a/dead/discard?from", 400, JSON,
+          "{\"error\":\"the argument \\\"from\\\" has no value\"}\n");
+    check(
+        "POST", false, "/streams/a/dead/replay?dry=1", 400, JSON,
+        "{\"error\":\"/streams/a/dead/replay has no argument \\\"dry\\\"; it takes origin, reason, "
+        "code, from, to, offset\"}\n");
+    check("POST", false, "/streams/a/resume?accept-bad=1", 400, JSON, NULL);
+    check("POST", false, "/streams/a/pause?x=1", 400, JSON,
+          "{\"error\":\"/streams/a/pause has no argument \\\"x\\\"; it takes none\"}\n");
+    check("GET", true, "/health/live?x=1", 200, TEXT, NULL);
+}
+
 static void a_replay_outlives_whoever_asked(void **state)
 {
     struct question q;
@@ -816,6 +842,7 @@ int main(void)
         TEST(streams_are_steered),
         TEST(looks_get_their_parameters),
         TEST(dead_letters_are_replayed_and_discarded),
+        TEST(arguments_that_say_nothing_are_refused),
         TEST(a_replay_outlives_whoever_asked),
         TEST(looks_that_fail_say_why),
         TEST(a_large_answer_arrives_whole),
