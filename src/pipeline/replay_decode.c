@@ -13,7 +13,6 @@
 #include "base/clock.h"
 #include "pipeline/replay_int.h"
 
-#define HEADERS_MAX        10000
 #define ORIGIN_TOPIC_BYTES 512 /* an origin's name has at most 400 */
 
 /* What is made and dropped within one job. */
@@ -58,7 +57,7 @@ static int read_headers(struct work *w, const struct spool_dead *letter, size_t 
     int status = letter->headers_size ? cursor_u32le(&c, &n) : SPOOL_OK;
 
     *count = 0;
-    if (status != SPOOL_OK || n > HEADERS_MAX)
+    if (status != SPOOL_OK || n > letter->headers_size)
         return SPOOL_E_CORRUPT;
     if (n > w->header_cap) {
         struct record_header *grown = realloc(w->headers, n * sizeof(*grown));

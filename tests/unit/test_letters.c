@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "pipeline/replay_int.h"
 #include "pipeline_rig.h"
 
 static uint64_t letters_of(struct flow *f, uint64_t *bytes)
@@ -161,6 +162,50 @@ static void test_a_letter_beside_damaged_rows(void **state)
     flow_remove(&f);
 }
 
+/* --- replay --------------------------------------------------------------------------------- */
+
+/* A record may have as many headers as Kafka takes; an error would stop all replays of the stream. */
+static void test_a_letter_with_very_many_headers_is_replayed(void **state)
+{
+    static const struct dead_filter all;
+    const uint32_t count = 20000;
+    struct spool_dead letter = {.stream = "s",
+                                .offset = 255,
+                                .reason_name = "",
+                                .reason = "",
+                                .column = "",
+                                .record = "{\"id\":1}",
+                                .record_size = 8};
+    struct replay_chunk c = {.filter = &all, .next = {0, INT64_MIN}};
+    struct buf headers;
+    struct flow f;
+
+    (void)state;
+    flow_type = "UInt64";
+    flow_open(&f, make_directory());
+    read_ten(&f, 250, true);
+    buf_init(&headers, MIB);
+    assert_int_equal(buf_put_u32le(&headers, count), SPOOL_OK);
+    for (uint32_t i = 0; i < count; i++) {
+        assert_int_equal(buf_put_string(&headers, "h", 1), SPOOL_OK);
+        assert_int_equal(buf_put_string(&headers, "", 0), SPOOL_OK);
+    }
+    letter.origin = f.stream->origins->id;
+    letter.headers = headers.data;
+    letter.headers_size = headers.len;
+    check_ok(spool_dead_put(f.spool, &letter, 1, NULL, &the_error));
+    c.stream = f.stream;
+    c.origin = f.stream->origins;
+    c.schema = f.stream->schema;
+    c.job.pipeline = f.pipeline;
+    replay_chunk_work(&c.job);
+    assert_int_equal(c.status, SPOOL_OK);
+    assert_int_equal(c.fitting_count, 1);
+    replay_chunk_reset(&c);
+    buf_free(&headers);
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -169,6 +214,7 @@ int main(void)
         cmocka_unit_test(test_a_letter_whose_record_does_not_fit_again),
         cmocka_unit_test(test_letters_of_several_runs),
         cmocka_unit_test(test_a_letter_beside_damaged_rows),
+        cmocka_unit_test(test_a_letter_with_very_many_headers_is_replayed),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
