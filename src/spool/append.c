@@ -353,8 +353,13 @@ done:
 static int enlarge(struct spool_stream *stream, uint64_t need_bytes, struct spool_error *error)
 {
     int rc = mdb_env_set_mapsize(stream->env, need_bytes);
-    if (rc)
-        return lmdb_error(error, rc, "enlarge a segment");
+    if (rc) { /* LMDB gave up the old map before it asked for the new one */
+        segment_close_newest(stream);
+        return is_scarce(rc) ? spool_error_set_errno(error, SPOOL_E_FULL, rc,
+                                                     "cannot map a segment of %llu MiB",
+                                                     (unsigned long long)(need_bytes >> 20))
+                             : lmdb_error(error, rc, "enlarge a segment");
+    }
     stream->map_bytes = need_bytes;
     return SPOOL_OK;
 }

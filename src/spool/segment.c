@@ -143,7 +143,7 @@ static int create_file(struct spool_stream *stream, const char *fresh, uint64_t 
 
     unlink(fresh);
     rc = env_open(fresh, 0, map_bytes, env);
-    if (is_no_room(rc) || rc == EMFILE || rc == ENFILE)
+    if (is_no_room(rc) || is_scarce(rc))
         return spool_error_set_errno(error, SPOOL_E_FULL, rc, "cannot create %s", fresh);
     if (rc)
         return lmdb_error(error, rc, "create a segment");
@@ -267,7 +267,8 @@ int segment_open_newest(struct spool_stream *stream, struct spool_error *error)
     if (txn)
         mdb_txn_abort(txn);
     if (rc) {
-        rc = lmdb_error(error, rc, "open the newest segment");
+        rc = is_scarce(rc) ? spool_error_set_errno(error, SPOOL_E_FULL, rc, "cannot open %s", path)
+                           : lmdb_error(error, rc, "open the newest segment");
         segment_close_newest(stream);
     } else {
         stream->page_bytes = env_stat.ms_psize;

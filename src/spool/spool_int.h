@@ -85,14 +85,16 @@ static inline bool is_no_room(int number) /* errno */
 {
     return number == ENOSPC || number == EDQUOT || number == EFBIG;
 }
+/* Descriptors or memory, errno: to wait may help, as with room on the disk. */
+static inline bool is_scarce(int number)
+{
+    return number == EMFILE || number == ENFILE || number == ENOMEM;
+}
 /* A file that can't be opened for now: that says nothing of what stands in it. */
 static inline bool is_out_of_reach(int status, const struct spool_error *error)
 {
-    int number = error->sys_errno;
-
     return status == SPOOL_E_NOMEM ||
-           (status == SPOOL_E_IO &&
-            (number == EACCES || number == EMFILE || number == ENFILE || number == ENOMEM));
+           (status == SPOOL_E_IO && (error->sys_errno == EACCES || is_scarce(error->sys_errno)));
 }
 static inline bool is_spool_status(int rc)
 {

@@ -275,8 +275,11 @@ static int scan_known(struct spool_stream *stream, uint64_t number,
         }
         status = SPOOL_E_CORRUPT;
     }
-    if (status != SPOOL_OK)
+    if (status != SPOOL_OK) {
         spool_error_set(error, status, "%s: %s", path, inner.text);
+        if (error)
+            error->sys_errno = inner.sys_errno;
+    }
     free(path);
     return status;
 }
@@ -371,21 +374,25 @@ int stream_spec_set(struct spool_stream *stream, const struct spool_segment_spec
     return SPOOL_OK;
 }
 
-/* The spec of the newest segment that can be read; NOT_FOUND: there is none. */
+/* The spec of the newest segment that can be read; NOT_FOUND: there is none. FULL: it can't be opened for
+   now. */
 static int newest_spec(struct spool_stream *stream, uint64_t *number, uint8_t **schema,
                        size_t *size, char **destination, struct spool_error *error)
 {
     for (size_t i = stream->segment_count; i-- > 0;) {
+        struct spool_error inner = {0};
         void *bytes = NULL;
         int status;
         if (stream->segments[i].damaged)
             continue;
         *number = stream->segments[i].number;
-        status = spool_segment_spec_get(stream, *number, &bytes, size, destination, error);
+        status = spool_segment_spec_get(stream, *number, &bytes, size, destination, &inner);
         if (status == SPOOL_E_CORRUPT)
             continue;
         *schema = bytes;
-        return status;
+        if (status == SPOOL_E_IO && is_scarce(inner.sys_errno))
+            status = SPOOL_E_FULL;
+        return status == SPOOL_OK ? status : spool_error_set(error, status, "%s", inner.text);
     }
     return spool_error_set(error, SPOOL_E_NOT_FOUND, "stream %s was not configured", stream->name);
 }

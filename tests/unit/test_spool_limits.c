@@ -4,7 +4,9 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
 #include "spool_data.h"
 
@@ -151,6 +153,41 @@ static void test_usage_without_files(void **state)
     free(path);
 }
 
+/* The first append after a start opens the newest segment to be written. */
+static void test_append_without_files(void **state)
+{
+    char *path = make_directory();
+    struct spool *spool = open_spool(path, 0);
+    struct spool_block_ref refs[2];
+    struct spool_stream *stream = two_segments(spool, refs);
+    struct spool_block more;
+
+    (void)state;
+    spool_close(spool);
+    spool = open_spool(path, 0);
+    check_ok(spool_stream_open(spool, "s", &stream, &the_error));
+    more = next_block(stream, refs[1].origin, 10, 100);
+    for (int configured = 0; configured < 2; configured++) {
+        const struct spool_segment_spec spec = {"other", 5, "db.table"};
+        struct rlimit before;
+        size_t appended = 0;
+        int status;
+        if (configured)
+            check_ok(spool_stream_configure(stream, &spec, &the_error));
+        before = files_left(0);
+        status = spool_stream_append(stream, &more, 1, refs, &appended, &the_error);
+        files_again(&before);
+        assert_int_equal(status, SPOOL_E_FULL);
+        assert_non_null(strstr(the_error.text, strerror(EMFILE)));
+    }
+    assert_int_equal(append_one(stream, refs[1].origin, 10, 100).segment, 2);
+    check_verified(spool);
+    free((void *)(uintptr_t)more.frames);
+    spool_close(spool);
+    remove_tree(path);
+    free(path);
+}
+
 /* --- a directory that can't be read --------------------------------------------------------- */
 
 static const char *unreadable; /* its last name; NULL: none is */
@@ -278,12 +315,60 @@ static void test_verify_not_listed(void **state)
     free(path);
 }
 
+/* --- no room in the address space ----------------------------------------------------------- */
+
+static size_t largest_map; /* of a file; 0: no bound */
+
+void *mmap(void *at, size_t size, int access, int flags, int fd, off_t offset)
+{
+    if (largest_map && fd >= 0 && size > largest_map) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    return (void *)syscall(SYS_mmap, at, size, access, flags, fd, offset);
+}
+
+/* A segment for one block larger than segments are. */
+static void test_no_room_for_a_large_block(void **state)
+{
+    char *path = make_directory();
+    struct spool *spool = open_spool(path, 1 << 20);
+    struct spool_stream *stream = open_stream(spool, "s");
+    uint32_t origin = open_origin(spool, "o");
+    struct spool_block large = next_block(stream, origin, 1, 8 << 20);
+    struct spool_block_ref refs[3];
+    size_t appended = 0;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        largest_map = 4 << 20;
+        assert_int_equal(spool_stream_append(stream, &large, 1, &refs[0], &appended, &the_error),
+                         SPOOL_E_FULL);
+        assert_int_equal(appended, 0);
+        largest_map = 0;
+    }
+    check_ok(spool_stream_append(stream, &large, 1, &refs[0], &appended, &the_error));
+    refs[1] = append_one(stream, origin, 1, 100);
+    for (int i = 0; i < 2; i++)
+        check_block(stream, &refs[i]);
+    check_verified(spool);
+    free((void *)(uintptr_t)large.frames);
+    spool_close(spool);
+    remove_tree(path);
+    free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_remove_without_files), cmocka_unit_test(test_salvage_without_files),
-        cmocka_unit_test(test_usage_without_files),  cmocka_unit_test(test_segments_not_listed),
-        cmocka_unit_test(test_streams_not_listed),   cmocka_unit_test(test_verify_not_listed),
+        cmocka_unit_test(test_remove_without_files),
+        cmocka_unit_test(test_append_without_files),
+        cmocka_unit_test(test_salvage_without_files),
+        cmocka_unit_test(test_usage_without_files),
+        cmocka_unit_test(test_segments_not_listed),
+        cmocka_unit_test(test_streams_not_listed),
+        cmocka_unit_test(test_verify_not_listed),
+        cmocka_unit_test(test_no_room_for_a_large_block),
     };
     return cmocka_run_group_tests_name("spool_limits", tests, NULL, NULL);
 }
