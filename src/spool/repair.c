@@ -119,8 +119,9 @@ static void choose_ids(struct repair *r)
         }
         if (!id_taken(r, id))
             s->id = id;
-        /* The next block's number is jumped to where the newest can't be read: recover.c. */
-        if (s->count && !s->segments[s->count - 1].ours)
+        /* The next block's number is jumped to where the newest can't be read: recover.c. How many it
+           has is not known then. */
+        if (s->count && !(s->segments[s->count - 1].ours && s->segments[s->count - 1].counted))
             s->last_sequence += SEQUENCE_JUMP / 2;
         r->last_id = s->id > r->last_id ? s->id : r->last_id;
     }
@@ -133,9 +134,8 @@ static int keep_origin(struct repair *r, uint32_t id, uint32_t epoch, const void
 {
     struct told_origin *more;
 
-    for (size_t i = 0; i < r->origin_count; i++)
-        if (r->origins[i].id == id)
-            return SPOOL_OK;
+    if (high_find(&r->kept, id))
+        return SPOOL_OK;
     if (r->origin_count == r->origin_cap) {
         r->origin_cap = r->origin_cap ? r->origin_cap * 2 : 64;
         more = realloc(r->origins, r->origin_cap * sizeof(*more));
@@ -149,7 +149,17 @@ static int keep_origin(struct repair *r, uint32_t id, uint32_t epoch, const void
         return SPOOL_E_NOMEM;
     memcpy(more->name, name, size);
     r->origin_count++;
-    return SPOOL_OK;
+    return high_add(&r->kept, id, 0, NULL) ? SPOOL_OK : SPOOL_E_NOMEM;
+}
+
+/* One whose name is lost: its number must not be given to another one, which would then be taken to have
+   its offsets. */
+static int keep_nameless(struct repair *r, uint32_t id)
+{
+    char name[32];
+    int n = snprintf(name, sizeof(name), "unknown/%u", id);
+
+    return id ? keep_origin(r, id, 1, name, (size_t)n) : SPOOL_OK;
 }
 
 static int told_origin(void *arg, const struct tree *tree, const struct tree_item *item)
@@ -166,40 +176,93 @@ static int told_origin(void *arg, const struct tree *tree, const struct tree_ite
     return keep_origin(arg, get_be32(item->key), epoch, c.at, cursor_left(&c));
 }
 
-/* An origin that only letters have: its number must not be given to another one. */
+/* Of a segment that does not say whose it is: the others go before it. */
+static int told_silent_origin(void *arg, const struct tree *tree, const struct tree_item *item)
+{
+    const struct repair *r = arg;
+
+    for (size_t i = 0; i < r->origin_count; i++) {
+        const struct told_origin *o = &r->origins[i];
+        if (item->size == o->name_size + 4 + RECORD_CHECKSUM_BYTES && item->data &&
+            get_le32(item->data) == o->epoch && !memcmp(item->data + 4, o->name, o->name_size))
+            return SPOOL_OK;
+    }
+    return told_origin(arg, tree, item);
+}
+
+static int told_high(void *arg, const struct tree *tree, const struct tree_item *item)
+{
+    struct cursor c;
+
+    (void)tree;
+    if (!item->data || item->key_size != 4 ||
+        record_open(RECORD_HIGH, item->key, 4, item->data, item->size, &c))
+        return SPOOL_OK;
+    return keep_nameless(arg, get_be32(item->key));
+}
+
+static int told_block(void *arg, const struct tree *tree, const struct tree_item *item)
+{
+    struct spool_block_ref ref;
+    struct cursor c;
+
+    (void)tree;
+    if (!item->data || item->key_size != 8 ||
+        record_open(RECORD_INDEX, item->key, 8, item->data, item->size, &c) ||
+        block_ref_decode(0, get_be64(item->key), c, &ref))
+        return SPOOL_OK;
+    return keep_nameless(arg, ref.origin);
+}
+
 static int told_letter(void *arg, const struct tree *tree, const struct tree_item *item)
 {
     const uint8_t *end = memchr(item->key, 0, item->key_size);
-    char name[32];
-    uint32_t id;
-    int n;
 
     (void)tree;
-    if (!end || (size_t)(item->key + item->key_size - end) != 13 || !get_be32(end + 1))
+    if (!end || (size_t)(item->key + item->key_size - end) != 13)
         return SPOOL_OK;
-    id = get_be32(end + 1);
-    n = snprintf(name, sizeof(name), "unknown/%u", id);
-    return keep_origin(arg, id, 1, name, (size_t)n);
+    return keep_nameless(arg, get_be32(end + 1));
 }
 
-static int read_origins(struct repair *r, struct spool_error *error)
+typedef int told_visit(void *arg, const struct tree *tree, const struct tree_item *item);
+
+/* One database of every segment that is ours, or of those that are silent; the newest first, for it
+   names the most. */
+static int read_each(struct repair *r, bool silent, const char *db, told_visit *visit,
+                     struct spool_error *error)
 {
-    char *dead = path_join(r->spool->path, "dead.mdb");
-    int status = dead ? SPOOL_OK : SPOOL_E_NOMEM;
+    int status = SPOOL_OK;
 
     for (size_t i = 0; status == SPOOL_OK && i < r->stream_count; i++) {
         const struct told_stream *s = &r->streams[i];
-        for (size_t k = s->count; status == SPOOL_OK && k-- > 0;) { /* the newest names the most */
-            char *path = told_path(s, s->segments[k].number);
+        for (size_t k = s->count; status == SPOOL_OK && k-- > 0;) {
+            const struct told *t = &s->segments[k];
+            char *path = told_path(s, t->number);
             if (!path)
                 status = SPOOL_E_NOMEM;
-            else if (s->segments[k].ours)
-                status = repair_walk(path, "origins", told_origin, r, NULL, error);
+            else if (silent ? t->silent : t->ours)
+                status = repair_walk(path, db, visit, r, NULL, error);
             if (!is_cause_to_stop(status))
                 status = SPOOL_OK;
             free(path);
         }
     }
+    return status;
+}
+
+static int read_origins(struct repair *r, struct spool_error *error)
+{
+    static const struct {
+        const char *db;
+        told_visit *visit[2]; /* of ours, of the silent ones */
+    } passes[] = {{"origins", {told_origin, told_silent_origin}},
+                  {"high", {told_high, told_high}},
+                  {"index", {told_block, told_block}}};
+    char *dead = path_join(r->spool->path, "dead.mdb");
+    int status = dead ? SPOOL_OK : SPOOL_E_NOMEM;
+
+    for (size_t i = 0; status == SPOOL_OK && i < 6; i++)
+        status = read_each(r, i % 2, passes[i / 2].db, passes[i / 2].visit[i % 2], error);
     if (status == SPOOL_OK)
         status = repair_walk(dead, "letters", told_letter, r, NULL, error);
     free(dead);
@@ -350,6 +413,7 @@ static void repair_free(struct repair *r)
     for (size_t i = 0; i < r->origin_count; i++)
         free(r->origins[i].name);
     free(r->origins);
+    high_free(&r->kept);
     spool_close(r->spool);
 }
 

@@ -8,6 +8,8 @@
 /* What a segment's info says; readable: it does, and its checksum is right. */
 struct told {
     bool readable, ours;
+    bool silent;  /* it does not say whose it is */
+    bool counted; /* last_sequence is what the file ends with */
     uint64_t number, base_sequence, last_sequence;
     uint32_t stream;
     uint8_t uuid[16];
@@ -38,6 +40,7 @@ struct repair {
     size_t stream_count;
     struct told_origin *origins;
     size_t origin_count, origin_cap;
+    struct high_table kept; /* their ids */
     bool uuid_known;
     uint32_t last_id; /* of a stream */
 };

@@ -55,8 +55,10 @@ static int told_totals(void *arg, const struct tree *tree, const struct tree_ite
 
     (void)tree;
     if (item->data && item->size == TOTALS_BODY_BYTES + RECORD_CHECKSUM_BYTES &&
-        !record_open(RECORD_TOTALS, item->key, item->key_size, item->data, item->size, &c))
+        !record_open(RECORD_TOTALS, item->key, item->key_size, item->data, item->size, &c)) {
         t->last_sequence = get_le64(c.at + 40);
+        t->counted = true;
+    }
     return SPOOL_OK;
 }
 
@@ -117,18 +119,23 @@ char *told_path(const struct told_stream *s, uint64_t number)
 }
 
 /* What is damaged in a segment is found again when it is opened: it is no error here. */
-static int read_segment(struct told_stream *s, struct told *t, uint64_t number,
-                        struct spool_error *error)
+static int read_segment(const struct repair *r, struct told_stream *s, struct told *t,
+                        uint64_t number, struct spool_error *error)
 {
     char *path = told_path(s, number);
+    bool half = false;
     int status = path ? repair_can_open(path, error) : SPOOL_E_NOMEM;
 
+    if (status == SPOOL_OK && !r->dry) /* as when it is opened: what there will be is to be read */
+        status = tree_mend(path, NULL, error);
     if (status == SPOOL_OK)
         status = repair_walk(path, "info", told_info, t, NULL, error);
     if (status != SPOOL_E_NEWER && !is_cause_to_stop(status))
-        status = repair_walk(path, "totals", told_totals, t, NULL, error);
+        status = repair_walk(path, "totals", told_totals, t, &half, error);
     if (status != SPOOL_E_NEWER && !is_cause_to_stop(status))
         status = SPOOL_OK;
+    t->counted = t->counted && !half;
+    t->silent = !t->readable;
     t->readable = t->readable && t->number == number && !strcmp(t->name, s->name);
     t->number = number;
     if (status == SPOOL_E_NEWER)
@@ -157,7 +164,7 @@ static int read_stream(struct repair *r, const char *name, struct spool_error *e
     if (status == SPOOL_OK && !(s->segments = calloc(s->count + 1, sizeof(*s->segments))))
         status = repair_no_memory(error);
     for (size_t i = 0; status == SPOOL_OK && i < s->count; i++)
-        status = read_segment(s, &s->segments[i], numbers[i], error);
+        status = read_segment(r, s, &s->segments[i], numbers[i], error);
     free(numbers);
     return status;
 }

@@ -388,6 +388,144 @@ static void test_repair_refused(void **state)
     free(empty);
 }
 
+/* The first place where a name stands before a byte that is not 0: the record of a database's only key,
+   and not the database. */
+static long record_behind(const char *file, const char *name, size_t name_size)
+{
+    size_t size = 0, at = 0;
+    uint8_t *bytes = read_whole(file, &size);
+
+    for (at = 8192; memcmp(bytes + at, name, name_size) != 0 || !bytes[at + name_size]; at++)
+        assert_true(at + name_size + 1 < size);
+    free(bytes);
+    return (long)(at + name_size);
+}
+
+static void change_byte(const char *file, long at)
+{
+    FILE *out = fopen(file, "r+");
+    int byte;
+
+    assert_non_null(out);
+    assert_int_equal(fseek(out, at, SEEK_SET), 0);
+    byte = fgetc(out);
+    assert_int_equal(fseek(out, at, SEEK_SET), 0);
+    assert_true(fputc(byte ^ 0x40, out) >= 0);
+    assert_int_equal(fclose(out), 0);
+}
+
+/* What the newest segment held may be in the table, also where it no longer says how much that was. */
+static void test_repair_newest(void **state)
+{
+    struct spool_block_ref refs[SEGMENTS], *last = &refs[SEGMENTS - 1];
+
+    (void)state;
+    for (int harm = 0; harm < 2; harm++) {
+        char *path = make(refs), *meta = NULL, *newest = NULL;
+        struct spool *spool;
+        struct spool_stream *stream = NULL;
+        struct spool_salvage salvage = {0};
+        bool wrong = false;
+        size_t lines = 0;
+
+        print_message("harm %d\n", harm);
+        assert_true(asprintf(&meta, "%s/meta.mdb", path) > 0);
+        assert_true(asprintf(&newest, "%s/streams/s/000000000004.seg", path) > 0);
+        assert_int_equal(unlink(meta), 0);
+        if (harm)
+            harm_meta_page(newest, true, HARM_ORDER);
+        else
+            change_byte(newest, record_behind(newest, "totals", 6));
+        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        spool = open_spool(path, 0);
+        check_ok(spool_stream_open(spool, "s", &stream, &the_error));
+        if (!harm) {
+            check_ok(spool_segment_salvage(stream, 4, &salvage, &the_error));
+            assert_int_equal(salvage.count, 1);
+            assert_int_equal(salvage.refs[0].sequence, last->sequence);
+            spool_salvage_free(&salvage);
+        }
+        check_block(stream, last);
+        assert_true(spool_stream_rebuilt_to(stream) >= last->sequence);
+        assert_true(append_one(stream, refs[0].origin, 10, 10).sequence >
+                    spool_stream_rebuilt_to(stream));
+        spool_close(spool);
+        free(meta);
+        free(newest);
+        remove_tree(path);
+        free(path);
+    }
+}
+
+/* An origin that has blocks, and whose name is lost: its number is not another one's. */
+static void test_repair_nameless(void **state)
+{
+    char *path = make_directory(), *file = NULL, *name = NULL;
+    struct spool *spool = open_spool(path, 0);
+    struct spool_stream *stream = open_stream(spool, "s");
+    uint32_t origin = open_origin(spool, "kafka/t/0"), epoch = 0;
+    struct spool_block_ref ref = append_one(stream, origin, 10, 100);
+    int64_t high = 0;
+    bool wrong = false;
+    size_t lines = 0;
+
+    (void)state;
+    spool_close(spool);
+    assert_true(asprintf(&file, "%s/meta.mdb", path) > 0);
+    assert_int_equal(unlink(file), 0);
+    free(file);
+    assert_true(asprintf(&file, "%s/streams/s/000000000001.seg", path) > 0);
+    change_byte(file, record_behind(file, "kafka/t/", 8));
+    check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+    spool = open_spool(path, 0);
+    stream = open_stream(spool, "s");
+    check_ok(spool_stream_high(stream, ref.origin, &high));
+    assert_int_equal(high, ref.last_offset);
+    assert_int_not_equal(open_origin(spool, "kafka/t/1"), ref.origin);
+    check_ok(spool_origin_name(spool, ref.origin, &name, &epoch, &the_error));
+    assert_string_equal(name, "unknown/1");
+    free(name);
+    spool_close(spool);
+    free(file);
+    remove_tree(path);
+    free(path);
+}
+
+/* The same where the segment does not say whose it is: what it says beside that counts. */
+static void test_repair_silent(void **state)
+{
+    const struct spool_segment_spec other = {"other", 5, "db.table"};
+    char *path = make_directory(), *file = NULL;
+    struct spool *spool = open_spool(path, 0);
+    struct spool_stream *stream = open_stream(spool, "s");
+    struct spool_block_ref ref = append_one(stream, open_origin(spool, "kafka/t/0"), 10, 100);
+    int64_t high = 0;
+    bool wrong = false;
+    size_t lines = 0;
+
+    (void)state;
+    check_ok(spool_stream_configure(stream, &other, &the_error));
+    ref = append_one(stream, open_origin(spool, "kafka/t/1"), 20, 100);
+    assert_true(ref.segment == 2 && ref.origin == 2);
+    spool_close(spool);
+    assert_true(asprintf(&file, "%s/meta.mdb", path) > 0);
+    assert_int_equal(unlink(file), 0);
+    free(file);
+    assert_true(asprintf(&file, "%s/streams/s/000000000002.seg", path) > 0);
+    change_byte(file, record_behind(file, "db.tabl", 7));
+    check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+    spool = open_spool(path, 0);
+    stream = open_stream(spool, "s");
+    assert_int_equal(open_origin(spool, "new"), 3);
+    assert_int_equal(open_origin(spool, "kafka/t/1"), ref.origin);
+    check_ok(spool_stream_high(stream, ref.origin, &high));
+    assert_int_equal(high, ref.last_offset);
+    spool_close(spool);
+    free(file);
+    remove_tree(path);
+    free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -397,6 +535,9 @@ int main(void)
         cmocka_unit_test(test_repair_nothing_left),
         cmocka_unit_test(test_repair_cannot_open),
         cmocka_unit_test(test_repair_refused),
+        cmocka_unit_test(test_repair_newest),
+        cmocka_unit_test(test_repair_nameless),
+        cmocka_unit_test(test_repair_silent),
     };
     return cmocka_run_group_tests_name("spool_repair", tests, NULL, NULL);
 }
