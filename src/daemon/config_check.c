@@ -271,9 +271,9 @@ static int check_http(struct reader *r)
 static void blot_out(char *text, size_t size, const char *secret)
 {
     size_t n = strlen(secret);
-    char *at;
+    char *at = text;
 
-    while (n && (at = strstr(text, secret))) {
+    while (n && (at = strstr(at, secret))) {
         size_t rest = strlen(at + n) + 1;
         size_t room = size - (size_t)(at - text);
         size_t stars = n < 3 ? n : 3;
@@ -282,6 +282,7 @@ static void blot_out(char *text, size_t size, const char *secret)
         memmove(at + stars, at + n, rest);
         memset(at, '*', stars);
         text[size - 1] = 0;
+        at += stars; /* a secret may be stars itself */
     }
 }
 

@@ -253,6 +253,20 @@ static int check_stream(struct reader *r, struct stream_options *s, const struct
     return status == SPOOL_OK && s->origin_columns ? add_origin_columns(r, s, node, where) : status;
 }
 
+/* Whether letters for that table would go into the one of the stream's rows. */
+static bool is_own_table(const struct pipeline_options *p, const struct stream_options *s,
+                         const char *table)
+{
+    const char *dot = strchr(table, '.');
+    const char *own = s->database ? s->database : p->clickhouse.database;
+
+    if (strcmp(dot ? dot + 1 : table, s->table) != 0)
+        return false;
+    if (!own)
+        own = "default";
+    return !dot || (strlen(own) == (size_t)(dot - table) && strncmp(table, own, strlen(own)) == 0);
+}
+
 /* Letters must not come back as records, nor go into the rows' own table. */
 static int check_dead_letters(struct reader *r, const struct json_node *streams)
 {
@@ -267,7 +281,7 @@ static int check_dead_letters(struct reader *r, const struct json_node *streams)
         const char *topic = s->dead_letters_topic, *table = s->dead_letters_table;
 
         path_set(path, "streams[%zu].dead_letters.table", i);
-        if (table && strcmp(table, s->table) == 0 && !s->database)
+        if (table && is_own_table(p, s, table))
             return reader_fail(r, SPOOL_E_INVALID, member_at(letters, "table"), path,
                                "is the table of the stream's own rows");
         path_set(path, "streams[%zu].dead_letters.topic", i);

@@ -398,6 +398,18 @@ static void wrong_values_are_refused_with_path_and_reason(void **state)
     assert_refused("{\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"dead_letters\":{\"topic\":"
                    "\"x\"}}]}",
                    "f.json:1:1: kafka.brokers: is missing; streams with topics need it");
+    assert_refused(
+        "{\"streams\":[{\"name\":\"a\",\"table\":\"d.t\",\"dead_letters\":{\"table\":\"t\"}}]}",
+        "f.json:1:63: streams[0].dead_letters.table: is the table of the stream's own rows");
+    assert_refused(
+        "{\"streams\":[{\"name\":\"a\",\"table\":\"d.t\",\"dead_letters\":{\"table\":\"d.t\"}}]}",
+        "f.json:1:63: streams[0].dead_letters.table: is the table of the stream's own rows");
+    assert_refused(
+        "{\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"dead_letters\":{\"table\":"
+        "\"default.t\"}}]}",
+        "f.json:1:61: streams[0].dead_letters.table: is the table of the stream's own rows");
+    config_free(parse(
+        "{\"streams\":[{\"name\":\"a\",\"table\":\"d.t\",\"dead_letters\":{\"table\":\"e.t\"}}]}"));
     assert_refused("{\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"dead_letters\":{\"table\":"
                    "\"t\"}}]}",
                    "f.json:1:61: streams[0].dead_letters.table: is the table of the stream's own "
@@ -672,6 +684,10 @@ static void secrets_are_in_no_error(void **state)
         "\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"topics\":[\"x\"]}]}",
         "{\"kafka\":{\"brokers\":[\"k:1\"],\"properties\":{\"ssl.key.password\":\"hunter2\","
         "\"security.protocol\":\"hunter2\"}},"
+        "\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"topics\":[\"x\"]}]}",
+        /* and what stands for it may be one */
+        "{\"kafka\":{\"brokers\":[\"k:1\"],\"properties\":{\"ssl.key.password\":\"***\","
+        "\"sasl.password\":\"*\",\"security.protocol\":\"***\"}},"
         "\"streams\":[{\"name\":\"a\",\"table\":\"t\",\"topics\":[\"x\"]}]}",
     };
     for (size_t i = 0; i < sizeof(CASES) / sizeof(CASES[0]); i++) {
