@@ -165,6 +165,10 @@ void batch_failed(struct batch *b, int endpoint, const struct clickhouse_outcome
         batch_hold(b, outcome); /* neither the rows nor their number is what is wrong */
         return;
     }
+    if (outcome->before_view && batch_is_blind(b)) {
+        batch_hold(b, outcome); /* it may last, and each attempt may store the rows */
+        return;
+    }
     if (error_turns_away(outcome->code, outcome->class_) &&
         endpoint_refused(b->stream, endpoint, outcome->text)) {
         if (b->maybe_stored)

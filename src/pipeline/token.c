@@ -26,7 +26,8 @@ bool outcome_is_of_commit(const struct clickhouse_outcome *outcome)
 {
     if (!outcome->unknown || outcome->code <= 0)
         return false;
-    if (outcome->of_view && error_proves_nothing_stored(outcome->code, NULL))
+    if ((outcome->of_view || outcome->before_view) &&
+        error_proves_nothing_stored(outcome->code, NULL))
         return false; /* a view's own words about the data */
     return !error_is_before_commit(outcome->code);
 }

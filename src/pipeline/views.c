@@ -10,6 +10,10 @@
  *   - elsewhere sending again would double the table's rows. They are taken for stored, after asking
  *     where that can be, and counted as rows that views may lack.
  *
+ * But 26.7 looks for too many parts in a view's own table before any row is stored anywhere, and by the
+ * order of the views the table itself has all rows then or none (before_view): such an answer counts as
+ * none, and what may double the rows with each attempt is tried ever less often (refuse.c).
+ *
  * The same count is made where the table was asked after an attempt without an answer: it has the
  * rows, and nobody can say whether the views got them.
  */

@@ -95,10 +95,11 @@ struct clickhouse_outcome {
     enum error_class class_; /* CLASS_NONE: it worked, to the last byte of the answer */
     int code;                /* ClickHouse's exception code, 0: none */
     int http_status;
-    bool unknown;    /* rows may or may not be in (reset, timeout, after sending began) */
-    bool unanswered; /* all of an insert went out, and no answer came in time */
-    bool of_view;    /* of an insert: a materialized view threw, the table itself has all rows */
-    char text[512];  /* one line for log and status, without credentials */
+    bool unknown;     /* rows may or may not be in (reset, timeout, after sending began) */
+    bool unanswered;  /* all of an insert went out, and no answer came in time */
+    bool of_view;     /* of an insert: a materialized view threw, the table itself has all rows */
+    bool before_view; /* ... and the table itself has all rows or none */
+    char text[512];   /* one line for log and status, without credentials */
     uint64_t duration_ns;
 };
 

@@ -125,5 +125,8 @@ void outcome_of_insert(const struct http_reply *reply, bool native, uint64_t bod
         proved = refused_before_reading(reply->status);
     out->unknown = !proved && blocks_given > 0;
     out->unanswered = reply->timed_out && reply->body_sent == body_size;
-    out->of_view = out->unknown && out->code > 0 && error_is_of_view(reply->body);
+    if (out->unknown && out->code > 0) {
+        out->before_view = error_is_before_view(out->code, reply->body);
+        out->of_view = !out->before_view && error_is_of_view(reply->body);
+    }
 }

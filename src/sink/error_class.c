@@ -298,6 +298,12 @@ int error_is_of_view(const char *text)
     return text && strstr(text, "pushing to view") != NULL;
 }
 
+int error_is_before_view(int code, const char *text)
+{
+    return code == 252 && error_is_of_view(text) && strstr(text, "Too many parts") &&
+           !strstr(text, "e.displayText()");
+}
+
 int error_proves_nothing_stored(int code, const char *text)
 {
     const struct error_row *row = row_of(code);

@@ -117,3 +117,31 @@ def test_a_view_failed_and_the_server_restarted(kafka, engine, spoold):
     assert daemon.stream_status("s")["views_unsure_rows"] == ROWS
     assert daemon.metric("spoold_possible_duplicates_total") == 0
     daemon.wait_state("s", "running")
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+@pytest.mark.parametrize("kind", ["plain", "origin", "token"])
+def test_a_view_whose_target_has_too_many_parts(kafka, engine, spoold, kind, first):
+    """26.7 looks at that before any row is stored: whether the table has the rows goes by the order
+    of its views. They are not taken for stored."""
+    viewed = Viewed(engine, kind == "origin", window=1000 if kind == "token" else 0)
+    viewed.mend()
+    full = engine.create_table("id UInt64", extra=" SETTINGS parts_to_throw_insert = 1")
+    engine.query(f"INSERT INTO {full} SELECT 10000000")
+    engine.query(f"CREATE MATERIALIZED VIEW w_{viewed.table} TO {full} "
+                 f"AS SELECT id FROM {viewed.table}")
+    if first:
+        engine.query(f"DROP TABLE v_{viewed.table}")
+        viewed._make_view("id")
+    daemon, topic = flow(kafka, spoold, viewed, kind == "origin")
+    daemon.start()
+    daemon.wait(lambda: daemon.metric("spoold_errors_total") > 0, 60, "refused")
+    if kind == "plain":
+        daemon.wait(lambda: "pushing to view" in daemon.stream_status("s")["reason"], 60, "held")
+    engine.query(f"ALTER TABLE {full} MODIFY SETTING parts_to_throw_insert = 3000")
+    settled(kafka, daemon, topic)
+    daemon.wait_state("s", "running")
+    assert engine.unique(viewed.table) == ROWS
+    assert viewed.counts()[0] == (2 * ROWS if first and kind == "plain" else ROWS)
+    assert daemon.metric("spoold_possible_duplicates_total") == (ROWS if kind == "plain" else 0)
+    assert daemon.metric("spoold_dead_letters_total") == 0

@@ -378,6 +378,12 @@ static void test_close_ends_an_insert(void **state)
 static void test_outcomes(void **state)
 {
     static const char view[] = "Code: 6. DB::Exception: x: while pushing to view d.v (CANNOT)";
+    static const char crowded[] = "Code: 252. DB::Exception: Too many parts (300) in table 'd.t'. "
+                                  "Merges are: while pushing to view d.v. (TOO_MANY_PARTS)";
+    static const char crowded_old[] = "Code: 252, e.displayText() = DB::Exception: Too many parts "
+                                      "(300). Merges are: while pushing to view d.v, e.what() = x";
+    static const char scattered[] = "Code: 252. DB::Exception: Too many partitions for single "
+                                    "INSERT block: while pushing to view d.v. (TOO_MANY_PARTS)";
     static char long_view[2000]; /* beyond what an outcome keeps */
     const struct {
         struct http_reply reply;
@@ -427,6 +433,9 @@ static void test_outcomes(void **state)
         {{.status = 500, .body = "Code: 1001. std::exception"}, 0, CLASS_UNKNOWN, 1001, false},
         {{.status = 500, .body = view}, 50, CLASS_DATA, 6, true},
         {{.status = 500, .body = long_view}, 50, CLASS_DATA, 469, true},
+        {{.status = 500, .body = crowded}, 50, CLASS_TRANSIENT, 252, true},
+        {{.status = 500, .body = crowded_old}, 50, CLASS_TRANSIENT, 252, true},
+        {{.status = 500, .body = scattered}, 50, CLASS_ENVIRONMENT, 252, true},
         {{.status = 500, .body = "Code: 117. x"}, 50, CLASS_SCHEMA, 117, false},
         /* no exception: a proxy, another server */
         {{.status = 502, .body = "<html>bad gateway</html>"}, 50, CLASS_TRANSIENT, 0, true},
@@ -446,7 +455,9 @@ static void test_outcomes(void **state)
             outcome.unknown != rows[i].unknown)
             fail_msg("row %zu: %s %d %d", i, error_class_name(outcome.class_), outcome.code,
                      outcome.unknown);
-        assert_int_equal(outcome.of_view, strstr(r.body, "pushing to view") != NULL);
+        assert_int_equal(outcome.before_view, r.body == crowded);
+        assert_int_equal(outcome.of_view,
+                         strstr(r.body, "pushing to view") && !outcome.before_view);
         assert_true((outcome.class_ == CLASS_NONE) == (outcome.text[0] == '\0'));
     }
 }
