@@ -19,7 +19,7 @@ struct endpoint {
     enum endpoint_state logged;
     struct log_gate gates[ENDPOINT_DOWN + 1]; /* by state */
     bool probing;
-    bool refused; /* down, though its server answers */
+    bool refused;  /* down, though its server answers */
     uint64_t since_ms;
     uint64_t seen_ms; /* its last answer */
     struct server_version version;
@@ -70,6 +70,9 @@ typedef void (*statement_done)(void *arg, const struct clickhouse_outcome *outco
 int statement_send(struct clickhouse *ch, size_t endpoint, const char *sql, const char *parameters,
                    size_t max_reply_bytes, bool probe, statement_done done, void *arg,
                    struct spool_error *error);
+
+/* What keeps a profile from cutting an answer short in silence: with a 200, and rows missing. */
+const char *settings_of_answers(struct server_version version);
 
 /* "26.7.3.1" -> numbers; false where it is no version. */
 bool parse_version(const char *text, struct server_version *out);

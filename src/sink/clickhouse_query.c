@@ -51,9 +51,10 @@ int statement_send(struct clickhouse *ch, size_t endpoint, const char *sql, cons
     if (ch->closing)
         return spool_error_set(error, SPOOL_E_CANCELLED, "the ClickHouse client is closing");
     s = calloc(1, sizeof(*s));
-    status =
-        s ? buf_printf(&url, "%s/?wait_end_of_query=1%s", ch->endpoints[endpoint].url, parameters)
-          : SPOOL_E_NOMEM;
+    status = s ? buf_printf(&url, "%s/?wait_end_of_query=1%s%s", ch->endpoints[endpoint].url,
+                            probe ? "" : settings_of_answers(ch->endpoints[endpoint].version),
+                            parameters)
+               : SPOOL_E_NOMEM;
     if (status == SPOOL_OK && !(spec.url = buf_cstr(&url)))
         status = SPOOL_E_NOMEM;
     if (status != SPOOL_OK) {

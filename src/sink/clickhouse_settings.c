@@ -15,7 +15,7 @@
 #define FOR_JSON   2
 #define FOR_BOTH   3
 
-enum pinned_value { FIXED, DEDUPLICATE, BLOCK_ROWS, BLOCK_BYTES };
+enum pinned_value { FIXED, DEDUPLICATE, DEDUPLICATE_WORD, BLOCK_ROWS, BLOCK_BYTES };
 
 struct pinned {
     const char *name;
@@ -36,6 +36,14 @@ static const struct pinned pinned[] = {
     {"min_insert_block_size_bytes", FOR_BOTH, {0}, {0}, BLOCK_BYTES, NULL},
     /* 1 without a token: a server that knows none drops the second of two honest equal batches. */
     {"insert_deduplicate", FOR_BOTH, {0}, {0}, DEDUPLICATE, NULL},
+    /* Overrides the former. Newer than 22.3, as are the next two: known to 26.7 (asked of one). */
+    {"deduplicate_insert", FOR_BOTH, {26, 7, 0}, {0}, DEDUPLICATE_WORD, NULL},
+    /* Would cut at max_insert_block_size, whatever the least sizes above say. */
+    {"use_strict_insert_block_limits", FOR_BOTH, {26, 7, 0}, {0}, FIXED, "0"},
+    /* Would store what came of a body that was cut. */
+    {"input_format_connection_handling", FOR_BOTH, {26, 7, 0}, {0}, FIXED, "0"},
+    /* "break" ends an insert that takes longer than max_execution_time with 200, and nothing stored. */
+    {"timeout_overflow_mode", FOR_BOTH, {0}, {0}, FIXED, "throw"},
     {"deduplicate_blocks_in_dependent_materialized_views",
      FOR_BOTH,
      {22, 3, 0},
@@ -76,7 +84,6 @@ static const char *const reserved[] = {
     "session_check",
     "default_format",
     "insert_deduplication_token",
-    "deduplicate_insert",
     "client_protocol_version",
     "max_query_size",
     "readonly",
@@ -109,6 +116,16 @@ bool parse_version(const char *text, struct server_version *out)
 bool version_at_least(struct server_version v, uint32_t major, uint32_t minor)
 {
     return v.major > major || (v.major == major && v.minor >= minor);
+}
+
+const char *settings_of_answers(struct server_version version)
+{
+    static const char all[] = "&result_overflow_mode=throw&read_overflow_mode=throw"
+                              "&timeout_overflow_mode=throw&limit=0&offset=0";
+    static const char old[] = "&result_overflow_mode=throw&read_overflow_mode=throw"
+                              "&timeout_overflow_mode=throw";
+
+    return version_at_least(version, 22, 3) ? all : old;
 }
 
 bool clickhouse_knows_token(struct server_version version)
@@ -162,6 +179,10 @@ int clickhouse_pinned_settings(struct server_version version, bool native, bool 
             break;
         case DEDUPLICATE:
             status = buf_printf(out, "%s%s=%d", separator, p->name, deduplicates ? 1 : 0);
+            break;
+        case DEDUPLICATE_WORD:
+            status =
+                buf_printf(out, "%s%s=%s", separator, p->name, deduplicates ? "enable" : "disable");
             break;
         case BLOCK_ROWS:
             status = buf_printf(out, "%s%s=%" PRIu64, separator, p->name,

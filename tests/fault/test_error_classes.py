@@ -547,7 +547,7 @@ def test_more_queries_than_a_user_may_run(kafka, limited, spoold):
 
 CONFIG_XML = """<clickhouse><path>{path}/</path>
 <user_directories><users_xml><path>{users}</path></users_xml></user_directories></clickhouse>"""
-USERS_XML = """<clickhouse><profiles><default/></profiles><quotas><default/></quotas>
+USERS_XML = """<clickhouse><profiles><default>{profile}</default></profiles><quotas><default/></quotas>
 <users><default><password/><profile>default</profile><quota>default</quota>
 <networks><ip>::/0</ip></networks><grants><query>GRANT ALL ON *.*</query>{revoked}</grants>
 </default></users></clickhouse>"""
@@ -569,12 +569,13 @@ class Granted(Engine):
             "--config", self.config, "--user", "default",
             "--user", "spoold", "--password", self.spoold_password]
 
-    def start_with(self, revoked="", password=""):
+    def start_with(self, revoked="", password="", **profile):
         if self.alive():
             self.stop()
         self.spoold_password = password
         with open(self.users, "w", encoding="utf-8") as f:
             f.write(USERS_XML.format(
+                profile="".join(f"<{name}>{value}</{name}>" for name, value in profile.items()),
                 revoked=f"<query>REVOKE {revoked}</query>" if revoked else ""))
         return self.start()
 
@@ -668,3 +669,67 @@ def test_the_servers_disk_is_full(kafka, small_disk, spoold):
         rig.daemon.wait_state("s", "running")
     finally:
         server.stop()
+
+
+def test_a_profile_that_ends_an_insert_quietly(kafka, granted, spoold):
+    """Where timeout_overflow_mode is break, an insert that takes too long stores nothing and is
+    answered 200."""
+    granted.start_with(max_execution_time=1, timeout_overflow_mode="break", max_block_size=10)
+    rig = Rig(kafka, granted, spoold, {"s": Case(
+        159, "transient", "x UInt8 MATERIALIZED sleepEachRow(0.02)")})
+    rig.send()
+    rig.daemon.start()
+    rig.daemon.wait(lambda: ("transient", 159) in rig.errors("s"), 60, "refused")
+    rig.run(("ALTER TABLE {t} DROP COLUMN x",), "s")
+    rig.all_in()
+
+
+def test_a_profile_that_cuts_batches(kafka, granted, spoold):
+    granted.start_with(use_strict_insert_block_limits=1, max_insert_block_size=100)
+    rig = Rig(kafka, granted, spoold, {"s": Case(0, "none", engine="MergeTree ORDER BY id", options={
+        "flush": {"rows": 1000, "interval": "10m"}})})
+    rig.send(1000)
+    rig.daemon.start()
+    rig.all_in()
+    assert granted.query("SELECT count() FROM system.parts WHERE level = 0 AND "
+                         f"table = '{rig.tables['s']}'") == "1"
+
+
+def test_a_profile_that_deduplicates_nothing(kafka, granted, proxy, spoold):
+    granted.start_with(deduplicate_insert="disable")
+    between = proxy(granted)
+    topic, table = kafka.create_topic(1), granted.create_bench_table(window=1000)
+    between.arm(Fault("answer", how="rst"), "s")
+    kafka.produce(topic, ROWS)
+    daemon = spoold(kafka, between.url, [stream("s", topic, table)]).start()
+    daemon.wait(lambda: kafka.committed_offsets(daemon.group, topic) == {0: ROWS}, 60, "committed")
+    assert granted.count(table) == ROWS
+    assert daemon.metric("spoold_possible_duplicates_total") == 0
+
+
+@pytest.mark.parametrize("profile", [
+    {"max_result_rows": 100, "result_overflow_mode": "break"},
+    {"max_rows_to_read": 100, "read_overflow_mode": "break"},
+    {"limit": 100},
+], ids=["result", "read", "limit"])
+def test_a_profile_that_cuts_answers(kafka, granted, proxy, spoold, profile):
+    """What the table was not let say is no proof that rows are missing."""
+    granted.start_with()
+    between = proxy(granted)
+    rig = Rig(kafka, granted, spoold, {"s": Case(0, "none", engine="MergeTree ORDER BY id "
+                                              "SETTINGS index_granularity = 64", options={
+        "flush": {"rows": 1000, "interval": "10m"}})}, url=between.url)
+    taken = threading.Event()
+    lost = between.arm(Fault("answer", how="rst", on_strike=lambda: taken.wait(60)), "s")
+    rig.send(1000)
+    rig.daemon.start()
+    rig.daemon.wait(lambda: lost.count, 30, "an insert")
+    granted.start_with(max_block_size=10, **profile)
+    taken.set()
+    if "limit" not in profile:
+        rig.daemon.wait_state("s", "held", 60)
+        assert "can't be asked" in rig.daemon.stream_status("s")["reason"]
+        granted.start_with()
+    rig.daemon.wait(lambda: kafka.committed_offsets(rig.daemon.group, rig.topics["s"]) == {0: 1000},
+                    60, "committed")
+    assert granted.count(rig.tables["s"]) == 1000

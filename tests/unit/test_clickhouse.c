@@ -30,6 +30,7 @@ struct world {
     char *replies[SCRIPT_STEPS * 4]; /* to be freed */
     size_t reply_count;
     unsigned ups, downs;
+    int64_t start_ms;               /* of the server, when it was last up */
     void (*on_up)(struct world *w); /* the first time */
     void (*on_down)(struct world *w);
     bool closed, keep_open;
@@ -1022,19 +1023,23 @@ static void test_pinned_settings(void **state)
          true,
          false,
          "min_insert_block_size_rows=1000000000000&min_insert_block_size_bytes=1125899906842624&"
-         "insert_deduplicate=0&input_format_skip_unknown_fields=0&input_format_allow_errors_num=0&"
+         "insert_deduplicate=0&timeout_overflow_mode=throw&input_format_skip_unknown_fields=0&"
+         "input_format_allow_errors_num=0&"
          "input_format_allow_errors_ratio=0"},
         {{18, 16, 1},
          false,
          false,
          "min_insert_block_size_rows=1000000000000&min_insert_block_size_bytes=1125899906842624&"
-         "insert_deduplicate=0&input_format_skip_unknown_fields=0&input_format_allow_errors_num=0&"
+         "insert_deduplicate=0&timeout_overflow_mode=throw&input_format_skip_unknown_fields=0&"
+         "input_format_allow_errors_num=0&"
          "input_format_allow_errors_ratio=0&date_time_input_format=basic"},
         {{26, 7, 2},
          true,
          true,
          "min_insert_block_size_rows=1000000000000&min_insert_block_size_bytes=1125899906842624&"
-         "insert_deduplicate=1&deduplicate_blocks_in_dependent_materialized_views=1&"
+         "insert_deduplicate=1&deduplicate_insert=enable&use_strict_insert_block_limits=0&"
+         "input_format_connection_handling=0&timeout_overflow_mode=throw&"
+         "deduplicate_blocks_in_dependent_materialized_views=1&"
          "async_insert=0&max_insert_threads=1&materialized_views_ignore_errors=0&"
          "input_format_skip_unknown_fields=0&input_format_null_as_default=1&"
          "input_format_defaults_for_omitted_fields=1&input_format_allow_errors_num=0&"
@@ -1043,7 +1048,9 @@ static void test_pinned_settings(void **state)
          false,
          false,
          "min_insert_block_size_rows=1000000000000&min_insert_block_size_bytes=1125899906842624&"
-         "insert_deduplicate=0&deduplicate_blocks_in_dependent_materialized_views=0&"
+         "insert_deduplicate=0&deduplicate_insert=disable&use_strict_insert_block_limits=0&"
+         "input_format_connection_handling=0&timeout_overflow_mode=throw&"
+         "deduplicate_blocks_in_dependent_materialized_views=0&"
          "async_insert=0&max_insert_threads=1&materialized_views_ignore_errors=0&"
          "input_format_skip_unknown_fields=0&input_format_null_as_default=1&"
          "input_format_defaults_for_omitted_fields=1&input_format_allow_errors_num=0&"
