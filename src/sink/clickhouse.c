@@ -86,6 +86,7 @@ void endpoint_failed(struct endpoint *e, const char *reason)
     if (e->ch->closing)
         return;
     e->refused = false;
+    e->outlived = true;
     one_line(e->reason, sizeof(e->reason), reason, strlen(reason));
     if (!e->probing && e->state != ENDPOINT_DOWN)
         probe_after(e, PROBE_FIRST_MS);
@@ -120,6 +121,8 @@ static void probe_failed(struct endpoint *e, const char *reason, bool refused)
     endpoint_change(e, ENDPOINT_DOWN);
 }
 
+static void ask_identity(struct endpoint *e);
+
 static void identity_done(void *arg, const struct clickhouse_outcome *outcome, char *text,
                           size_t size)
 {
@@ -136,6 +139,10 @@ static void identity_done(void *arg, const struct clickhouse_outcome *outcome, c
     if (outcome->class_ != CLASS_NONE) {
         probe_failed(e, outcome->text,
                      outcome->http_status != 0 && outcome->class_ != CLASS_TRANSIENT);
+        return;
+    }
+    if (e->outlived) { /* the answer may be a dead server's, and another begin behind it */
+        ask_identity(e);
         return;
     }
     tsv_open(&reader, text, size, 3);
@@ -165,6 +172,7 @@ static void ask_identity(struct endpoint *e)
 {
     struct spool_error error;
 
+    e->outlived = false;
     if (statement_send(e->ch, e->index,
                        "SELECT version(), timezone(), toUnixTimestamp(now()) - uptime() "
                        "FORMAT TabSeparated",

@@ -19,6 +19,7 @@ struct endpoint {
     enum endpoint_state logged;
     struct log_gate gates[ENDPOINT_DOWN + 1]; /* by state */
     bool probing;
+    bool outlived; /* by a failure that was seen since it was asked who it is */
     bool refused;  /* down, though its server answers */
     uint64_t since_ms;
     uint64_t seen_ms; /* its last answer */

@@ -78,6 +78,7 @@ static void on_changed(void *arg, size_t endpoint, enum endpoint_state state)
     assert_int_equal(status.state, state);
     if (state == ENDPOINT_UP) {
         assert_int_equal(clickhouse_pick(w->ch), (int)endpoint);
+        assert_true(clickhouse_server_start(w->ch, endpoint, &w->start_ms));
         if (w->ups++ == 0 && w->on_up)
             w->on_up(w);
         else if (w->ups > 1 && w->downs > 0)
@@ -508,6 +509,64 @@ static void test_down_then_up(void **state)
     assert_int_equal(w.downs, 1);
     assert_int_equal(w.ups, 2);
     assert_true(strlen(w.reason) > 0);
+    end(&w);
+}
+
+static void no_answer(void *arg, const struct clickhouse_outcome *outcome, const char *text,
+                      size_t size)
+{
+    struct world *w = arg;
+
+    (void)text;
+    (void)size;
+    assert_int_equal(outcome->http_status, 0);
+    w->done++;
+}
+
+static void ask_twice(struct world *w)
+{
+    struct spool_error error;
+
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(clickhouse_query(w->ch, 0, "SELECT 1", 1000, no_answer, w, &error),
+                         SPOOL_OK);
+}
+
+static void server_dies(void *arg)
+{
+    struct world *w = arg;
+
+    assert_int_equal(w->done, 1);
+    connection_end(w->server.connections[1], true);
+}
+
+/* It said who it is, and another request broke off before that was read: it may have been its last
+   word, and the server that is there now began later. */
+static void test_restart_while_probed(void **state)
+{
+    struct world w = {.on_up = ask_twice};
+    struct script scripts[3] = {{{{0}}}};
+    char *identity = reply(&w, "200 OK", "", IDENTITY_NEW);
+
+    (void)state;
+    scripts[0].steps[0].kind = STEP_BODY;
+    scripts[0].steps[1] = (struct step){.kind = STEP_SEND, .text = identity};
+    scripts[0].steps[2].kind = STEP_BODY;
+    scripts[0].steps[3].kind = STEP_RESET;
+    scripts[2].steps[0].kind = STEP_BODY;
+    scripts[2].steps[1] =
+        (struct step){.kind = STEP_SEND, .text = reply(&w, "200 OK", "", "Ok.\n")};
+    scripts[2].steps[2].kind = STEP_BODY;
+    scripts[2].steps[3] = (struct step){.kind = STEP_CALL, .call = server_dies, .arg = &w};
+    scripts[2].steps[4] = (struct step){.kind = STEP_SEND, .text = identity};
+    scripts[2].steps[5].kind = STEP_BODY;
+    scripts[2].steps[6] = (struct step){
+        .kind = STEP_SEND, .text = reply(&w, "200 OK", "", "26.7.2.1\tUTC\t1795437300\n")};
+    begin(&w, scripts, 3, NULL);
+    run(&w);
+    assert_int_equal(w.done, 2);
+    assert_int_equal(w.ups, 2);
+    assert_true(w.start_ms == INT64_C(1795437300000));
     end(&w);
 }
 
@@ -1143,6 +1202,7 @@ int main(void)
         cmocka_unit_test(test_close_ends_an_insert),
         cmocka_unit_test(test_outcomes),
         cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_restart_while_probed),
         cmocka_unit_test(test_down_then_up),
         cmocka_unit_test(test_not_accepted),
         cmocka_unit_test(test_bad_options),
