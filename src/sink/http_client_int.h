@@ -10,7 +10,7 @@
 
 #define HEADER_VALUE_BYTES 1024
 
-enum end_reason { END_NONE = 0, END_CANCELLED, END_STALLED, END_SOURCE, END_REPEAT };
+enum end_reason { END_NONE = 0, END_CANCELLED, END_STALLED, END_SOURCE, END_REPEAT, END_UNASKED };
 
 struct http_request {
     struct http_client *client;
@@ -26,6 +26,7 @@ struct http_request {
     bool added;          /* curl has it */
     bool want_add, want_resume, want_cancel;
     bool stalled;
+    bool plain;     /* no TLS, whose own records may come at any time */
     bool body_done; /* for the failpoint of that name */
     bool paused;
     bool connected;

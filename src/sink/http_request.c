@@ -5,6 +5,9 @@
  * and had not written when the connection died would be missing from the repeat. So the callback
  * that runs before every attempt refuses one that begins after bytes were taken.
  *
+ * No answer of another request: curl takes what came on an idle connection for the answer to the
+ * next request on it. So that callback also refuses a connection with something to be read.
+ *
  * A reset instead of a FIN: while a request runs its socket has a zero linger time, also for the
  * kernel when this process is killed. Old servers store whatever blocks came before an orderly end
  * of the connection as if they were the whole body (measured on 18.16); a reset makes them drop it.
@@ -89,9 +92,13 @@ static int on_socket_close(void *arg, curl_socket_t fd)
     return close(fd);
 }
 
-/* curl does not tell an attempt's descriptor, but its local port. */
-static void guard_socket(const struct http_client *client, int local_port)
+/* curl does not tell an attempt's descriptor, but its local port. Whether something can be read
+   there already. */
+static bool guard_socket(const struct http_client *client, int local_port)
 {
+    bool input = false;
+    char byte;
+
     for (const struct open_socket *s = client->sockets; s; s = s->next) {
         union {
             struct sockaddr any;
@@ -103,9 +110,12 @@ static void guard_socket(const struct http_client *client, int local_port)
         if (getsockname(s->fd, &name.any, &size) != 0)
             continue;
         port = name.any.sa_family == AF_INET6 ? name.v6.sin6_port : name.v4.sin_port;
-        if (ntohs(port) == local_port)
-            set_reset_on_close(s->fd, true);
+        if (ntohs(port) != local_port)
+            continue;
+        set_reset_on_close(s->fd, true);
+        input = input || recv(s->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
     }
+    return input;
 }
 
 /* Before every attempt, with the connection standing. */
@@ -116,9 +126,12 @@ static int on_attempt(void *arg, char *remote_ip, char *local_ip, int remote_por
     (void)remote_ip;
     (void)local_ip;
     (void)remote_port;
-    guard_socket(r->client, local_port);
     r->connected = true;
     r->progress_ms = clock_monotonic_ms();
+    if (guard_socket(r->client, local_port) && r->plain) {
+        r->end = END_UNASKED;
+        return CURL_PREREQFUNC_ABORT;
+    }
     if (r->body_given > 0) {
         r->end = END_REPEAT;
         return CURL_PREREQFUNC_ABORT;
@@ -291,6 +304,8 @@ static const char *failure_text(const struct http_request *r, CURLcode result)
         return "the body could not be read";
     case END_REPEAT:
         return "the connection died while the body was sent";
+    case END_UNASKED:
+        return "the server sent what nobody had asked for";
     case END_NONE:
         break;
     }
@@ -513,6 +528,7 @@ int http_client_send(struct http_client *client, const struct http_request_spec 
     r->arg = spec->arg;
     r->done = spec->done;
     r->read_body = spec->read_body;
+    r->plain = strncasecmp(spec->url, "http:", 5) == 0;
     r->body_size = spec->body || spec->read_body ? spec->body_size : 0;
     buf_init(&r->reply, (spec->max_reply_bytes ? spec->max_reply_bytes : LIMIT_REPLY_BYTES) + 1);
     if (spec->body) {

@@ -848,6 +848,61 @@ static void test_short_keep_alive_is_not_used(void **state)
     world_close(&w);
 }
 
+/* An answer that nobody asked for: with the one before, or while the connection is idle. */
+static void post_b_later(uv_timer_t *timer)
+{
+    struct exchange *e = timer->data;
+
+    uv_close((uv_handle_t *)timer, NULL);
+    post_source(&e->world->b, 5000);
+}
+
+static void answer_unasked(struct exchange *e)
+{
+    static uv_timer_t timer;
+    uv_buf_t data = uv_buf_init((char *)(uintptr_t)OK_EMPTY, sizeof(OK_EMPTY) - 1);
+
+    assert_int_equal(uv_try_write((uv_stream_t *)&e->world->server.connections[0]->tcp, &data, 1),
+                     data.len);
+    uv_timer_init(&e->world->loop, &timer);
+    timer.data = e;
+    uv_timer_start(&timer, post_b_later, 20, 0);
+}
+
+static void post_a_again(struct exchange *e)
+{
+    assert_int_equal(e->world->a.status, 200);
+    e->world->a.then = NULL;
+    post_source(&e->world->a, 100);
+}
+
+static void test_answers_that_nobody_asked_for(void **state)
+{
+    static const struct script scripts[2][2] = {
+        {{{{.kind = STEP_BODY}, {.kind = STEP_SEND, .text = OK_EMPTY OK_EMPTY}}},
+         {{{.kind = STEP_BODY}, {.kind = STEP_SEND, .text = REFUSED}}}},
+        {{{{.kind = STEP_BODY}, {.kind = STEP_SEND, .text = OK_EMPTY}}},
+         {{{.kind = STEP_BODY}, {.kind = STEP_SEND, .text = REFUSED}}}},
+    };
+
+    (void)state;
+    for (int idle = 0; idle < 2; idle++) {
+        struct world w;
+        world_open(&w, scripts[idle], 2);
+        w.a.then = idle ? answer_unasked : post_b;
+        w.b.then = post_a_again;
+        post_source(&w.a, 100);
+        world_run(&w);
+        assert_int_equal(w.a.status, 500); /* on a connection of its own */
+        assert_int_equal(w.server.connection_count, 2);
+        assert_int_equal(w.b.status, 0);
+        assert_string_equal(w.b.transport_error, idle ? "the server sent what nobody had asked for"
+                                                      : "the server did not answer for too long");
+        assert_true(idle ? w.b.body_sent == 0 : w.b.body_sent == 5000);
+        world_close(&w);
+    }
+}
+
 static void watch_idle_close(uv_timer_t *timer)
 {
     struct exchange *e = timer->data;
@@ -1062,6 +1117,7 @@ int main(void)
         cmocka_unit_test(test_cancel_inside_the_answer),
         cmocka_unit_test(test_close_cancels),
         cmocka_unit_test(test_keep_alive),
+        cmocka_unit_test(test_answers_that_nobody_asked_for),
         cmocka_unit_test(test_idle_connection_ends_in_order),
         cmocka_unit_test(test_request_on_a_reused_connection_is_reset),
         cmocka_unit_test(test_short_keep_alive_is_not_used),
