@@ -171,6 +171,37 @@ static bool acked_covers(const struct load_job *l, size_t *at, const struct spoo
     return seen && rows >= ref->rows;
 }
 
+static bool has_topic(const struct stream *s, const char *topic)
+{
+    for (size_t i = 0; i < s->options->topic_count; i++)
+        if (strcmp(s->options->topics[i], topic) == 0)
+            return true;
+    return false;
+}
+
+/* Rows of a topic that the stream no longer reads: the partition is never ours, and they would wait
+   unseen. */
+static void load_unread(struct stream *s, const struct load_job *l)
+{
+    for (size_t i = 0; i < l->origin_count; i++) {
+        struct origin *o = origin_find(s, l->origins[i].id);
+        struct origin_place place;
+
+        if (!o || !o->first || !o->kafka || o->unread || o->superseded ||
+            o->discard_to == INT64_MAX)
+            continue;
+        origin_place(o, &place);
+        if (!place.place.topic || has_topic(s, place.place.topic))
+            continue;
+        o->unread = true;
+        log_event(LOG_WARN, "origin.unread", "stream", s->options->name, "origin", o->name,
+                  "reason",
+                  "its topic is none of the stream's any more: its rows wait in the spool, and "
+                  "the group's offset before them",
+                  "action", "give the stream the topic again until they are delivered", NULL);
+    }
+}
+
 static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
 {
     uint64_t unacked_rows = 0;
@@ -223,6 +254,7 @@ static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
     (void)segment_discard(s, g, block_discarded, NULL);
     segment_skip_delivered(s, g);
     segment_check_acked(g);
+    load_unread(s, l);
     if (segments_all_loaded(s))
         for (struct origin *o = s->origins; o; o = o->next) {
             origin_refresh_front(o);

@@ -96,6 +96,7 @@ struct origin {
     bool commit_in_flight; /* `committed` was handed over and not answered */
     int64_t discard_to;    /* rows at or below are not to be sent; INT64_MAX: its epoch is over */
     bool superseded;       /* by another log, whose offsets are the same */
+    bool unread;           /* its topic is none of the stream's any more; said once */
     int64_t
         told_from; /* a table's rows from there on are of this log; INT64_MAX: none is known to be */
     bool suspect;  /* its rows may be in the table */

@@ -49,6 +49,38 @@ def test_a_topic_comes_into_the_configuration(kafka, engine, spoold):
     assert engine.count(group.table) == 200
 
 
+def test_a_topic_goes_from_the_configuration(kafka, engine, spoold):
+    """Rows of it wait, and that is said; the stream that has it now reads its records from the offset before
+    them, so nothing is lost. What was delivered so does not go again when the topic is back."""
+    group = Group(kafka, engine, spoold)
+    daemon, other = group.daemon(), kafka.create_topic(1)
+    daemon.config["streams"][0]["topics"].append(other)
+    daemon.start()
+    group.wait_owned(5)
+    daemon.control("POST", "/streams/s/pause")
+    kafka.produce(group.topic, 100)
+    kafka.produce(other, 50, "--first", 100)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 150, 30, "rows spooled")
+    assert daemon.sigterm() == 0
+    table = engine.create_bench_table()
+    daemon.config["streams"][0]["topics"].remove(other)
+    daemon.config["streams"].append(stream("new", other, table))
+    daemon.start()
+    daemon.wait_rows(engine, group.table, 100)
+    daemon.wait_rows(engine, table, 50)
+    said = daemon.events("origin.unread")
+    assert [(e["stream"], e["origin"]) for e in said] == [("s", f"kafka/{other}/0")]
+    assert daemon.stream_status("s")["rows_spooled"] == 50
+    daemon.wait(lambda: kafka.committed_offsets(daemon.group, other) == kafka.end_offsets(other), 30, "committed")
+    assert daemon.sigterm() == 0
+    daemon.config["streams"].pop()
+    daemon.config["streams"][0]["topics"].append(other)
+    daemon.start()
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 0, 60, "the rows that waited")
+    assert daemon.events("origin.unread") == []
+    assert (engine.count(group.table), engine.count(table)) == (100, 50)
+
+
 def test_instance_killed(kafka, engine, spoold):
     group = Group(kafka, engine, spoold)
     first, second = group.daemon().start(), group.daemon().start()
