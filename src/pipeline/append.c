@@ -46,6 +46,7 @@ struct append_job {
     size_t count, appended;
     uint64_t bytes;
     struct stream_schema *configure; /* tell the spool first; counted */
+    bool configured;                 /* ... which was done */
     int status;
     struct spool_error error;
     uint64_t duration_ns;
@@ -64,6 +65,7 @@ static void append_work(struct job *job)
             .destination = a->configure->target->destination,
         };
         a->status = spool_stream_configure(a->stream->spool, &spec, &a->error);
+        a->configured = a->status == SPOOL_OK;
     }
     if (a->status == SPOOL_OK)
         a->status = spool_stream_append(a->stream->spool, a->blocks, a->count, a->refs,
@@ -120,6 +122,10 @@ static void append_done(struct job *job)
     metrics_add(p->metrics, METRIC_ROWS_SPOOLED, (double)rows, s->options->name);
     metrics_add(p->metrics, METRIC_SPOOL_APPENDED_BYTES, (double)bytes, s->options->name);
     append_requeue(s, a);
+    if (a->configure && !a->configured) { /* else the next attempt would go by the former schema */
+        stream_schema_unref(s->configured);
+        s->configured = NULL;
+    }
     if (a->status == SPOOL_OK)
         s->append_refused = false;
     if (a->status == SPOOL_E_FULL) {

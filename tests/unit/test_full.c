@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Records that were read while there is no room for them on disk, of logs that go on and of such as are
    over. */
+#include <sys/resource.h>
+
 #include "pipeline_rig.h"
 
 #define ROWS 100 /* of each run */
@@ -117,12 +119,53 @@ static void test_the_next_log_waits_in_kafka(void **state)
     flow_remove(&f);
 }
 
+/* A schema that the spool could not be told of for want of a descriptor is told with the next attempt: else
+   its blocks would go into the segment of the former one, and be read as what they are not. */
+static void test_a_schema_waits_for_a_descriptor(void **state)
+{
+    const struct segment *newest;
+    struct kafka_partition *p;
+    struct rlimit before, none;
+    struct flow f;
+    char *path = make_directory();
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, path);
+    p = flow_partition(&f, 0);
+    (void)flow_assign(&f, p, (struct kafka_committed){.offset = -1, .low = 0, .high = 1000});
+    flow_take(&f, p, 0, 10, false);
+    flow_run(&f);
+    flow_close(&f);
+    flow_type = "UInt64";
+    flow_open(&f, path);
+    p = flow_partition(&f, 0);
+    (void)flow_assign(&f, p, (struct kafka_committed){.offset = -1, .low = 0, .high = 1000});
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = (struct rlimit){0, before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    flow_take(&f, p, 10, 10, false);
+    flow_run(&f);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_true(f.stream->full);
+    assert_non_null(f.stream->append_first);
+    f.stream->append_retry_at_ms = 0;
+    flow_run(&f);
+    assert_null(f.stream->append_first);
+    newest = f.stream->segments_last;
+    assert_ptr_not_equal(newest, f.stream->segments_first);
+    assert_int_equal(newest->blocks_total, 1);
+    assert_int_equal(stream_spooled_rows(f.stream), 20);
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_can_be_read_again_is_given_back),
         cmocka_unit_test(test_what_can_not_waits_in_memory_and_within_the_bound),
         cmocka_unit_test(test_the_next_log_waits_in_kafka),
+        cmocka_unit_test(test_a_schema_waits_for_a_descriptor),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
