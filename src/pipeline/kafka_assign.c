@@ -46,8 +46,9 @@ struct assign_job {
     bool gone; /* revoked while the job ran */
     char name[400];
     struct kafka_committed committed;
-    bool ours;      /* committed by this spool */
-    bool by_spoold; /* committed by this or another one, which went on where one had stopped */
+    bool ours;          /* committed by this spool */
+    bool by_spoold;     /* committed by this or another one, which went on where one had stopped */
+    int64_t their_told; /* ... and its own told_from */
     uint32_t commit_epoch; /* ... in this epoch of the origin */
     bool same_epoch;       /* ... which is the present one */
     bool new_epoch;        /* what was taken so far is of another log */
@@ -65,13 +66,14 @@ struct assign_job {
     struct spool_trace traces[LOG_TRACES]; /* of earlier logs, the latest first */
     size_t trace_count;
     int64_t told_from; /* the origin's */
+    int64_t old_told;  /* ... of old_id */
     int64_t
         confirm_from; /* ... where one of traces shows that its log is the one before; INT64_MAX:
                              they are of what was read, and say where reading begins */
     struct assign_job *next;
 };
 
-/* "spoold <uuid> <epoch>" */
+/* "spoold <uuid> <epoch> <told_from>" */
 bool kafka_commit_is_ours(const struct pipeline *p, const char *metadata, uint32_t *epoch)
 {
     char text[64];
@@ -80,6 +82,17 @@ bool kafka_commit_is_ours(const struct pipeline *p, const char *metadata, uint32
     if (n <= 0 || !metadata || strncmp(metadata, text, (size_t)n) != 0)
         return false;
     *epoch = (uint32_t)strtoul(metadata + n, NULL, 10);
+    return true;
+}
+
+/* Whether a spoold committed it, and from where on its rows could be told apart. */
+static bool is_of_a_spoold(const char *metadata, int64_t *told)
+{
+    long long from = -1;
+
+    if (!metadata || strncmp(metadata, "spoold ", 7) != 0)
+        return false;
+    *told = sscanf(metadata, "spoold %*36s %*u %lld", &from) == 1 && from >= 0 ? from : INT64_MAX;
     return true;
 }
 
@@ -121,6 +134,7 @@ static int take_new_epoch(struct assign_job *a)
 
     a->old_id = a->id;
     a->old_epoch = a->epoch;
+    a->old_told = origin_told_noted(a->stream, a->old_id, a->old_epoch);
     a->high = -1;
     a->mark.known = false;
     a->epoch = epoch;
@@ -193,7 +207,7 @@ static int find_same_log(struct assign_job *a)
     struct spool_change note = origin_told_note(a->stream, a->id, INT64_MAX, key, value);
     uint32_t id = 0, found = 0;
     int status = SPOOL_OK;
-    int64_t from;
+    int64_t from, behind;
 
     if (a->told_from != INT64_MAX) /* it was, and may be another by now */
         status = spool_commit(spool, &note, 1, &a->error);
@@ -203,9 +217,9 @@ static int find_same_log(struct assign_job *a)
     if (status != SPOOL_OK || !was_discarded(a, id))
         return status;
     from = origin_told_noted(a->stream, id, found);
-    if (!a->by_spoold && a->committed.high > from)
-        from = a->committed.high;
-    if (from == INT64_MAX || (!a->by_spoold && a->committed.high < 0))
+    behind = a->by_spoold ? a->their_told : a->committed.high < 0 ? INT64_MAX : a->committed.high;
+    from = behind > from ? behind : from;
+    if (from == INT64_MAX)
         return SPOOL_OK;
     add_traces(a, id);
     if (a->trace_count) {
@@ -213,6 +227,18 @@ static int find_same_log(struct assign_job *a)
         a->confirm_from = from;
     }
     return SPOOL_OK;
+}
+
+/* Of a log that this spool has nothing of yet: as much as the one who read it before could be told. */
+static int take_their_word(struct assign_job *a)
+{
+    char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
+    struct spool_change note = origin_told_note(a->stream, a->id, a->their_told, key, value);
+
+    if (!a->by_spoold || a->their_told == a->told_from)
+        return SPOOL_OK;
+    a->told_from = a->their_told;
+    return spool_commit(a->job.pipeline->spool, &note, 1, &a->error);
 }
 
 static void assign_work(struct job *job)
@@ -242,8 +268,8 @@ static void assign_work(struct job *job)
     if (a->high >= 0)
         return;
     a->status = find_traces(a);
-    if (a->status == SPOOL_OK && a->epoch > 1 && !a->ours && a->committed.offset >= 0)
-        a->status = find_same_log(a);
+    if (a->status == SPOOL_OK && !a->ours && a->committed.offset >= 0)
+        a->status = a->epoch > 1 ? find_same_log(a) : take_their_word(a);
 }
 
 /* Logs that were followed by another one: rows of that have the same offsets. Where another consumer
@@ -282,8 +308,8 @@ static void assign_old_epoch(struct assign_job *a)
     if (!old->name)
         old->name = strdup(a->name);
     old->epoch = a->old_epoch;
-    if (old->epoch <= 1)
-        old->told_from = 0;
+    if (old->told_from == INT64_MAX)
+        old->told_from = a->old_told;
     old->kafka = true;
     old->partition = NULL;
     old->owned = false;
@@ -346,7 +372,7 @@ static void assign_unlink(struct assign_job *a)
 /* What was found of its log before may be on its way to the notes yet; of what is held it stands. */
 static void assign_told(const struct assign_job *a, struct origin *o)
 {
-    if (o->told_from == INT64_MAX)
+    if (o->told_from == INT64_MAX || a->epoch <= 1)
         o->told_from = a->told_from;
     else if (a->high < 0 && a->told_from == INT64_MAX)
         origin_tell(o, INT64_MAX);
@@ -533,7 +559,7 @@ void kafka_assign(struct pipeline *p, struct kafka_partition *partition,
     a->partition = partition;
     a->committed = *committed;
     a->committed.metadata = NULL;
-    a->by_spoold = committed->metadata && strncmp(committed->metadata, "spoold ", 7) == 0;
+    a->by_spoold = is_of_a_spoold(committed->metadata, &a->their_told);
     a->ours = kafka_commit_is_ours(p, committed->metadata, &a->commit_epoch);
     a->new_epoch = new_epoch;
     a->other_log = other_log;

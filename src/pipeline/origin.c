@@ -88,8 +88,8 @@ void origin_commit(struct origin *o)
 
     if (!o->partition || (!o->owned && !o->revoking) || next < 0 || next <= o->committed)
         return;
-    snprintf(metadata, sizeof(metadata), "spoold %s %u", spool_uuid_text(o->stream->p->spool),
-             o->epoch);
+    snprintf(metadata, sizeof(metadata), "spoold %s %u %lld", spool_uuid_text(o->stream->p->spool),
+             o->epoch, (long long)o->told_from);
     o->committed = next;
     if (!o->commit_in_flight)
         o->stream->p->commits_in_flight++;
@@ -228,10 +228,8 @@ int64_t origin_told_noted(const struct stream *s, uint32_t origin, uint32_t epoc
 {
     char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
 
-    if (epoch <= 1)
-        return 0;
     (void)origin_told_note(s, origin, 0, key, value);
-    return noted_offset(s, key, INT64_MAX);
+    return noted_offset(s, key, epoch <= 1 ? 0 : INT64_MAX);
 }
 
 void origin_tell(struct origin *o, int64_t from)

@@ -65,7 +65,7 @@ def test_the_topic_was_made_anew_meanwhile(kafka, engine, proxy, spoold):
     group, between, daemon = had_by_another(kafka, engine, proxy, spoold)
     kafka.delete_topic(group.topic)
     kafka.create_topic(1, group.topic)
-    kafka.commit(group.name, group.topic, 0, 0, "spoold 00000000-0000-0000-0000-000000000000 1")
+    kafka.commit(group.name, group.topic, 0, 0, "spoold 00000000-0000-0000-0000-000000000000 1 0")
     lost = between.arm(Fault("head", how="rst", swallow=True), "s")
     kafka.produce(group.topic, 1000, "--first", 2000)
     daemon.start()

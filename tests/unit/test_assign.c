@@ -383,7 +383,7 @@ static void test_a_commit_goes_with_its_partition(void **state)
 static struct kafka_committed by_another_spoold(int64_t offset)
 {
     return (struct kafka_committed){.offset = offset,
-                                    .metadata = "spoold 00000000-0000-0000-0000-000000000000 7",
+                                    .metadata = "spoold 00000000-0000-0000-0000-000000000000 7 0",
                                     .low = 0,
                                     .high = 1000};
 }
@@ -551,6 +551,59 @@ static void test_what_is_found_of_the_log_is_noted_in_order(void **state)
     flow_open(&f, path);
     for (o = f.stream->origins; o->epoch != 2; o = o->next)
         continue;
+    assert_int_equal(o->told_from, INT64_MAX);
+    flow_remove(&f);
+}
+
+static struct kafka_committed by_one_that_saw_a_cut(int64_t offset)
+{
+    struct kafka_committed committed = by_another_spoold(offset);
+
+    committed.metadata = "spoold 00000000-0000-0000-0000-000000000000 7 9223372036854775807";
+    return committed;
+}
+
+/* It read on behind what was taken here, and another log followed; or it was set back. */
+static void test_another_spoold_says_what_it_could_be_told(void **state)
+{
+    struct kafka_committed committed = by_another_spoold(50);
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_marks = true;
+    flow_open(&f, make_directory());
+    p = back(&f, taken(&f));
+    o = flow_assign(&f, p, by_one_that_saw_a_cut(50));
+    assert_int_equal(o->epoch, 2);
+    goes_on_at(p, 50);
+    assert_int_equal(o->told_from, INT64_MAX);
+    flow_remove(&f);
+
+    committed.metadata = "spoold 00000000-0000-0000-0000-000000000000 7 400";
+    o = looked_for(&f, &p, committed);
+    found(&f, p);
+    assert_int_equal(o->told_from, 400);
+    flow_remove(&f);
+
+    flow_open(&f, make_directory()); /* nothing was taken here yet */
+    p = flow_partition(&f, 0);
+    o = flow_assign(&f, p, committed);
+    assert_int_equal(o->epoch, 1);
+    assert_int_equal(o->told_from, 400);
+    p = back(&f, p);
+    o = flow_assign(&f, p, by_one_that_saw_a_cut(50));
+    assert_int_equal(o->epoch, 1);
+    assert_int_equal(o->told_from, INT64_MAX);
+    flow_take(&f, p, 50, ROWS, false);
+    flow_run(&f);
+    path = f.path;
+    flow_close(&f);
+    flow_open(&f, path);
+    assert_int_equal(f.stream->segments_first->first->origin->told_from, INT64_MAX);
+    o = flow_assign(&f, flow_partition(&f, 0), by_us(&f, 60, 1));
     assert_int_equal(o->told_from, INT64_MAX);
     flow_remove(&f);
 }
@@ -818,6 +871,7 @@ int main(void)
         cmocka_unit_test_teardown(test_the_log_another_spoold_read_is_the_same, without_marks),
         cmocka_unit_test_teardown(test_an_operator_set_the_offset, without_marks),
         cmocka_unit_test_teardown(test_the_log_another_spoold_read_is_another, without_marks),
+        cmocka_unit_test_teardown(test_another_spoold_says_what_it_could_be_told, without_marks),
         cmocka_unit_test_teardown(test_the_log_another_spoold_read_was_cut, without_marks),
         cmocka_unit_test_teardown(test_what_is_found_of_the_log_is_noted_in_order, without_marks),
         cmocka_unit_test_teardown(test_the_log_is_looked_at_whenever_another_had_it, without_marks),
