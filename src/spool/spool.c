@@ -133,15 +133,34 @@ static int check_absent(const char *path, struct spool_error *error)
     return status;
 }
 
-static int prepare_directory(const struct spool_options *options, struct spool_error *error)
+/* meta.mdb is there, or may be made. */
+static int check_meta(const struct spool_options *options, struct spool_error *error)
 {
-    bool make = options->create && !options->read_only;
-    char *meta = path_join(options->path, "meta.mdb"), *streams = NULL;
-    struct stat st;
+    char *meta = path_join(options->path, "meta.mdb");
     int status = SPOOL_OK;
 
     if (!meta)
         return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
+    if (access(meta, F_OK) < 0) {
+        if (errno != ENOENT)
+            status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot open %s", meta);
+        else
+            status = check_absent(options->path, error);
+        if (status == SPOOL_OK && (!options->create || options->read_only))
+            status =
+                spool_error_set(error, SPOOL_E_NOT_FOUND, "there is no spool in %s", options->path);
+    }
+    free(meta);
+    return status;
+}
+
+static int prepare_directory(const struct spool_options *options, struct spool_error *error)
+{
+    bool make = options->create && !options->read_only;
+    char *streams = NULL;
+    struct stat st;
+    int status = SPOOL_OK;
+
     if (stat(options->path, &st) < 0) {
         if (errno != ENOENT)
             status =
@@ -158,22 +177,14 @@ static int prepare_directory(const struct spool_options *options, struct spool_e
     }
     if (status == SPOOL_OK)
         status = check_file_system(options->path, error);
-    if (status == SPOOL_OK && access(meta, F_OK) < 0) {
-        if (errno != ENOENT)
-            status = spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot open %s", meta);
-        else
-            status = check_absent(options->path, error);
-        if (status == SPOOL_OK && !make)
-            status =
-                spool_error_set(error, SPOOL_E_NOT_FOUND, "there is no spool in %s", options->path);
-    }
+    if (status == SPOOL_OK)
+        status = check_meta(options, error);
     if (status == SPOOL_OK && !options->read_only) {
         streams = path_join(options->path, "streams");
         status = streams ? make_durable_directory(streams, error)
                          : spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
     }
     free(streams);
-    free(meta);
     return status;
 }
 
@@ -294,6 +305,8 @@ int spool_open(const struct spool_options *options, struct spool **out, struct s
         status = spool_error_set(error, SPOOL_E_NOMEM, "no memory for a spool");
     if (status == SPOOL_OK)
         status = spool_take_lock(spool, error);
+    if (status == SPOOL_OK) /* as whoever had the lock until now left it */
+        status = check_meta(options, error);
     if (status == SPOOL_OK)
         status = meta_open(spool, error);
     if (status == SPOOL_OK)

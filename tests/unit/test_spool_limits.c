@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -315,6 +316,37 @@ static void test_verify_not_listed(void **state)
     free(path);
 }
 
+static const char *taken_away; /* when the lock is asked for */
+
+int flock(int fd, int how)
+{
+    if (taken_away)
+        assert_int_equal(unlink(taken_away), 0);
+    taken_away = NULL;
+    return (int)syscall(SYS_flock, fd, how);
+}
+
+/* Another process, which had the lock until now, was killed when meta.mdb was out of its place. */
+static void test_meta_gone_before_the_lock(void **state)
+{
+    char *path = make_directory(), *meta = NULL;
+    struct spool *spool = open_spool(path, 0);
+    const struct spool_options options = {.path = path, .create = true};
+    struct spool_block_ref refs[2];
+
+    (void)state;
+    two_segments(spool, refs);
+    spool_close(spool);
+    assert_true(asprintf(&meta, "%s/meta.mdb", path) > 0);
+    taken_away = meta;
+    assert_int_equal(spool_open(&options, &spool, &the_error), SPOOL_E_CORRUPT);
+    assert_non_null(strstr(the_error.text, "has segments but no meta.mdb"));
+    assert_int_equal(access(meta, F_OK), -1);
+    free(meta);
+    remove_tree(path);
+    free(path);
+}
+
 /* --- no room in the address space ----------------------------------------------------------- */
 
 static size_t largest_map; /* of a file; 0: no bound */
@@ -368,6 +400,7 @@ int main(void)
         cmocka_unit_test(test_segments_not_listed),
         cmocka_unit_test(test_streams_not_listed),
         cmocka_unit_test(test_verify_not_listed),
+        cmocka_unit_test(test_meta_gone_before_the_lock),
         cmocka_unit_test(test_no_room_for_a_large_block),
     };
     return cmocka_run_group_tests_name("spool_limits", tests, NULL, NULL);
