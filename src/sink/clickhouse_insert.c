@@ -20,9 +20,6 @@
 #include "sink/clickhouse_int.h"
 #include "sink/sql_text.h"
 
-/* The server reads this much of a query's text unless told otherwise (max_query_size). */
-#define QUERY_SIZE_USUAL 262144
-
 struct insert {
     struct endpoint *endpoint;
     struct http_request *request;
@@ -112,8 +109,8 @@ static int make_url(const struct endpoint *e, const struct insert_spec *spec, si
         status = add_parameter(url, "query_id", spec->query_id);
     if (status == SPOOL_OK && spec->token && clickhouse_knows_token(e->version))
         status = add_parameter(url, "insert_deduplication_token", spec->token);
-    if (status == SPOOL_OK && query_bytes >= QUERY_SIZE_USUAL / 2)
-        status = buf_printf(url, "&max_query_size=%zu", 2 * query_bytes);
+    if (status == SPOOL_OK)
+        status = clickhouse_allow_query(url, query_bytes);
     if (status == SPOOL_OK)
         status = buf_append_str(url, e->ch->settings);
     if (status == SPOOL_OK && spec->settings && spec->settings[0])

@@ -75,6 +75,9 @@ int statement_send(struct clickhouse *ch, size_t endpoint, const char *sql, cons
 /* What keeps a profile from cutting an answer short in silence: with a 200, and rows missing. */
 const char *settings_of_answers(struct server_version version);
 
+/* Lets the server read a query of so many bytes: puts what that needs behind other parameters. */
+int clickhouse_allow_query(struct buf *parameters, size_t bytes);
+
 /* "26.7.3.1" -> numbers; false where it is no version. */
 bool parse_version(const char *text, struct server_version *out);
 bool version_at_least(struct server_version v, uint32_t major, uint32_t minor);

@@ -10,6 +10,7 @@
 #include "sink/sql_text.h"
 
 #define PROBE_STATEMENT_TIMEOUT_MS 10000
+#define QUERY_SIZE_USUAL           262144 /* a server reads so much of a query unless told otherwise */
 
 struct statement {
     struct endpoint *endpoint;
@@ -77,6 +78,12 @@ done:
     return status;
 }
 
+int clickhouse_allow_query(struct buf *parameters, size_t bytes)
+{
+    return bytes < QUERY_SIZE_USUAL / 2 ? SPOOL_OK
+                                        : buf_printf(parameters, "&max_query_size=%zu", 2 * bytes);
+}
+
 /* --- any statement ---------------------------------------------------------------------------- */
 
 struct query {
@@ -111,6 +118,8 @@ static int query_send(struct clickhouse *ch, size_t endpoint, const char *sql,
         if (status == SPOOL_OK)
             status = http_escape(&parameters, ch->database, strlen(ch->database));
     }
+    if (status == SPOOL_OK)
+        status = clickhouse_allow_query(&parameters, strlen(sql));
     if (status == SPOOL_OK && !(text = buf_cstr(&parameters)))
         status = SPOOL_E_NOMEM;
     if (status == SPOOL_OK) {

@@ -1071,6 +1071,35 @@ static void test_query(void **state)
 
 /* --- pieces ----------------------------------------------------------------------------------- */
 
+#define LONG_QUERY 400000
+
+static void start_long_query(struct world *w)
+{
+    struct spool_error error;
+    char *sql = malloc(LONG_QUERY + 1);
+
+    assert_non_null(sql);
+    snprintf(sql, LONG_QUERY + 1, "SELECT 1%*s", LONG_QUERY - 8, "");
+    assert_int_equal(strlen(sql), LONG_QUERY);
+    assert_int_equal(clickhouse_query(w->ch, 0, sql, 20, query_done, w, &error), SPOOL_OK);
+    free(sql);
+}
+
+/* More than the server reads of a query unless told otherwise. */
+static void test_a_long_query(void **state)
+{
+    struct world w = {.on_up = start_long_query};
+    struct script script =
+        answers(reply(&w, "200 OK", "", IDENTITY_OLD), reply(&w, "200 OK", "", "1\n"), NULL, NULL);
+
+    (void)state;
+    begin(&w, &script, 1, NULL);
+    run(&w);
+    assert_int_equal(w.outcome.class_, CLASS_NONE);
+    assert_non_null(strstr(request_of(&w, 0, 1), "&max_query_size=800000 HTTP"));
+    end(&w);
+}
+
 static void test_pinned_settings(void **state)
 {
     static const struct {
@@ -1213,6 +1242,7 @@ int main(void)
         cmocka_unit_test(test_setting_refused),
         cmocka_unit_test(test_create_table),
         cmocka_unit_test(test_query),
+        cmocka_unit_test(test_a_long_query),
         cmocka_unit_test(test_pinned_settings),
         cmocka_unit_test(test_tsv),
         cmocka_unit_test(test_version),
