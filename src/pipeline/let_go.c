@@ -12,7 +12,7 @@
  *   rows of partitions that are ours      sealed anew
  *   whole blocks of a partition that went wait unsealed, as what was never sealed
  *   pieces of such blocks                 the rest is stored, or elsewhere: a seal of their own, that
- *                                         waits for the partition
+ *                                         waits for the partition; so blocks whose rows may have letters
  *   what another consumer committed past  acknowledged, unsent
  *
  * A batch that may be stored goes on, under its token or asked about, while one of its partitions is
@@ -111,15 +111,16 @@ bool batch_is_gone(const struct batch *b)
     return ours ? kafka_assign_under_way(s) : kafka_in_knows_owners(s->p);
 }
 
-static enum fate part_fate(const struct part *part)
+static enum fate part_fate(const struct batch *b, const struct part *part)
 {
     const struct block *block = part->block;
+    bool lettered = b->lettered && b->stream->dead_letters; /* a new seal would not know */
 
     if (!origin_is_gone(block->origin))
         return FATE_SEALED_ANEW;
     if (block_discarded(block, NULL))
         return FATE_DISCARDED;
-    return part->rows == block->ref.rows ? FATE_UNSEALED : FATE_KEPT;
+    return part->rows == block->ref.rows && !lettered ? FATE_UNSEALED : FATE_KEPT;
 }
 
 struct fates {
@@ -143,7 +144,7 @@ static bool fates_of(const struct batch *b, struct fates *f)
         return false;
     for (size_t i = 0; i < b->part_count; i++) {
         const struct part *part = &b->parts[i];
-        enum fate fate = part_fate(part);
+        enum fate fate = part_fate(b, part);
         if (!part->rows) /* it goes with the seal */
             continue;
         f->spans[fate][f->count[fate]++] = (struct row_span){at, part->rows};

@@ -348,6 +348,24 @@ static void test_whole_blocks_are_unsealed_and_pieces_keep_a_seal(void **state)
     flow_remove(&k.f);
 }
 
+/* Rows of it were to be encoded anew, and letters of some found no room for the others. */
+static void test_blocks_that_may_have_letters_keep_a_seal(void **state)
+{
+    struct kept k;
+
+    (void)state;
+    not_stored(&k, piece);
+    k.batch->lettered = true;
+    k.f.stream->dead_letters = 1;
+    given(&k, 0, nothing);
+    look(&k);
+    assert_int_equal(batches(&k), 2);
+    assert_int_equal(k.batch->next->rows, ROWS + 40);
+    assert_true(k.batch->next->lettered);
+    assert_int_equal(block_at(&k, 1)->state, BLOCK_SEALED);
+    flow_remove(&k.f);
+}
+
 /* Others committed past one partition's rows before they were let go: the other's are not held up. */
 static void test_what_others_passed_is_taken_out(void **state)
 {
@@ -444,6 +462,7 @@ int main(void)
         cmocka_unit_test(test_it_is_done_with_where_others_committed_past_it),
         cmocka_unit_test(test_it_is_done_with_where_we_committed_past_it),
         cmocka_unit_test(test_whole_blocks_are_unsealed_and_pieces_keep_a_seal),
+        cmocka_unit_test(test_blocks_that_may_have_letters_keep_a_seal),
         cmocka_unit_test(test_what_others_passed_is_taken_out),
         cmocka_unit_test(test_pieces_are_sent_when_their_partition_is_back),
         cmocka_unit_test(test_pieces_are_done_with_where_others_committed_past_them),
