@@ -7,7 +7,8 @@
  * possible duplicates.
  *
  * Rows of a source that can't be read again are left in their segment, which therefore stays on
- * disk; they are out of the way until the next start, and found again then.
+ * disk; they are out of the way until the next start, and found again then. A piece of a block keeps a
+ * seal, which is not tried: what is stored of its block would go again without one.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -40,9 +41,9 @@ bool block_is_dense(const struct spool_block_ref *ref)
 struct aside {
     struct batch *batch;
     bool suspect; /* whether the rows may be stored is not known */
-    struct row_span *acked, *good;
+    struct row_span *acked, *good, *kept;
     struct hole_spec *holes;
-    size_t acked_count, good_count, hole_count;
+    size_t acked_count, good_count, kept_count, hole_count;
 };
 
 /* Where the offsets of single rows are not known the hole is as wide as the block. */
@@ -89,8 +90,11 @@ static void aside_rows(struct aside *a, uint64_t at, const struct part *part, bo
 {
     struct row_span span = {at, part->rows};
 
-    if (!stored && damaged && !part->block->origin->kafka)
+    if (!stored && damaged && !part->block->origin->kafka) {
+        if (part->rows != part->block->ref.rows)
+            a->kept[a->kept_count++] = span;
         return;
+    }
     if (!stored && !damaged) {
         a->good[a->good_count++] = span;
         return;
@@ -135,20 +139,27 @@ int batch_set_aside(struct batch *b, const bool *damaged, const struct row_span 
 {
     size_t pieces = b->part_count + 2 * stored_count + 1;
     struct aside a = {.batch = b, .suspect = suspect};
-    struct span_group group;
+    struct span_group groups[2];
+    size_t n = 0;
     int status = SPOOL_E_NOMEM;
 
     a.acked = calloc(pieces, sizeof(*a.acked));
     a.good = calloc(pieces, sizeof(*a.good));
+    a.kept = calloc(pieces, sizeof(*a.kept));
     a.holes = calloc(pieces, sizeof(*a.holes));
-    if (a.acked && a.good && a.holes) {
+    if (a.acked && a.good && a.kept && a.holes) {
         aside_sort(&a, damaged, stored, stored_count);
-        group = (struct span_group){.spans = a.good, .count = a.good_count};
-        status = batch_replace_with_holes(b, a.acked, a.acked_count, &group, a.good_count ? 1 : 0,
-                                          a.holes, a.hole_count);
+        if (a.good_count)
+            groups[n++] = (struct span_group){.spans = a.good, .count = a.good_count};
+        if (a.kept_count)
+            groups[n++] =
+                (struct span_group){.spans = a.kept, .count = a.kept_count, .unreadable = true};
+        status =
+            batch_replace_with_holes(b, a.acked, a.acked_count, groups, n, a.holes, a.hole_count);
     }
     free(a.acked);
     free(a.good);
+    free(a.kept);
     free(a.holes);
     return status;
 }

@@ -469,7 +469,8 @@ int batch_may_go(const struct batch *b)
     const struct stream_schema *schema;
     int endpoint;
 
-    if (b->state != BATCH_WAITING || b->busy || s->paused || s->p->closing || batch_is_gone(b))
+    if (b->state != BATCH_WAITING || b->busy || b->unreadable || s->paused || s->p->closing ||
+        batch_is_gone(b))
         return -1;
     if (s->holds[HOLD_ANSWER] && s->probe && s->probe != b)
         return -1;

@@ -76,6 +76,7 @@ struct batch {
     bool view_failed; /* the table has the rows, a view of it may lack them */
     uint32_t too_big_failures;
     bool suspect;    /* its rows may be stored under another token: no token tells */
+    bool unreadable; /* it is damaged, and nobody else has its rows: not tried before a restart */
     bool unresolved; /* recovered, and names blocks that are not there: it ends unsent */
     bool busy;       /* ask.c, hunt.c or replace.c has it, or unbury.c: not sent meanwhile */
     bool halved;     /* it is what is left of one that was halved for real */
@@ -247,6 +248,7 @@ struct span_group {
     size_t count;
     struct stream_schema *schema; /* encoded anew for it from now on; NULL: as they go already */
     uint64_t raw_bytes;           /* of these rows so encoded; 0: as their blocks say */
+    bool unreadable;
 };
 int batch_replace(struct batch *b, const struct row_span *acked, size_t acked_count,
                   const struct span_group *seals, size_t seal_count,

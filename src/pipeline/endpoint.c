@@ -133,7 +133,7 @@ static bool batch_is_at(const struct batch *b, int endpoint, bool queued)
     case BATCH_CHECKING:
         return b->endpoint == endpoint;
     case BATCH_WAITING:
-        return queued && b->endpoint == endpoint && !b->maybe_stored;
+        return queued && b->endpoint == endpoint && !b->maybe_stored && !b->unreadable;
     default:
         return false;
     }
@@ -230,6 +230,8 @@ bool batch_parked(const struct batch *b)
 {
     int endpoint;
 
+    if (b->unreadable && b->state == BATCH_WAITING)
+        return true;
     if ((b->state != BATCH_WAITING && b->state != BATCH_LOADING) || b->busy ||
         stream_pick(b->stream) < 0)
         return false;
@@ -252,7 +254,7 @@ void batches_log_parked(struct stream *s)
 {
     for (struct batch *b = s->batches; b; b = b->next) {
         struct endpoint_status home;
-        if (b->waits_logged || !batch_parked(b) || batch_is_gone(b))
+        if (b->waits_logged || !batch_parked(b) || b->unreadable || batch_is_gone(b))
             continue;
         clickhouse_endpoint_status(s->p->clickhouse, (size_t)b->endpoint, &home);
         b->waits_logged = true;

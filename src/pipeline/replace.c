@@ -138,6 +138,7 @@ static struct batch *replace_make(struct replace *r, const struct span_group *gr
     b->schema = stream_schema_ref(group->schema ? group->schema : old->schema);
     b->halved = old->halved;
     b->lettered = old->lettered;
+    b->unreadable = group->unreadable;
     b->stall_factor = old->stall_factor;
     b->too_big_failures = old->too_big_failures;
     b->backoff = old->backoff;

@@ -432,6 +432,31 @@ test_pieces_are_done_with_when_their_partition_is_back_with_anothers_commit(void
 }
 
 /* A restart does not know any more that they are not stored. */
+/* Of a source that can't be read again: what is stored of their block is not to go again with them. */
+static void test_pieces_that_are_damaged_keep_a_seal(void **state)
+{
+    static const struct sealed alone = {3, 1, 10, 40};
+    const bool damaged = true;
+    struct kept k;
+
+    (void)state;
+    not_stored(&k, alone);
+    block_at(&k, 3)->origin->kafka = false; /* as that of a replay */
+    assert_int_equal(batch_set_aside(k.batch, &damaged, NULL, 0, false), SPOOL_OK);
+    flow_run(&k.f);
+    for (int turn = 0; turn < 2; turn++) {
+        k.batch = k.f.stream->batches;
+        assert_non_null(k.batch);
+        assert_int_equal(k.batch->rows, 40);
+        assert_int_equal(k.batch->unreadable, turn == 0);
+        assert_int_equal(batches_counted(k.f.stream), turn);
+        assert_int_equal(block_at(&k, 3)->state, BLOCK_SEALED);
+        assert_int_equal(spooled(&k), 3 * ROWS + 40);
+        reopen(&k); /* once more: it may be readable by then */
+    }
+    flow_remove(&k.f);
+}
+
 static void test_pieces_wait_after_a_restart_too(void **state)
 {
     struct kept k;
@@ -468,6 +493,7 @@ int main(void)
         cmocka_unit_test(test_pieces_are_done_with_where_others_committed_past_them),
         cmocka_unit_test(
             test_pieces_are_done_with_when_their_partition_is_back_with_anothers_commit),
+        cmocka_unit_test(test_pieces_that_are_damaged_keep_a_seal),
         cmocka_unit_test(test_pieces_wait_after_a_restart_too),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
