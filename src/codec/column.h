@@ -69,6 +69,7 @@ struct column {
     bool nullable;      /* NULL is a value of the type */
     bool wire_nullable; /* the block has a null map: nullable, or the server fills NULL in */
     bool truncate;      /* decimals may lose digits */
+    bool is_key;        /* of a Map */
     struct bytes nulls; /* where wire_nullable */
     /* where wire_nullable: append without the flag */
     const uint8_t *(*append_value)(struct column *c, struct scan *s, const uint8_t *p);

@@ -4,7 +4,8 @@
  * back to the very same value by every server: strings keep their bytes (valid UTF-8 or not),
  * floats are the shortest text that reads back, times of a zone with clock changes are numbers
  * (seconds for DateTime, ticks for DateTime64), for their local text would be ambiguous and depend
- * on the server's tz database; in UTC they are text.
+ * on the server's tz database; in UTC they are text. So are all that are keys of a Map, where a number
+ * would stand in quotes and be read by its length: with a Z, which every server with Maps reads.
  */
 #include <arpa/inet.h>
 #include <assert.h>
@@ -111,16 +112,19 @@ static int put_time(struct column *c, int64_t ticks, struct buf *out)
     int64_t unit = (int64_t)number_ten_to[scale];
     int64_t s = ticks / unit - (ticks % unit < 0), fraction = ticks - s * unit;
     int64_t days = s / 86400 - (s % 86400 < 0);
+    bool utc = c->clock.fixed && c->clock.offset_s == 0;
     int year, month, day, status;
 
     civil_from_days(days, &year, &month, &day);
-    if (!c->clock.fixed || c->clock.offset_s || year < 1000 || year > YEAR_MAX)
+    if (c->is_key ? year < YEAR_MIN || year > YEAR_MAX : !utc || year < 1000 || year > YEAR_MAX)
         return buf_printf(out, "%lld", (long long)ticks);
     s -= days * 86400;
     status = buf_printf(out, "\"%04d-%02d-%02d %02d:%02d:%02d", year, month, day, (int)(s / 3600),
                         (int)(s / 60 % 60), (int)(s % 60));
     if (status == SPOOL_OK && scale)
         status = buf_printf(out, ".%0*lld", (int)scale, (long long)fraction);
+    if (status == SPOOL_OK && !utc)
+        status = buf_put_u8(out, 'Z');
     return status == SPOOL_OK ? buf_put_u8(out, '"') : status;
 }
 

@@ -135,6 +135,8 @@ int column_make_list(struct column *c, const struct type *type, const struct typ
         return add_entry(c, type, wire, context, error);
     for (size_t i = 0; i < type->child_count && status == SPOOL_OK; i++)
         status = column_add_child(c, type->children[i], wire->children[i], context, error);
+    if (status == SPOOL_OK && type->kind == TYPE_MAP)
+        c->children[0]->is_key = true;
     return status;
 }
 
