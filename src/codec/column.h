@@ -146,6 +146,9 @@ int column_make_low_cardinality(struct column *c, const struct type *type,
                                 const struct column_context *context, struct spool_error *error);
 int column_make_object(struct column *c);
 
+/* Whether a member of a Variant may take the decimal that ended at s->p; see s->in_variant. */
+bool variant_takes_decimal(const struct scan *s, bool has_exponent, bool quoted);
+
 /* Makes the next child; the caller made room for it. */
 int column_add_child(struct column *c, const struct type *type, const struct type *wire,
                      const struct column_context *context, struct spool_error *error);

@@ -333,7 +333,7 @@ static const uint8_t *append_bool(struct column *c, struct scan *s, const uint8_
 
 /*
  * The value as an integer of units 10^-scale. The digits kept are the first point + scale of the
- * significant ones; it fits if those are at most precision many.
+ * significant ones, which are at most precision many where there is room.
  */
 static int decimal_units(struct column *c, struct scan *s, const uint8_t *at,
                          const struct decimal_text *d, unsigned __int128 *units)
@@ -343,10 +343,7 @@ static int decimal_units(struct column *c, struct scan *s, const uint8_t *at,
     bool lost = false;
 
     *units = 0;
-    /* 0e99 is refused as 1e99 is: JSONEachRow looks at the exponent alone */
-    if (!d->first)
-        return keep > c->precision ? refuse_range(c, s, at) : SPOOL_OK;
-    if (keep > c->precision)
+    if (!decimal_has_room(d, c->precision, c->scale))
         return refuse_range(c, s, at);
     for (const uint8_t *p = d->first; p < d->last && !lost; p++) {
         if (*p == '.')
@@ -376,15 +373,15 @@ static int decimal_value(struct column *c, struct scan *s)
     int status;
 
     s->p += quoted;
-    if (quoted && s->p < s->end && *s->p == '"') {
+    if (quoted && !s->in_variant && s->p < s->end && *s->p == '"') {
         s->p++;
         goto put; /* "" is 0, as JSONEachRow has it */
     }
     stop = decimal_scan(s->p, s->end, &d);
-    if (!stop)
+    s->p = stop ? stop : s->p;
+    if (!stop || (s->in_variant && !variant_takes_decimal(s, d.has_exponent, quoted)))
         return scan_refuse_at(s, start, quoted ? REFUSAL_TEXT : REFUSAL_TYPE, "%s takes a number",
                               column_type_text(c));
-    s->p = stop;
     if (quoted) {
         if (s->p == s->end || *s->p != '"')
             return scan_refuse(s, REFUSAL_TEXT, "the text is not a number for %s",

@@ -437,7 +437,8 @@ static int ipv6_value(struct column *c, struct scan *s)
 
     if (status != SPOOL_OK)
         return status;
-    if (ipv4_scan(text, text + size, v4) == text + size) {
+    /* JSONEachRow looks for a group of hex digits first: 01.2.3.4 is an address to an IPv4 alone */
+    if (ipv4_scan(text, text + size, v4) == text + size && !(text[0] == '0' && text[1] != '.')) {
         memset(address, 0, 10);
         memset(address + 10, 0xff, 2);
         memcpy(address + 12, v4, 4);

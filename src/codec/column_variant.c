@@ -116,9 +116,20 @@ static bool is_word_byte(uint8_t c)
     return ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || c == '_';
 }
 
+/* Half a pair of surrogates: an escape at p for a high one without its low one. */
+static bool is_half_pair(const uint8_t *p, const uint8_t *end)
+{
+    bool high = end - p >= 6 && *p == '\\' && p[1] == 'u' && (p[2] | 0x20) == 'd' &&
+                memchr("89ab", p[3] | 0x20, 4);
+
+    return high && !(end - p >= 12 && p[6] == '\\' && p[7] == 'u' && (p[8] | 0x20) == 'd' &&
+                     memchr("cdef", p[9] | 0x20, 4));
+}
+
 /*
  * ClickHouse looks at the value as a field of JSON before any member may have it: what is a number to
- * a Float64 alone (inf, nan without a sign) and a comma before the end are none there.
+ * a Float64 alone (inf, nan without a sign) and a comma before the end are none there, nor is a text
+ * with half a pair of surrogates, wherever it stands.
  */
 static bool is_field(const uint8_t *p, const uint8_t *end)
 {
@@ -126,8 +137,11 @@ static bool is_field(const uint8_t *p, const uint8_t *end)
 
     for (; p < end; p++) {
         if (*p == '"') {
-            for (p++; p < end && *p != '"'; p++)
+            for (p++; p < end && *p != '"'; p++) {
+                if (is_half_pair(p, end))
+                    return false;
                 p += *p == '\\';
+            }
             before = '"';
             continue;
         }
@@ -183,10 +197,26 @@ static int variant_value(struct column *c, struct scan *s)
     return scan_refuse(s, REFUSAL_TYPE, "no member of %s takes the value", column_type_text(c));
 }
 
+/*
+ * ClickHouse tries a member's decimal as text that ends with it, or goes on as an array does: a quote,
+ * a blank or a brace behind it is an error there, unless it has an exponent.
+ */
+bool variant_takes_decimal(const struct scan *s, bool has_exponent, bool quoted)
+{
+    return has_exponent || (s->p < s->end && (*s->p == ',' || *s->p == ']')) ||
+           (!quoted && s->depth + 1 == s->in_variant);
+}
+
 static const uint8_t *append_variant(struct column *c, struct scan *s, const uint8_t *p)
 {
+    unsigned outer = s->in_variant;
+    int status;
+
     s->p = p;
-    return scan_done(s, variant_value(c, s));
+    s->in_variant = s->depth + 1;
+    status = variant_value(c, s);
+    s->in_variant = outer;
+    return scan_done(s, status);
 }
 
 int column_make_variant(struct column *c, const struct type *wire,

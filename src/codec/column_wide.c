@@ -95,9 +95,7 @@ static int decimal_units(struct column *c, struct scan *s, const uint8_t *at,
     int64_t keep = d->point + c->scale, taken = 0;
     bool lost = false;
 
-    if (!d->first)
-        return keep > c->precision ? refuse_range(c, s, at) : SPOOL_OK;
-    if (keep > c->precision)
+    if (!decimal_has_room(d, c->precision, c->scale))
         return refuse_range(c, s, at);
     for (const uint8_t *p = d->first; p < d->last && !lost; p++) {
         if (*p == '.')
@@ -125,15 +123,15 @@ static int decimal_value(struct column *c, struct scan *s)
     int status;
 
     s->p += quoted;
-    if (quoted && s->p < s->end && *s->p == '"') { /* "" is 0, as JSONEachRow has it */
-        s->p++;
+    if (quoted && !s->in_variant && s->p < s->end && *s->p == '"') {
+        s->p++; /* "" is 0, as JSONEachRow has it */
         return put_wide(c, &w);
     }
     stop = decimal_scan(s->p, s->end, &d);
-    if (!stop)
+    s->p = stop ? stop : s->p;
+    if (!stop || (s->in_variant && !variant_takes_decimal(s, d.has_exponent, quoted)))
         return scan_refuse_at(s, start, quoted ? REFUSAL_TEXT : REFUSAL_TYPE, "%s takes a number",
                               column_type_text(c));
-    s->p = stop;
     if (quoted && (s->p == s->end || *s->p != '"'))
         return scan_refuse(s, REFUSAL_TEXT, "the text is not a number for %s", column_type_text(c));
     s->p += quoted;

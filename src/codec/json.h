@@ -24,6 +24,7 @@ struct scan {
     const uint8_t *begin; /* of the record, for positions */
     unsigned depth;       /* of arrays and objects entered */
     bool strict;          /* schema.strict */
+    unsigned in_variant;  /* depth + 1 of the value that members of a Variant try; 0: none */
     int status;           /* of what failed, see scan_fail */
     struct refusal *why;
     struct buf *scratch; /* for strings with escapes; reused */

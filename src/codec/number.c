@@ -103,14 +103,17 @@ const uint8_t *decimal_scan(const uint8_t *p, const uint8_t *end, struct decimal
     p = exponent_scan(p, end, &exponent);
     if (!p)
         return NULL;
-    d->point = exponent;
+    d->exponent = exponent;
+    d->has_exponent = p != mantissa_end;
     if (!d->first)
         return p;
     d->last = mantissa_end;
     d->digits = (size_t)(mantissa_end - d->first) - (point && d->first < point);
     if (!point)
         point = mantissa_end;
-    d->point += d->first < point ? point - d->first : -(d->first - point - 1);
+    if (d->first < point)
+        d->whole = (size_t)(point - d->first);
+    d->point = exponent + (d->first < point ? point - d->first : -(d->first - point - 1));
     return p;
 }
 

@@ -69,8 +69,23 @@ struct decimal_text {
     const uint8_t *first; /* the first significant digit (not 0), or NULL: the value is zero */
     const uint8_t *last;  /* behind the last digit of the mantissa */
     size_t digits;        /* from first on, the point not counted */
-    int64_t point;        /* value = 0.ddd * 10^point; of zero the exponent as it stands there */
+    int64_t point;        /* value = 0.ddd * 10^point; of zero meaningless */
+    size_t whole;         /* digits before the point, from the first significant one on */
+    int64_t exponent;     /* as it stands there ... */
+    bool has_exponent;    /* ... if it does */
 };
+
+/*
+ * Whether JSONEachRow finds room for it in a decimal: it counts the digits before the point, whatever
+ * the exponent takes off them again, and no zeros behind the point. So 1000e-2 and 0.001e4 may be
+ * refused where 10 is taken, and 0e99 as 1e99 is.
+ */
+static inline bool decimal_has_room(const struct decimal_text *d, unsigned precision,
+                                    unsigned scale)
+{
+    return d->whole <= precision &&
+           (int64_t)d->whole + d->exponent <= (int64_t)precision - (int64_t)scale;
+}
 
 /* NULL if there is no number at p or its exponent is broken. */
 const uint8_t *decimal_scan(const uint8_t *p, const uint8_t *end, struct decimal_text *d);

@@ -363,9 +363,11 @@ class Decimal(Kind):
         elif form == 3:
             text = "%d.%de%d" % (rng.randint(0, 9999), rng.randint(0, 9999), rng.randint(-12, 12))
         elif form == 4:
-            text = "%de%d" % (rng.choice([0, 1, 9, 10, 99]), rng.choice([
+            text = rng.choice(["", "", "0.", "0.00", "."]) + "%de%d" % (rng.choice([0, 1, 9, 10, 99]), rng.choice([
                 -self.scale - 1, -self.scale, self.precision - self.scale - 1, self.precision - self.scale, 80, -80,
                 400, 99999999999]))
+            if rng.random() < 0.3:
+                text = str(rng.randint(1, 99)) + "0" * rng.randint(self.precision - 3, self.precision) + "e-%d" % rng.randint(1, self.precision)
         elif form == 5:
             text = rng.choice([".5", "5.", "-.5", "+5", "007.5", "1e", "1e+1", "1E1", "-0", "-0.0", "", ".", "1.2.3", "1,5",
                                "0x10", "1e1.5", "--1", "nan", "inf", "00000000000000000000000000000000000000000001", "-",
@@ -429,7 +431,8 @@ class Ipv6(Kind):
             text = rng.choice(["::", "::1", "1::", "::ffff:1.2.3.4", "::1.2.3.4", ":::", "1::2::3", ":1:2:3:4:5:6:7:8", "",
                                "1:2:3:4:5:6:7::8", "1:2:3:4:5:6:7:8:9", "fe80::1%eth0", "[::1]", "::1/64", "1.2.3.4", ":",
                                "1", "::ffff:0:1.2.3.4", "::FFFF:1.2.3.4", " ::1", "::1 ", "1:2:3:4:5:6:7:", "::12345",
-                               "0:0:0:0:0:0:0:0", "1.2.3.4.5", "256.1.1.1", "::ffff:1.2.3.256", "1:2:3:4:5:6:1.2.3.4:8"])
+                               "0:0:0:0:0:0:0:0", "1.2.3.4.5", "256.1.1.1", "::ffff:1.2.3.256", "1:2:3:4:5:6:1.2.3.4:8",
+                               "01.2.3.4", "1.02.3.4", "::01.2.3.4", "00.1.2.3", "1.2.3.0004"])
         elif form == 5:
             text = ":".join(groups) + rng.choice([":1", ":", "::", " ", "x"])
         else:
@@ -613,6 +616,8 @@ TYPES = [
     Row("Time", Either(Time(1970, 2105), Int(22, True)), old=False),
     Row("Time64(3)", Either(Time(1970, 2105, scale=3), Int(32, True)), old=False),
     Row("Variant(Int64, String)", Either(Int(64, True), String()), old=False, never_refuses=True),
+    Row("Variant(Decimal(9, 2), String)", Either(Decimal(9, 2), String()), old=False, show="c, variantType(c)",
+        never_refuses=True),
     Row("JSON", JsonObject(), old=False),
     Row("Dynamic", Either(Int(64, True), String(), Float(64)), old=False, never_refuses=True),
 ]
