@@ -16,9 +16,27 @@ const char *ask_column_of(const struct schema *schema, enum column_source source
     return NULL;
 }
 
+/* A column that holds a name. A FixedString is padded, in what the table says of it and, on old servers,
+   where it is compared. */
+static int put_name(const struct ask *a, struct buf *sql, const char *column)
+{
+    const struct table_description *t = batch_table(a->batch);
+    bool padded = false;
+    int status = SPOOL_OK;
+
+    for (size_t i = 0; t && i < t->column_count; i++)
+        padded = padded || (strcmp(t->columns[i].name, column) == 0 &&
+                            strstr(t->columns[i].type, "FixedString"));
+    if (padded)
+        status = buf_append_str(sql, "toStringCutToZero(");
+    if (status == SPOOL_OK)
+        status = sql_identifier(sql, column);
+    return status == SPOOL_OK && padded ? buf_append_str(sql, ")") : status;
+}
+
 /* From the origin's name, kafka/<topic>/<partition>; a topic's name holds no slash. */
-static int put_topic_partition(struct buf *sql, const char *topic, const char *partition,
-                               const char *name)
+static int put_topic_partition(const struct ask *a, struct buf *sql, const char *topic,
+                               const char *partition, const char *name)
 {
     const char *slash = strrchr(name, '/');
     char text[300];
@@ -27,7 +45,7 @@ static int put_topic_partition(struct buf *sql, const char *topic, const char *p
     if (strncmp(name, "kafka/", 6) != 0 || slash < name + 6)
         return SPOOL_E_INVALID;
     snprintf(text, sizeof(text), "%.*s", (int)(slash - name - 6), name + 6);
-    status = sql_identifier(sql, topic);
+    status = put_name(a, sql, topic);
     if (status == SPOOL_OK)
         status = buf_append_str(sql, " = ");
     if (status == SPOOL_OK)
@@ -51,10 +69,10 @@ int ask_statement(const struct ask *a, struct buf *sql)
 
 #define PUT(call) status = status == SPOOL_OK ? (call) : status
     if (origin) {
-        PUT(sql_identifier(sql, origin));
+        PUT(put_name(a, sql, origin));
     } else {
         PUT(buf_append_str(sql, "concat('kafka/', toString("));
-        PUT(sql_identifier(sql, topic));
+        PUT(put_name(a, sql, topic));
         PUT(buf_append_str(sql, "), '/', toString("));
         PUT(sql_identifier(sql, partition));
         PUT(buf_append_str(sql, "))"));
@@ -68,11 +86,11 @@ int ask_statement(const struct ask *a, struct buf *sql)
         const struct ask_origin *o = &a->origins[i];
         PUT(buf_append_str(sql, i ? " OR (" : "("));
         if (origin) {
-            PUT(sql_identifier(sql, origin));
+            PUT(put_name(a, sql, origin));
             PUT(buf_append_str(sql, " = "));
             PUT(sql_string(sql, o->origin->name));
         } else {
-            PUT(put_topic_partition(sql, topic, partition, o->origin->name));
+            PUT(put_topic_partition(a, sql, topic, partition, o->origin->name));
         }
         PUT(buf_append_str(sql, " AND "));
         PUT(sql_identifier(sql, offset));

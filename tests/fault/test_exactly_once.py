@@ -161,3 +161,20 @@ def test_server_killed_in_mid_insert_over_many_partitions(kafka, server, spoold)
     daemon.wait(committed(daemon, kafka, topic), 60, "committed to the end")
     assert server.count(table) == 200000
     assert daemon.metric("spoold_possible_duplicates_total") == 0
+
+
+@pytest.mark.parametrize("names", ["_topic FixedString(64), _partition Int32",
+                                   "_origin Nullable(FixedString(64))"])
+def test_names_that_the_table_pads_are_asked_for(kafka, server, proxy, spoold, names):
+    """A FixedString is longer than what was put into it."""
+    between = proxy(server)
+    topic = kafka.create_topic(1)
+    table = server.create_table(f"{server.bench_columns}, {names}, _offset Int64", order_by="id")
+    origin = ORIGIN if "_topic" in names else [{"name": "_origin", "from": "$origin"}, ORIGIN[2]]
+    between.arm(Fault("answer", how="rst"), "s")
+    kafka.produce(topic, 1000)
+    daemon = spoold(kafka, between.url, [stream(
+        "s", topic, table, columns=columns_of(server)[:-len(ORIGIN)] + origin)]).start()
+    daemon.wait(committed(daemon, kafka, topic), 60, "committed to the end")
+    assert server.count(table) == 1000
+    assert daemon.metric("spoold_possible_duplicates_total") == 0
