@@ -2,11 +2,14 @@
 /*
  * A spool whose files were changed: a small one is made once, and each input is a list of patches to its
  * segment, to meta.mdb or to dead.mdb. Whatever they are, it is opened, verified and read without harm, and a
- * payload that reads is the one that was written.
+ * payload that reads is the one that was written. A repaired one says of all blocks that they may have been
+ * sent, and gives nobody the number of an origin that has some.
  *
- *     byte 0: which file, and whether it is cut short; then patches: 3 bytes of place, 1 of length, the bytes
+ *     byte 0: which file, whether it is cut short, whether meta.mdb is gone and the spool repaired; then patches:
+ *     3 bytes of place, 1 of length, the bytes
  */
 #include <assert.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
@@ -180,6 +183,58 @@ done:
     spool_stream_close(stream);
 }
 
+static void check_known(struct spool *spool, struct spool_stream *stream,
+                        const struct spool_block_ref *refs, size_t count)
+{
+    struct spool_error error;
+    uint32_t fresh = 0;
+
+    if (spool_origin(spool, "fresh", 0, &fresh, NULL, &error) != SPOOL_OK)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        assert(refs[i].sequence <= spool_stream_rebuilt_to(stream));
+        assert(refs[i].origin != fresh);
+    }
+}
+
+static void check_repaired(struct spool *spool)
+{
+    struct spool_stream *stream = NULL;
+    struct spool_block_ref *refs = NULL;
+    struct spool_salvage salvage = {0};
+    struct spool_error error;
+    size_t n = 0;
+
+    if (spool_stream_open(spool, "s", &stream, &error) != SPOOL_OK)
+        return;
+    if (spool_segment_blocks(stream, 1, &refs, &n, &error) == SPOOL_OK)
+        check_known(spool, stream, refs, n);
+    else if (spool_segment_salvage(stream, 1, &salvage, &error) == SPOOL_OK)
+        check_known(spool, stream, salvage.refs, salvage.count);
+    spool_salvage_free(&salvage);
+    free(refs);
+    spool_stream_close(stream);
+}
+
+static void line_said(void *arg, const char *line)
+{
+    (void)arg;
+    assert(line[0]);
+}
+
+/* What a repair keeps of the file that it replaced. */
+static void remove_kept(void)
+{
+    struct dirent *entry;
+    DIR *dir = opendir(directory);
+
+    assert(dir);
+    while ((entry = readdir(dir)))
+        if (strstr(entry->d_name, ".old-"))
+            assert(unlinkat(dirfd(dir), entry->d_name, 0) == 0);
+    closedir(dir);
+}
+
 static int letter_seen(void *arg, const struct spool_dead *letter)
 {
     (void)arg;
@@ -198,6 +253,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct spool_error error = {0};
     struct spool *spool;
     uint64_t problems = 0;
+    bool repaired = false, wrong = false;
 
     if (!directory[0])
         make();
@@ -206,11 +262,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int i = 0; i < FILES; i++)
         put(i, files[i].bytes, files[i].size);
     patch(data[0] % FILES, data + 1, size - 1, data[0] & 0x80);
+    if (data[0] & 0x40) {
+        (void)unlink(files[1].path);
+        repaired = spool_repair(directory, false, line_said, NULL, &wrong, &error) == SPOOL_OK;
+        assert(repaired ? wrong : error.text[0] != 0);
+        remove_kept();
+    }
     spool = open_spool(&error);
     if (!spool) {
         assert(error.text[0]);
         return 0;
     }
+    if (repaired)
+        check_repaired(spool);
     (void)spool_verify(spool, problem_seen, NULL, &problems, &error);
     read_stream(spool);
     (void)spool_dead_each(spool, NULL, letter_seen, NULL, &error);
