@@ -33,6 +33,7 @@ static rd_kafka_t *group_client(const char *group)
 }
 
 #define COORDINATOR_PAUSE_MS 100
+#define LEADER_PAUSE_MS      20
 
 /* Whether to ask once more: a broker that just started, or gave a group away, says so for a while, and
    the protocol has its clients ask again. *waited_ms: so far, 0 at first. */
@@ -89,6 +90,32 @@ int command_topics(int argc, char **argv)
     return 0;
 }
 
+static bool is_led(const struct rd_kafka_metadata_topic *topic)
+{
+    for (int i = 0; i < topic->partition_cnt; i++)
+        if (topic->partitions[i].err || topic->partitions[i].leader < 0)
+            return false;
+    return !topic->err && topic->partition_cnt;
+}
+
+/* The answer to a creation is the controller's; what the broker says of its topics comes after it. */
+static void wait_led(rd_kafka_t *rk, const char *name)
+{
+    rd_kafka_topic_t *topic = rd_kafka_topic_new(rk, name, NULL);
+
+    for (int waited_ms = 0, led = 0; !led; waited_ms += LEADER_PAUSE_MS) {
+        const struct rd_kafka_metadata *metadata;
+        rd_kafka_resp_err_t err = rd_kafka_metadata(rk, 0, topic, &metadata, ADMIN_TIMEOUT_MS);
+        if (err || waited_ms >= ADMIN_TIMEOUT_MS)
+            die("%s was made, and has no leader yet: %s", name, rd_kafka_err2str(err));
+        led = metadata->topic_cnt == 1 && is_led(&metadata->topics[0]);
+        rd_kafka_metadata_destroy(metadata);
+        if (!led)
+            usleep(LEADER_PAUSE_MS * 1000);
+    }
+    rd_kafka_topic_destroy(topic);
+}
+
 int command_create(int argc, char **argv)
 {
     rd_kafka_t *rk = admin_client();
@@ -111,6 +138,7 @@ int command_create(int argc, char **argv)
     const rd_kafka_topic_result_t **results =
         rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &count);
     topic_results_check(results, count);
+    wait_led(rk, argv[1]);
     rd_kafka_event_destroy(event);
     rd_kafka_NewTopic_destroy(topic);
     rd_kafka_queue_destroy(queue);
