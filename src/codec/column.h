@@ -81,6 +81,7 @@ struct column {
     size_t max;     /* bytes a node may hold */
     uint64_t count; /* list: elements appended to each child */
     uint64_t count_mark;
+    uint64_t count_max; /* more elements no block holds, whatever they are */
     enum column_form form;
     struct column **children; /* owned */
     size_t child_count;

@@ -78,6 +78,8 @@ static int list_value(struct column *c, struct scan *s)
     if (status != SPOOL_OK)
         return status;
     while (s->p < s->end && *s->p != close) {
+        if (c->count >= c->count_max) /* {} may be a hundred numbers: not after all are there */
+            return SPOOL_E_LIMIT;
         status = map ? map_entry(c, s) : column_append_element(c->children[0], s);
         if (status != SPOOL_OK)
             return status;
@@ -104,6 +106,20 @@ static const uint8_t *append_list(struct column *c, struct scan *s, const uint8_
     return scan_done(s, list_value(c, s));
 }
 
+/* The least that a value takes in a block. */
+static size_t least_bytes(const struct column *c)
+{
+    size_t n = c->wire_nullable;
+
+    if (c->form == FORM_LIST)
+        return n + 8;
+    if (c->form != FORM_TUPLE)
+        return n + (c->form == FORM_PLAIN && c->width ? c->width : 1);
+    for (size_t i = 0; i < c->child_count; i++)
+        n += least_bytes(c->children[i]);
+    return n + !c->child_count;
+}
+
 /* An entry of a Nested: a Tuple of its elements, as a node of its own without a type. */
 static int add_entry(struct column *c, const struct type *type, const struct type *wire,
                      const struct column_context *context, struct spool_error *error)
@@ -126,18 +142,24 @@ static int add_entry(struct column *c, const struct type *type, const struct typ
 int column_make_list(struct column *c, const struct type *type, const struct type *wire,
                      const struct column_context *context, struct spool_error *error)
 {
+    bool nested = type->kind == TYPE_NESTED;
+    size_t least = 0;
     int status = SPOOL_OK;
 
     c->form = FORM_LIST;
     c->append = append_list;
     c->width = 0;
-    if (type->kind == TYPE_NESTED)
-        return add_entry(c, type, wire, context, error);
-    for (size_t i = 0; i < type->child_count && status == SPOOL_OK; i++)
+    if (nested)
+        status = add_entry(c, type, wire, context, error);
+    for (size_t i = c->child_count; i < type->child_count && status == SPOOL_OK && !nested; i++)
         status = column_add_child(c, type->children[i], wire->children[i], context, error);
-    if (status == SPOOL_OK && type->kind == TYPE_MAP)
-        c->children[0]->is_key = true;
-    return status;
+    if (status != SPOOL_OK)
+        return status;
+    c->children[0]->is_key = type->kind == TYPE_MAP;
+    for (size_t i = 0; i < c->child_count; i++)
+        least += least_bytes(c->children[i]);
+    c->count_max = context->max_bytes / least;
+    return SPOOL_OK;
 }
 
 /* ---- tuples ---- */

@@ -374,6 +374,31 @@ static void test_lines_decode_again(void **state)
     }
 }
 
+/* A record of little text that would be a thousand times as much is given up before it is that. */
+static void test_short_elements_of_many_bytes(void **state)
+{
+    struct buf type, record;
+    struct fixture f;
+
+    (void)state;
+    buf_init(&type, MIB);
+    buf_init(&record, 64 * MIB);
+    assert_int_equal(buf_append_str(&type, "Array(Tuple(e UInt64"), SPOOL_OK);
+    for (int i = 0; i < 1000; i++)
+        assert_int_equal(buf_printf(&type, ", e%d Int256", i), SPOOL_OK);
+    assert_int_equal(buf_append_str(&type, "))"), SPOOL_OK);
+    open_for(&f, buf_cstr(&type), modern, FORMAT_NATIVE);
+    assert_int_equal(buf_append_str(&record, "{\"c\":["), SPOOL_OK);
+    for (size_t i = 0; i <= FIXTURE_MAX / 32000; i++)
+        assert_int_equal(buf_append_str(&record, "{},"), SPOOL_OK);
+    assert_int_equal(buf_append_str(&record, "5]}"), SPOOL_OK); /* which nobody gets to */
+    assert_int_equal(fixture_row_bytes(&f, record.data, record.len), SPOOL_E_LIMIT);
+    assert_int_equal(put_value(&f, "[{},{}]"), SPOOL_OK);
+    buf_free(&type);
+    buf_free(&record);
+    fixture_close(&f);
+}
+
 /* Keys once, found again over growth, rollbacks and blocks; wider indexes as they are needed. */
 static void test_dictionary(void **state)
 {
@@ -491,9 +516,13 @@ static void test_strict_tuples(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trips),        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_lines_decode_again), cmocka_unit_test(test_dictionary),
-        cmocka_unit_test(test_dictionary_facts),   cmocka_unit_test(test_strict_tuples),
+        cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_lines_decode_again),
+        cmocka_unit_test(test_dictionary),
+        cmocka_unit_test(test_short_elements_of_many_bytes),
+        cmocka_unit_test(test_dictionary_facts),
+        cmocka_unit_test(test_strict_tuples),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
