@@ -76,7 +76,7 @@ static void aside_count(const struct batch *b, const struct part *part)
 
     s->damaged_blocks++;
     metrics_add(s->p->metrics, METRIC_DAMAGED_BLOCKS, 1, s->options->name);
-    if (!o->kafka)
+    if (!origin_reads_again(o))
         log_event(LOG_ERROR, "rows.damaged", "stream", s->options->name, "origin",
                   o->name ? o->name : "", "first", log_i64(ref->first_offset), "last",
                   log_i64(ref->last_offset), "segment", log_u64(b->segment_number), "action",
@@ -90,7 +90,7 @@ static void aside_rows(struct aside *a, uint64_t at, const struct part *part, bo
 {
     struct row_span span = {at, part->rows};
 
-    if (!stored && damaged && !part->block->origin->kafka) {
+    if (!stored && damaged && !origin_reads_again(part->block->origin)) {
         if (part->rows != part->block->ref.rows)
             a->kept[a->kept_count++] = span;
         return;

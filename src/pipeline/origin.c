@@ -97,6 +97,11 @@ void origin_commit(struct origin *o)
     kafka_commit(o->partition, next, metadata);
 }
 
+bool origin_reads_again(const struct origin *o)
+{
+    return o->kafka && !o->superseded;
+}
+
 bool origin_in_memory(const struct origin *o)
 {
     return o->runs_unreleased || o->decoding || o->blocks_undurable;

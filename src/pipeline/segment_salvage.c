@@ -126,7 +126,9 @@ static int salvage_holes(struct salvage *v, const struct load_job *l)
                                  .suspect = suspect};
         if (!o)
             return SPOOL_E_NOMEM;
-        if (!o->kafka) {
+        if (o->discard_to >= lost->last)
+            continue; /* others have them */
+        if (!origin_reads_again(o)) {
             lost_elsewhere(s, v->segment, o, lost);
             continue;
         }

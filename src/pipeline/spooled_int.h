@@ -204,6 +204,8 @@ void origin_commit(struct origin *o);        /* tells Kafka, where the front mov
 void origin_forget_commit(struct origin *o); /* the answer to what it was told never comes */
 /* Something of it was handed over, and is not durable yet. */
 bool origin_in_memory(const struct origin *o);
+/* What is damaged of it can be read from its source again: it has one, and no other log is in its place. */
+bool origin_reads_again(const struct origin *o);
 /* The notes that say so of what segments hold of an origin: its rows up to an offset are not to be
    sent; they may be in the table; those from an offset on are told apart there (told_from), in an epoch
    above 1. The change points into the memory given. */

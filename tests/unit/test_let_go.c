@@ -431,7 +431,6 @@ test_pieces_are_done_with_when_their_partition_is_back_with_anothers_commit(void
     flow_remove(&k.f);
 }
 
-/* A restart does not know any more that they are not stored. */
 /* Of a source that can't be read again: what is stored of their block is not to go again with them. */
 static void test_pieces_that_are_damaged_keep_a_seal(void **state)
 {
@@ -457,6 +456,27 @@ static void test_pieces_that_are_damaged_keep_a_seal(void **state)
     flow_remove(&k.f);
 }
 
+/* The log that had them is gone: a hole would never be filled. */
+static void test_damaged_rows_of_a_former_log_are_no_hole(void **state)
+{
+    static const struct sealed alone = {3, 1, 10, 40};
+    const bool damaged = true;
+    struct origin *o;
+    struct kept k;
+
+    (void)state;
+    not_stored(&k, alone);
+    o = block_at(&k, 3)->origin;
+    o->superseded = true;
+    assert_int_equal(batch_set_aside(k.batch, &damaged, NULL, 0, false), SPOOL_OK);
+    flow_run(&k.f);
+    assert_null(o->holes);
+    assert_true(k.f.stream->batches->unreadable);
+    assert_int_equal(spooled(&k), 3 * ROWS + 40);
+    flow_remove(&k.f);
+}
+
+/* A restart does not know any more that they are not stored. */
 static void test_pieces_wait_after_a_restart_too(void **state)
 {
     struct kept k;
@@ -494,6 +514,7 @@ int main(void)
         cmocka_unit_test(
             test_pieces_are_done_with_when_their_partition_is_back_with_anothers_commit),
         cmocka_unit_test(test_pieces_that_are_damaged_keep_a_seal),
+        cmocka_unit_test(test_damaged_rows_of_a_former_log_are_no_hole),
         cmocka_unit_test(test_pieces_wait_after_a_restart_too),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
