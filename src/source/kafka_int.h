@@ -32,6 +32,7 @@
 #define KAFKA_COMMIT_WATCH_MS     1000 /* ... while the group joins, or has no coordinator */
 #define KAFKA_PROBE_MS            1000
 #define KAFKA_LOOKUP_TIMEOUT_MS   5000
+#define KAFKA_LOOKUP_PART_MS      1000 /* ... of one leader, where not all answer */
 #define KAFKA_REVOKE_MAX_MS       30000
 #define KAFKA_REVOKE_SLACK_MS     250 /* the pipeline's own clock runs out first */
 #define KAFKA_CLOSE_COMMIT_MAX_MS 5000

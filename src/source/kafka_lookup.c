@@ -43,6 +43,70 @@ static void lookup_free(struct kafka_lookup *lookup)
     free(lookup);
 }
 
+static int32_t leader_of(const struct rd_kafka_metadata *metadata,
+                         const rd_kafka_topic_partition_t *element)
+{
+    for (int i = 0; i < metadata->topic_cnt; i++) {
+        const struct rd_kafka_metadata_topic *topic = &metadata->topics[i];
+        if (strcmp(topic->topic, element->topic) != 0)
+            continue;
+        for (int k = 0; k < topic->partition_cnt; k++)
+            if (topic->partitions[k].id == element->partition)
+                return topic->partitions[k].leader;
+    }
+    return -1;
+}
+
+/* Asks for an end of those in list that the leader has, and puts into list what it says. False: it
+   says nothing. */
+static bool ask_leader(rd_kafka_t *client, rd_kafka_topic_partition_list_t *list, int64_t end,
+                       const struct rd_kafka_metadata *metadata, int32_t leader)
+{
+    rd_kafka_topic_partition_list_t *part = rd_kafka_topic_partition_list_new(list->cnt);
+    rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
+
+    for (int i = 0; i < list->cnt; i++)
+        if (leader_of(metadata, &list->elems[i]) == leader)
+            rd_kafka_topic_partition_list_add(part, list->elems[i].topic, list->elems[i].partition)
+                ->offset = end;
+    if (part->cnt && part->cnt < list->cnt) /* else it was asked just this */
+        error = rd_kafka_offsets_for_times(client, part, KAFKA_LOOKUP_PART_MS);
+    for (int i = 0; i < part->cnt; i++) {
+        rd_kafka_topic_partition_t *element = rd_kafka_topic_partition_list_find(
+            list, part->elems[i].topic, part->elems[i].partition);
+        element->offset = part->elems[i].offset;
+        element->err = error ? error : part->elems[i].err;
+    }
+    rd_kafka_topic_partition_list_destroy(part);
+    return !error;
+}
+
+/*
+ * One leader that does not answer, one partition that it refuses, or one topic that is no more, and the
+ * call fails for all (2.0.2). Then the leaders are asked one by one, lest what one of them has waits for
+ * another.
+ */
+static void ask_leaders(struct kafka_lookup *lookup)
+{
+    rd_kafka_t *client = lookup->source->client;
+    rd_kafka_topic_partition_list_t *low = lookup->low, *high = lookup->high;
+    rd_kafka_resp_err_t error = lookup->low_error ? lookup->low_error : lookup->high_error;
+    const struct rd_kafka_metadata *metadata = NULL;
+
+    if (rd_kafka_metadata(client, 0, NULL, &metadata, KAFKA_LOOKUP_PART_MS))
+        return;
+    for (int i = 0; i < metadata->broker_cnt; i++) {
+        int32_t leader = metadata->brokers[i].id;
+        if (ask_leader(client, low, RD_KAFKA_OFFSET_BEGINNING, metadata, leader))
+            (void)ask_leader(client, high, RD_KAFKA_OFFSET_END, metadata, leader);
+    }
+    rd_kafka_metadata_destroy(metadata);
+    for (int i = 0; i < low->cnt; i++)
+        if (!low->elems[i].err && (low->elems[i].offset < 0 || high->elems[i].offset < 0))
+            low->elems[i].err = high->elems[i].err ? high->elems[i].err : error;
+    lookup->low_error = lookup->high_error = RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
 static void lookup_work(uv_work_t *work)
 {
     struct kafka_lookup *lookup = work->data;
@@ -60,6 +124,8 @@ static void lookup_work(uv_work_t *work)
     if (!lookup->low_error)
         lookup->high_error =
             rd_kafka_offsets_for_times(client, lookup->high, KAFKA_LOOKUP_TIMEOUT_MS);
+    if ((lookup->low_error || lookup->high_error) && lookup->low->cnt > 1)
+        ask_leaders(lookup);
 }
 
 static bool take_committed(struct kafka_lookup *lookup, struct kafka_partition *p)

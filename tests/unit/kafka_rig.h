@@ -84,12 +84,14 @@ struct rig {
     void (*on_record)(struct rig *rig, int32_t partition, const struct record *record);
 };
 
-static UNUSED void cluster_open(struct cluster *c, const char *topic, int partitions)
+static UNUSED void cluster_open_of(struct cluster *c, const char *brokers, const char *topic,
+                                   int partitions)
 {
     char text[256];
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
 
-    assert_int_equal(rd_kafka_conf_set(conf, "test.mock.num.brokers", "1", text, sizeof(text)), 0);
+    assert_int_equal(rd_kafka_conf_set(conf, "test.mock.num.brokers", brokers, text, sizeof(text)),
+                     0);
     assert_int_equal(rd_kafka_conf_set(conf, "linger.ms", "5", text, sizeof(text)), 0);
     rd_kafka_conf_set(conf, "log_level", "0", text, sizeof(text));
     c->producer = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof(text));
@@ -98,6 +100,11 @@ static UNUSED void cluster_open(struct cluster *c, const char *topic, int partit
     c->brokers = rd_kafka_mock_cluster_bootstraps(c->mock);
     if (topic)
         assert_int_equal(rd_kafka_mock_topic_create(c->mock, topic, partitions, 1), 0);
+}
+
+static UNUSED void cluster_open(struct cluster *c, const char *topic, int partitions)
+{
+    cluster_open_of(c, "1", topic, partitions);
 }
 
 static UNUSED void cluster_close(struct cluster *c)

@@ -251,6 +251,30 @@ static void test_start_where_told(void **state)
     cluster_close(&c);
 }
 
+/* A broker that can't be reached has the one partition; the other begins all the same. */
+static void test_begins_without_the_others_leader(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    cluster_open_of(&c, "2", "t", 2);
+    rd_kafka_mock_partition_set_leader(c.mock, "t", 0, 1);
+    rd_kafka_mock_partition_set_leader(c.mock, "t", 1, 2);
+    rd_kafka_mock_coordinator_set(c.mock, "group", "group", 1);
+    produce(&c, "t", 0, 10, 10);
+    rd_kafka_mock_broker_set_down(c.mock, 2);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 10);
+    produce(&c, "t", 0, 10, 10);
+    RIG_UNTIL(&rig, rig.records == 20);
+    rd_kafka_mock_broker_set_up(c.mock, 2);
+    produce(&c, "t", 1, 10, 10);
+    RIG_UNTIL(&rig, rig.records == 30);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 /* The record in front of the start is looked at: another one there means another log, and the one
    that is known, or none at all, is no matter. */
 static void test_another_record_in_front(void **state)
@@ -643,6 +667,7 @@ int main(void)
         cmocka_unit_test(test_all_in_order),
         cmocka_unit_test(test_facts_of_a_record),
         cmocka_unit_test(test_start_where_told),
+        cmocka_unit_test(test_begins_without_the_others_leader),
         cmocka_unit_test(test_another_record_in_front),
         cmocka_unit_test(test_traced),
         cmocka_unit_test(test_nothing_before_the_answer),
