@@ -18,6 +18,7 @@
 #define REVOKE_LOOK_MS   500   /* whether what it waits for can still come to its end */
 #define GROUP_MS         30000 /* after the start the group's first answer is waited for */
 #define ALIVE_MS         1000
+#define COMMIT_AGAIN_MS  10000 /* one that was refused */
 
 static void on_assigned(void *arg, struct kafka_partition *partition,
                         const struct kafka_committed *committed, void **user)
@@ -74,6 +75,8 @@ static void on_revoking(void *arg, struct kafka_partition *const *partitions, si
         o->owned = false;
         o->revoking = true;
         o->lost = lost;
+        if (!lost)
+            origin_commit(o); /* where the last one was refused */
     }
     for (size_t i = 0; i < p->stream_count; i++)
         stream_recount(&p->streams[i]);
@@ -118,6 +121,19 @@ static void note_alive(struct pipeline *p)
         spool_alive(p->spool);
 }
 
+/* A commit that was refused for good may be taken later (rights, a topic the broker did not know yet).
+   Where nothing else is acknowledged there is no other one, and whoever gets the partition begins at the
+   one before. */
+static void commit_again(struct pipeline *p)
+{
+    if (!p->commit_again_ms || clock_monotonic_ms() < p->commit_again_ms)
+        return;
+    p->commit_again_ms = 0;
+    for (size_t i = 0; i < p->stream_count; i++)
+        for (struct origin *o = p->streams[i].origins; o; o = o->next)
+            origin_commit(o);
+}
+
 void kafka_in_advance(struct pipeline *p)
 {
     bool late = p->revoking && clock_monotonic_ms() >= p->revoke_deadline_ms;
@@ -125,6 +141,7 @@ void kafka_in_advance(struct pipeline *p)
     kafka_assign_retry(p);
     kafka_left_look(p);
     note_alive(p);
+    commit_again(p);
     if (!p->revoking || (p->member_noting && !late && !p->meta_retry_at_ms))
         return;
     for (size_t i = 0; i < p->stream_count; i++)
@@ -301,7 +318,8 @@ static void on_committed(void *arg, struct kafka_partition *partition, int64_t o
     if (status != SPOOL_OK) {
         log_event(LOG_WARN, "commit.failed", "stream", o->stream->options->name, "origin", o->name,
                   "offset", log_i64(offset), "error", text ? text : "", NULL);
-        o->committed = -1; /* the next acknowledgement commits again */
+        o->committed = -1; /* the next acknowledgement commits again, or commit_again */
+        p->commit_again_ms = clock_monotonic_ms() + COMMIT_AGAIN_MS;
     }
     kafka_in_advance(p);
     drain_check(p);

@@ -217,6 +217,7 @@ struct pipeline {
     uv_timer_t revoke_timer;
     struct assign_job *assigning; /* partitions whose start is being looked up */
     uint64_t left_look_ms;        /* when kafka_left.c asks next */
+    uint64_t commit_again_ms;     /* when what was refused is committed again; 0: nothing was */
     unsigned jobs;                /* running or queued: closing waits for them */
     unsigned commits_in_flight;   /* origins with one */
 

@@ -97,13 +97,38 @@ static void commit_answered(struct kafka_partition *p, rd_kafka_resp_err_t err)
                            err ? rd_kafka_err2str(err) : "");
 }
 
+/* Before the client gives the error of one partition to all that have none (2.0.2), and to commit_cb. */
+rd_kafka_resp_err_t kafka_commit_seen(rd_kafka_t *client,
+                                      const rd_kafka_topic_partition_list_t *offsets,
+                                      rd_kafka_resp_err_t err, void *arg)
+{
+    struct kafka_hook *h = arg;
+    rd_kafka_topic_partition_list_t *answer = NULL;
+    int refused = 0;
+
+    (void)client;
+    for (int i = 0; err && i < offsets->cnt; i++)
+        refused += offsets->elems[i].err != RD_KAFKA_RESP_ERR_NO_ERROR;
+    if (refused) /* else the error is the request's, or there is none */
+        answer = rd_kafka_topic_partition_list_copy(offsets);
+    answer = atomic_exchange(&h->commit_answer, answer);
+    if (answer)
+        rd_kafka_topic_partition_list_destroy(answer);
+    return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
 static void commit_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
                       rd_kafka_topic_partition_list_t *offsets, void *opaque)
 {
     struct kafka_source *s = opaque;
+    rd_kafka_topic_partition_list_t *answer = atomic_exchange(&s->hook->commit_answer, NULL);
 
     (void)client;
     FAILPOINT(FP_KAFKA_COMMIT_DONE);
+    if (answer) {
+        offsets = answer;
+        err = RD_KAFKA_RESP_ERR_NO_ERROR;
+    }
     s->commit_in_flight = false;
     kafka_join_commit_answered(s);
     for (int i = 0; offsets && i < offsets->cnt; i++) {
@@ -117,6 +142,8 @@ static void commit_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
     for (uint32_t i = 0; i < s->partition_count; i++)
         if (s->partitions[i]->commit.sent >= 0)
             commit_answered(s->partitions[i], err ? err : RD_KAFKA_RESP_ERR__FAIL);
+    if (answer)
+        rd_kafka_topic_partition_list_destroy(answer);
     if (!uv_is_active((uv_handle_t *)&s->timers[KAFKA_T_COMMIT]))
         s->commits_due = true;
     kafka_source_schedule(s);

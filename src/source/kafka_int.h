@@ -201,6 +201,8 @@ struct kafka_hook {
     atomic_bool nameless;    /* the member has no id */
     atomic_bool away, back;  /* the coordinator is not there; has come since that was looked at */
     atomic_bool commit_kept; /* the client has one in hand that waits for it */
+    /* kafka_commit.c: what the broker said of each partition, where it took some and refused others */
+    _Atomic(rd_kafka_topic_partition_list_t *) commit_answer;
     uv_mutex_t connect_lock;
     int *connections; /* the client's sockets */
     size_t connection_count, connection_cap;
@@ -367,6 +369,9 @@ void kafka_commit_flush(struct kafka_source *s);
 bool kafka_commit_waits(const struct kafka_source *s); /* one is to be sent */
 void kafka_commit_serve(struct kafka_source *s);
 void kafka_commit_forget(struct kafka_partition *p);
+rd_kafka_resp_err_t kafka_commit_seen(rd_kafka_t *client, /* the client's main thread */
+                                      const rd_kafka_topic_partition_list_t *offsets,
+                                      rd_kafka_resp_err_t err, void *arg);
 
 /* kafka_join.c */
 struct kafka_hook *kafka_hook_create(struct kafka_source *s); /* NULL on no memory */

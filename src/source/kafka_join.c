@@ -91,6 +91,8 @@ static rd_kafka_resp_err_t client_made(rd_kafka_t *client, const rd_kafka_conf_t
     if (!err)
         err =
             rd_kafka_interceptor_add_on_response_received(client, "spoold", response_received, arg);
+    if (!err)
+        err = rd_kafka_interceptor_add_on_commit(client, "spoold", kafka_commit_seen, arg);
     return err;
 }
 
@@ -183,6 +185,8 @@ void kafka_hook_destroy(struct kafka_hook *h)
     uv_mutex_destroy(&h->heartbeat_lock);
     uv_mutex_destroy(&h->lines_lock);
     uv_mutex_destroy(&h->connect_lock);
+    if (h->commit_answer)
+        rd_kafka_topic_partition_list_destroy(h->commit_answer);
     free(h->connections);
     free(h);
 }

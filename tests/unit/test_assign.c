@@ -315,6 +315,43 @@ static void test_rows_that_may_be_in_still_may_after_a_restart(void **state)
 
 /* --- commits -------------------------------------------------------------------------------- */
 
+/* One that was refused is made again, though nothing else is acknowledged: after a while, and before the
+   partition goes. */
+static void test_a_refused_commit_is_made_again(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    o = p->user;
+    o->front = 60;
+    origin_commit(o);
+    f.source->callbacks.committed(f.source->arg, p, 60, SPOOL_E_IO, "not authorized");
+    assert_int_equal(f.pipeline->commits_in_flight, 0);
+    kafka_commit_forget(p);
+    kafka_in_advance(f.pipeline);
+    assert_int_equal(p->commit.next, -1);
+    f.pipeline->commit_again_ms = 1;
+    kafka_in_advance(f.pipeline);
+    assert_int_equal(p->commit.next, 60);
+    f.source->callbacks.committed(f.source->arg, p, 60, SPOOL_E_IO, "not authorized");
+    kafka_commit_forget(p);
+    p->state = KAFKA_P_REVOKING;
+    f.source->revoke_pending = true;
+    f.source->callbacks.revoking(f.source->arg, &p, 1, false, 10000);
+    assert_int_equal(p->commit.next, 60);
+    flow_run(&f);
+    assert_true(f.pipeline->revoking);
+    f.source->callbacks.committed(f.source->arg, p, 60, SPOOL_OK, "");
+    assert_false(f.pipeline->revoking);
+    f.source->revoke_pending = false;
+    kafka_partition_remove(p);
+    flow_remove(&f);
+}
+
 /* The answer to a commit of the former epoch says nothing of one of the new epoch. */
 static void test_a_commit_in_flight_as_a_new_epoch_begins(void **state)
 {
@@ -866,6 +903,7 @@ int main(void)
         cmocka_unit_test(test_killed_as_a_new_epoch_begins),
         cmocka_unit_test(test_rows_of_a_former_log_wait_for_nothing),
         cmocka_unit_test(test_rows_that_may_be_in_still_may_after_a_restart),
+        cmocka_unit_test(test_a_refused_commit_is_made_again),
         cmocka_unit_test(test_a_commit_in_flight_as_a_new_epoch_begins),
         cmocka_unit_test(test_a_commit_goes_with_its_partition),
         cmocka_unit_test_teardown(test_the_log_another_spoold_read_is_the_same, without_marks),

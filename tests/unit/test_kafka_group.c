@@ -130,6 +130,31 @@ static void test_commit_errors(void **state)
     cluster_close(&c);
 }
 
+/* Of a request that is refused for one of its partitions the others are committed. */
+static void test_commit_refused_for_one(void **state)
+{
+    struct cluster c;
+    struct kafka_partition *missing;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 100);
+    missing = kafka_partition_add(rig.source, "t", 7);
+    assert_non_null(missing);
+    missing->state = KAFKA_P_HELD;
+    missing->user = &rig.seats[7];
+    kafka_commit(rig.seats[0].partition, 40, "");
+    kafka_commit(missing, 40, "");
+    RIG_UNTIL(&rig, rig.seats[7].commit_failed == 40);
+    assert_int_equal(rig.seats[0].commit_failed, -1);
+    assert_int_equal(rig.seats[0].commit_ok, 40);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 static const struct kafka_property quick[] = {{"session.timeout.ms", "6000"},
                                               {"heartbeat.interval.ms", "100"},
                                               {"max.poll.interval.ms", "60000"}};
@@ -580,6 +605,7 @@ int main(void)
         cmocka_unit_test(test_committed_offsets_of_others),
         cmocka_unit_test(test_commit_before_close),
         cmocka_unit_test(test_commit_errors),
+        cmocka_unit_test(test_commit_refused_for_one),
         cmocka_unit_test(test_a_commit_held_back_is_not_forgotten),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_run_done_after_revocation),
