@@ -421,7 +421,7 @@ static int add_allocated(int directory, const char *name, uint64_t *sum)
     return 0;
 }
 
-/* Of all files in a directory and, deeper, in those in it. */
+/* Of all files in a directory and, deeper, in those of streams in it. */
 static int add_allocated_in(int parent, const char *name, unsigned deeper, uint64_t *sum)
 {
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), failed = 0;
@@ -437,7 +437,7 @@ static int add_allocated_in(int parent, const char *name, unsigned deeper, uint6
     while (!failed && (entry = next_entry(dir, &failed)))
         if (!deeper)
             failed = add_allocated(fd, entry->d_name, sum);
-        else if (entry->d_name[0] != '.')
+        else if (stream_name_valid(entry->d_name))
             failed = add_allocated_in(fd, entry->d_name, deeper - 1, sum);
     closedir(dir);
     return failed;

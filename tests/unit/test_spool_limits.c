@@ -154,6 +154,28 @@ static void test_usage_without_files(void **state)
     free(path);
 }
 
+/* Where streams/ is a file system of its own it has a directory that root alone may open; nothing of the
+   spool lies there. */
+static void test_usage_beside_what_is_no_streams(void **state)
+{
+    char *path = make_directory(), other[512];
+    struct spool *spool = open_spool(path, 0);
+    struct spool_block_ref refs[2];
+    struct spool_usage usage, again;
+
+    (void)state;
+    two_segments(spool, refs);
+    check_ok(spool_usage_get(spool, &usage, &the_error));
+    snprintf(other, sizeof(other), "%s/streams/lost+found", path);
+    assert_int_equal(symlink("lost+found", other), 0); /* ELOOP, also for root */
+    check_ok(spool_usage_get(spool, &again, &the_error));
+    assert_int_equal(again.segment_bytes, usage.segment_bytes);
+    spool_close(spool);
+    assert_int_equal(unlink(other), 0);
+    remove_tree(path);
+    free(path);
+}
+
 /* The first append after a start opens the newest segment to be written. */
 static void test_append_without_files(void **state)
 {
@@ -397,6 +419,7 @@ int main(void)
         cmocka_unit_test(test_append_without_files),
         cmocka_unit_test(test_salvage_without_files),
         cmocka_unit_test(test_usage_without_files),
+        cmocka_unit_test(test_usage_beside_what_is_no_streams),
         cmocka_unit_test(test_segments_not_listed),
         cmocka_unit_test(test_streams_not_listed),
         cmocka_unit_test(test_verify_not_listed),
