@@ -426,6 +426,11 @@ struct spool_dead_place {
 int spool_dead_each_from(struct spool *spool, const char *stream, struct spool_dead_place from,
                          int (*each)(void *arg, const struct spool_dead *letter), void *arg,
                          struct spool_error *error);
+/* [dead] The same, passing over those that are damaged, which nothing can be made of. */
+int spool_dead_each_whole_from(struct spool *spool, const char *stream,
+                               struct spool_dead_place from,
+                               int (*each)(void *arg, const struct spool_dead *letter), void *arg,
+                               struct spool_error *error);
 
 /* [dead] The letters at these places, in their order; those that do not exist are passed over. */
 int spool_dead_get(struct spool *spool, const char *stream, const struct spool_dead_place *places,

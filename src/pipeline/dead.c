@@ -161,7 +161,7 @@ int dead_clear(struct stream *s, const struct pending_block *first, int64_t *las
     if (first->block.flags & SPOOL_BLOCK_REFILL) /* those behind are of rows that stay */
         for (const struct pending_block *pb = first; pb; pb = pb->next)
             c.to = pb->block.last_offset;
-    status = spool_dead_each_from(s->p->spool, name, from, clear_each, &c, error);
+    status = spool_dead_each_whole_from(s->p->spool, name, from, clear_each, &c, error);
     *removed = 0;
     *last = c.last;
     if (status == SPOOL_E_NOMEM)

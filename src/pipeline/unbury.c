@@ -95,8 +95,8 @@ static int unbury_part(struct unbury *u, const struct part *part)
     u->ref = &part->block->ref;
     u->found_count = 0;
     from = (struct spool_dead_place){u->ref->origin, u->ref->first_offset};
-    status = spool_dead_each_from(u->job.pipeline->spool, u->stream->options->name, from,
-                                  unbury_each, u, &u->error);
+    status = spool_dead_each_whole_from(u->job.pipeline->spool, u->stream->options->name, from,
+                                        unbury_each, u, &u->error);
     if (status < 0 || !u->found_count)
         return status < 0 ? status : SPOOL_OK;
     if (!u->reader)

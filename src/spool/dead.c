@@ -550,10 +550,11 @@ static int each_letter(struct spool *spool, const MDB_val *k, const MDB_val *v,
     return SPOOL_OK;
 }
 
-/* Every letter whose key has the prefix, from the key start on. */
+/* Every letter whose key has the prefix, from the key start on; whole: but those that are damaged. */
 static int walk(struct spool *spool, const void *prefix, size_t prefix_size, const void *start,
-                size_t start_size, int (*each)(void *arg, const struct spool_dead *letter),
-                void *arg, struct spool_error *error)
+                size_t start_size, bool whole,
+                int (*each)(void *arg, const struct spool_dead *letter), void *arg,
+                struct spool_error *error)
 {
     MDB_val k = {start_size, (void *)(uintptr_t)start}, v;
     MDB_cursor *cursor = NULL;
@@ -571,6 +572,8 @@ static int walk(struct spool *spool, const void *prefix, size_t prefix_size, con
         if (rc || k.mv_size < prefix_size || memcmp(k.mv_data, prefix, prefix_size) != 0)
             break;
         rc = each_letter(spool, &k, &v, each, arg, &ended);
+        if (rc == SPOOL_E_CORRUPT && whole)
+            rc = 0;
     }
     if (cursor)
         mdb_cursor_close(cursor);
@@ -588,19 +591,34 @@ int spool_dead_each(struct spool *spool, const char *stream,
 
     if (stream && !stream_name_valid(stream))
         return spool_error_set(error, SPOOL_E_INVALID, "%s is not a stream's name", stream);
-    return walk(spool, stream ? stream : "", prefix, stream, prefix, each, arg, error);
+    return walk(spool, stream ? stream : "", prefix, stream, prefix, false, each, arg, error);
 }
 
-int spool_dead_each_from(struct spool *spool, const char *stream, struct spool_dead_place from,
-                         int (*each)(void *arg, const struct spool_dead *letter), void *arg,
-                         struct spool_error *error)
+static int walk_from(struct spool *spool, const char *stream, struct spool_dead_place from,
+                     bool whole, int (*each)(void *arg, const struct spool_dead *letter), void *arg,
+                     struct spool_error *error)
 {
     uint8_t key[LETTER_KEY_MAX];
 
     if (!stream_name_valid(stream))
         return spool_error_set(error, SPOOL_E_INVALID, "%s is not a stream's name", stream);
     return walk(spool, stream, strlen(stream) + 1, key,
-                letter_key(key, stream, from.origin, from.offset), each, arg, error);
+                letter_key(key, stream, from.origin, from.offset), whole, each, arg, error);
+}
+
+int spool_dead_each_from(struct spool *spool, const char *stream, struct spool_dead_place from,
+                         int (*each)(void *arg, const struct spool_dead *letter), void *arg,
+                         struct spool_error *error)
+{
+    return walk_from(spool, stream, from, false, each, arg, error);
+}
+
+int spool_dead_each_whole_from(struct spool *spool, const char *stream,
+                               struct spool_dead_place from,
+                               int (*each)(void *arg, const struct spool_dead *letter), void *arg,
+                               struct spool_error *error)
+{
+    return walk_from(spool, stream, from, true, each, arg, error);
 }
 
 int spool_dead_get(struct spool *spool, const char *stream, const struct spool_dead_place *places,

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -162,6 +163,72 @@ static void test_a_letter_beside_damaged_rows(void **state)
     flow_remove(&f);
 }
 
+/* Wherever the record stands in dead.mdb, which has copies of former states too. */
+static void damage_letter(const char *spool, const char *record)
+{
+    char path[512];
+    const size_t wanted = strlen(record);
+    size_t harmed = 0, size;
+    char *bytes;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "%s/dead.mdb", spool);
+    file = fopen(path, "r+");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, 0, SEEK_END), 0);
+    size = (size_t)ftell(file);
+    bytes = malloc(size);
+    assert_non_null(bytes);
+    rewind(file);
+    assert_int_equal(fread(bytes, 1, size, file), size);
+    for (size_t at = 0; at + wanted <= size; at++)
+        if (memcmp(bytes + at, record, wanted) == 0) {
+            assert_int_equal(fseek(file, (long)at, SEEK_SET), 0);
+            assert_int_equal(fputc('x', file), 'x');
+            harmed++;
+        }
+    assert_int_equal(fclose(file), 0);
+    assert_true(harmed > 0);
+    free(bytes);
+}
+
+/* It can't become a row any more, and stands in nobody's way: neither among those that are looked for nor
+   behind them. */
+static void test_letters_that_are_damaged_are_passed_over(void **state)
+{
+    static const char *const damaged[] = {"{\"id\":257}", "{\"id\":260}"};
+
+    (void)state;
+    for (int behind = 0; behind < 2; behind++) {
+        struct spool_dead letter = {.stream = "s",
+                                    .offset = 260,
+                                    .reason_name = "",
+                                    .reason = "",
+                                    .column = "",
+                                    .record = "{\"id\":260}",
+                                    .record_size = 10};
+        uint64_t bytes = 0;
+        struct flow f;
+        char *path;
+
+        flow_type = "UInt8";
+        flow_open(&f, make_directory());
+        read_ten(&f, 250, false);
+        letter.origin = f.stream->origins->id + 1; /* of another partition */
+        check_ok(spool_dead_put(f.spool, &letter, 1, NULL, &the_error));
+        assert_int_equal(letters_of(&f, &bytes), 5);
+        path = f.path;
+        flow_close(&f);
+        damage_letter(path, damaged[behind]);
+        flow_type = "UInt64";
+        flow_open(&f, path);
+        read_ten(&f, 250, true);
+        assert_int_equal(stream_spooled_rows(f.stream), 10);
+        assert_int_equal(letters_of(&f, &bytes), behind ? 1 : 2);
+        flow_remove(&f);
+    }
+}
+
 /* --- replay --------------------------------------------------------------------------------- */
 
 /* A record may have as many headers as Kafka takes; an error would stop all replays of the stream. */
@@ -214,6 +281,7 @@ int main(void)
         cmocka_unit_test(test_a_letter_whose_record_does_not_fit_again),
         cmocka_unit_test(test_letters_of_several_runs),
         cmocka_unit_test(test_a_letter_beside_damaged_rows),
+        cmocka_unit_test(test_letters_that_are_damaged_are_passed_over),
         cmocka_unit_test(test_a_letter_with_very_many_headers_is_replayed),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
