@@ -158,12 +158,14 @@ static int open_segment(struct spool_stream *stream, uint64_t number, bool newes
     *segment = (struct segment){.number = number};
     /* The others were complete before the newest was made. */
     status = newest && !stream->spool->read_only ? fsync_file(path, error) : SPOOL_OK;
-    if (status == SPOOL_OK && !stream->spool->read_only)
-        status = tree_mend(path, NULL, error);
     if (status != SPOOL_OK)
         goto done;
-    status = segment_scan(stream->spool, path, stream->id, false, segment, &wants, &inner);
-    if (status == SPOOL_E_NEWER || is_out_of_reach(status, &inner)) {
+    if (!stream->spool->read_only) /* what it can't read may be the last commit: damage too */
+        status = tree_mend(path, NULL, &inner);
+    if (status == SPOOL_OK)
+        status = segment_scan(stream->spool, path, stream->id, false, segment, &wants, &inner);
+    if (status == SPOOL_E_NEWER || is_out_of_reach(status, &inner) ||
+        (status == SPOOL_E_IO && !inner.sys_errno)) {
         spool_error_set(error, status, "%s: %s", path, inner.text);
         goto done;
     }

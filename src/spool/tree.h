@@ -61,7 +61,8 @@ int tree_open(struct tree *tree, int fd, struct spool_error *error);
  * comes after the one of the newer: either its number was changed on the disk, and LMDB would go
  * behind a durable commit, or the write of this page failed and LMDB put the old number back, and that
  * commit may be in force or not. So it is given its number again. Anything else is left for tree_open
- * to judge. *mended (or NULL): it was so. IO, NOMEM.
+ * to judge. *mended (or NULL): it was so. NOMEM. IO: it can't be read, with its errno, or, without one,
+ * not be given its number.
  */
 int tree_mend(const char *path, bool *mended, struct spool_error *error);
 

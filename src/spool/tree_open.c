@@ -272,8 +272,8 @@ static int write_number(const char *path, uint64_t at, uint64_t number, struct s
     if (written >= 0 && written != sizeof(number))
         errno = EIO;
     if (written != sizeof(number) || fdatasync(fd) < 0)
-        status =
-            spool_error_set_errno(error, SPOOL_E_IO, errno, "cannot mend a meta page of %s", path);
+        status = spool_error_set(error, SPOOL_E_IO, "cannot mend a meta page of %s: %s", path,
+                                 strerror(errno));
     if (fd >= 0)
         close(fd);
     return status;
@@ -297,9 +297,12 @@ int tree_mend(const char *path, bool *mended, struct spool_error *error)
     if (status == SPOOL_OK)
         status = find_misnumbered(&tree, &which, &number, &inner);
     close(fd);
-    if (status != SPOOL_OK)
-        return spool_error_set(error, status, "cannot check the meta pages of %s: %s", path,
-                               inner.text);
+    if (status != SPOOL_OK) {
+        spool_error_set(error, status, "cannot check the meta pages of %s: %s", path, inner.text);
+        if (error)
+            error->sys_errno = inner.sys_errno;
+        return status;
+    }
     if (!number)
         return SPOOL_OK;
     status = write_number(path, which * (uint64_t)tree.page_bytes + PAGE_HEADER_BYTES + 128, number,

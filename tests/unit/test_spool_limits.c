@@ -7,6 +7,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "spool_data.h"
@@ -245,6 +246,59 @@ struct dirent *readdir(DIR *dir)
     return real(dir);
 }
 
+static ino_t bad_file; /* 0: none is */
+static off_t bad_page;
+
+ssize_t pread(int fd, void *data, size_t size, off_t at)
+{
+    struct stat st;
+
+    if (bad_file && at < bad_page + 4096 && at + (off_t)size > bad_page && !fstat(fd, &st) &&
+        st.st_ino == bad_file) {
+        errno = EIO;
+        return -1;
+    }
+    return syscall(SYS_pread64, fd, data, size, at);
+}
+
+/* Bad sectors of one segment are damage, wherever they lie: the others of the spool are of use. */
+static void test_a_page_of_a_segment_not_read(void **state)
+{
+    char *path = make_directory();
+    struct spool *spool = open_spool(path, 0);
+    struct spool_block_ref refs[2];
+
+    (void)state;
+    two_segments(spool, refs);
+    spool_close(spool);
+    for (int number = 1; number <= 2; number++) {
+        char file[512];
+        struct stat st;
+        snprintf(file, sizeof(file), "%s/streams/s/%012d.seg", path, number);
+        assert_int_equal(stat(file, &st), 0);
+        for (off_t page = 0; page < 16 * 4096 && page < st.st_size; page += 4096) {
+            struct spool_segment_info *info;
+            struct spool_stream *stream;
+            size_t count = 0;
+            int status;
+            spool = open_spool(path, 0);
+            bad_page = page;
+            bad_file = st.st_ino;
+            status = spool_stream_open(spool, "s", &stream, &the_error);
+            bad_file = 0;
+            check_ok(status);
+            check_ok(spool_stream_segments(stream, &info, &count, &the_error));
+            assert_int_equal(count, 2);
+            assert_false(info[number == 1].damaged);
+            assert_true(page >= 2 * 4096 || info[number == 2].damaged);
+            free(info);
+            spool_close(spool);
+        }
+    }
+    remove_tree(path);
+    free(path);
+}
+
 static void test_segments_not_listed(void **state)
 {
     char *path = make_directory();
@@ -420,6 +474,7 @@ int main(void)
         cmocka_unit_test(test_salvage_without_files),
         cmocka_unit_test(test_usage_without_files),
         cmocka_unit_test(test_usage_beside_what_is_no_streams),
+        cmocka_unit_test(test_a_page_of_a_segment_not_read),
         cmocka_unit_test(test_segments_not_listed),
         cmocka_unit_test(test_streams_not_listed),
         cmocka_unit_test(test_verify_not_listed),
