@@ -175,7 +175,7 @@ bool kafka_in_knows_owners(const struct pipeline *p)
 }
 
 /* Whether the group can't have given our partitions away since we were last in it: half of the session,
-   since its last heartbeat may have been a while before. */
+   since its last heartbeat may have been another half before (kafka_source_settled). */
 static bool member_is_back(const struct pipeline *p)
 {
     int64_t last = spool_last_alive_ms(p->spool), now = (int64_t)clock_boot_ms();

@@ -491,7 +491,7 @@ bool kafka_source_assigned(const struct kafka_source *s)
 
 bool kafka_source_settled(const struct kafka_source *s)
 {
-    return s->settled && s->connected && !kafka_join_under_way(s);
+    return s->settled && s->connected && !kafka_join_under_way(s) && kafka_join_heard(s);
 }
 
 uint64_t kafka_source_session_ms(const struct kafka_source *s)

@@ -148,7 +148,8 @@ void kafka_revoke_done(struct kafka_source *source);
 
 /* The group has said, at least once, which partitions are ours. */
 bool kafka_source_assigned(const struct kafka_source *source);
-/* ... and what it said holds: a broker answers, and no rebalance is under way. */
+/* ... and what it said holds: no rebalance is under way, and the group's coordinator has answered what
+   we sent it in the last half of session.timeout.ms, so that it stands for as long again. */
 bool kafka_source_settled(const struct kafka_source *source);
 /* session.timeout.ms: how long the group waits for a member that says nothing. */
 uint64_t kafka_source_session_ms(const struct kafka_source *source);

@@ -209,6 +209,9 @@ struct kafka_hook {
     uv_mutex_t heartbeat_lock;
     int heartbeat;
     uint64_t answered_ns;
+    /* By the clock that counts from boot: when the coordinator was sent what keeps us a member; of the
+       last that it answered. */
+    _Atomic uint64_t asked_ms, heard_ms;
 };
 
 enum kafka_timer {
@@ -389,6 +392,7 @@ void kafka_join_coordinator(struct kafka_source *s); /* woken: commits that wait
 void kafka_join_commit_answered(struct kafka_source *s);
 bool kafka_join_under_way(const struct kafka_source *s);
 bool kafka_join_coordinator_away(const struct kafka_source *s);
+bool kafka_join_heard(const struct kafka_source *s); /* in the first half of the session as it is */
 /* Whether a commit may be queued now; if so, end must follow, with nothing else between. */
 bool kafka_join_commit_begin(struct kafka_source *s);
 void kafka_join_commit_end(struct kafka_source *s);

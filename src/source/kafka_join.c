@@ -36,10 +36,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "source/kafka_int.h"
 
 #define API_FETCH           1
 #define API_HEARTBEAT       12
+#define API_SYNC_GROUP      14
 #define HEARTBEAT_SETTLE_NS 10000000u
 
 enum heartbeat { HEARTBEAT_NONE, HEARTBEAT_OUT, HEARTBEAT_ANSWERED };
@@ -52,6 +54,8 @@ static rd_kafka_resp_err_t request_sent(rd_kafka_t *client, int fd, const char *
 
     (void)client, (void)fd, (void)broker_name, (void)broker;
     (void)version, (void)correlation, (void)size;
+    if (api == API_HEARTBEAT || api == API_SYNC_GROUP)
+        atomic_store(&h->asked_ms, clock_boot_ms());
     if (api != API_HEARTBEAT)
         return RD_KAFKA_RESP_ERR_NO_ERROR;
     uv_mutex_lock(&h->heartbeat_lock);
@@ -72,6 +76,8 @@ static rd_kafka_resp_err_t response_received(rd_kafka_t *client, int fd, const c
     (void)version, (void)correlation, (void)size, (void)round_trip;
     if (api == API_FETCH && err)
         kafka_mark_fetch_failed(h);
+    if ((api == API_HEARTBEAT || api == API_SYNC_GROUP) && !err)
+        atomic_store(&h->heard_ms, atomic_load(&h->asked_ms));
     if (api != API_HEARTBEAT)
         return RD_KAFKA_RESP_ERR_NO_ERROR;
     uv_mutex_lock(&h->heartbeat_lock);
@@ -265,6 +271,13 @@ bool kafka_join_under_way(const struct kafka_source *s)
 bool kafka_join_coordinator_away(const struct kafka_source *s)
 {
     return atomic_load(&s->hook->away);
+}
+
+bool kafka_join_heard(const struct kafka_source *s)
+{
+    uint64_t heard = atomic_load(&s->hook->heard_ms);
+
+    return heard && clock_boot_ms() - heard < s->session_ms / 2;
 }
 
 bool kafka_join_commit_begin(struct kafka_source *s)

@@ -159,6 +159,29 @@ static const struct kafka_property quick[] = {{"session.timeout.ms", "6000"},
                                               {"heartbeat.interval.ms", "100"},
                                               {"max.poll.interval.ms", "60000"}};
 
+/* A coordinator that does not answer may have given the partitions away before the client gives up. */
+static void test_not_settled_without_an_answer(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 10, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){.properties = quick, .property_count = 3});
+    RIG_UNTIL(&rig, rig.records == 10 && kafka_source_settled(rig.source));
+    rd_kafka_mock_broker_set_rtt(c.mock, 1, 5000);
+    rig_let_pass(&rig, 2000);
+    assert_true(kafka_source_settled(rig.source));
+    rig_let_pass(&rig, 2000); /* of 6 s that a session lasts */
+    assert_false(kafka_source_settled(rig.source));
+    assert_int_equal(rig.lost, 0);
+    rd_kafka_mock_broker_set_rtt(c.mock, 1, 0);
+    RIG_UNTIL(&rig, kafka_source_settled(rig.source));
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 /* A member without an id gets one, and nothing else happens: no rebalance, no other coordinator. */
 static void test_a_commit_held_back_is_not_forgotten(void **state)
 {
@@ -606,6 +629,7 @@ int main(void)
         cmocka_unit_test(test_commit_before_close),
         cmocka_unit_test(test_commit_errors),
         cmocka_unit_test(test_commit_refused_for_one),
+        cmocka_unit_test(test_not_settled_without_an_answer),
         cmocka_unit_test(test_a_commit_held_back_is_not_forgotten),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_run_done_after_revocation),

@@ -247,6 +247,8 @@ static void settle(struct flow *f)
     f->source->settled = f->source->connected = true;
     atomic_store(&f->source->hook->joining, false);
     atomic_store(&f->source->hook->nameless, false);
+    assert_false(kafka_source_settled(f->source)); /* the coordinator has said nothing yet */
+    atomic_store(&f->source->hook->heard_ms, clock_boot_ms());
     assert_true(kafka_source_settled(f->source));
 }
 
