@@ -317,23 +317,31 @@ static void chunk_done(struct job *job)
 
 /* --- which letters -------------------------------------------------------------------------- */
 
-static int collect_unacked(struct replay_chunk *c)
+int replay_chunk_collect(struct replay_chunk *c)
 {
     const struct stream *s = c->stream;
     size_t n = 0;
 
     c->all_loaded = segments_all_loaded(s);
-    for (const struct origin *o = s->origins; o; o = o->next)
+    for (const struct origin *o = s->origins; o; o = o->next) {
         for (const struct block *b = o->first; b; b = b->next_in_origin)
             n += b->state != BLOCK_ACKED;
+        for (const struct hole *h = o->holes; h; h = h->next)
+            n++;
+    }
     c->unacked = calloc(n + 1, sizeof(*c->unacked));
     if (!c->unacked)
         return SPOOL_E_NOMEM;
-    for (const struct origin *o = s->origins; o; o = o->next)
+    for (const struct origin *o = s->origins; o; o = o->next) {
         for (const struct block *b = o->first; b; b = b->next_in_origin)
             if (b->state != BLOCK_ACKED)
                 c->unacked[c->unacked_count++] =
-                    (struct replay_unacked){o->id, b->ref.first_offset, b->ref.last_offset};
+                    (struct replay_unacked){o->id, b->ref.first_offset, b->ref.last_offset, false};
+        for (const struct hole *h = o->holes; h; h = h->next)
+            if (h->stored <= h->last)
+                c->unacked[c->unacked_count++] =
+                    (struct replay_unacked){o->id, h->stored, h->last, true};
+    }
     return SPOOL_OK;
 }
 
@@ -349,7 +357,7 @@ static void chunk_start(struct replay *r)
     c->schema = stream_schema_ref(s->schema);
     c->job.work = replay_chunk_work;
     c->job.done = chunk_done;
-    if (collect_unacked(c) != SPOOL_OK || job_start(s->p, &c->job, lanes, 3) != SPOOL_OK)
+    if (replay_chunk_collect(c) != SPOOL_OK || job_start(s->p, &c->job, lanes, 3) != SPOOL_OK)
         pipeline_fatal(s->p, "out of memory while replaying dead letters");
 }
 

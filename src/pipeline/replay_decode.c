@@ -90,11 +90,13 @@ static int read_headers(struct work *w, const struct spool_dead *letter, size_t 
 }
 
 /* A letter may stand before what it came from is over: the record's offset is not durable in the
-   spool yet, so a crash would read it again; or the batch it was found in is not acknowledged, so a
-   crash would find it again. Taken out now, it would come back behind its own row. */
+   spool yet, so a crash would read it again; or it is being read again, beside damaged rows; or the
+   batch it was found in is not acknowledged, so a crash would find it again. Taken out now, it would
+   come back behind its own row. */
 static int settled(struct work *w, const struct spool_dead *letter, bool *yes)
 {
     struct replay_chunk *c = w->chunk;
+    bool rebuilt = letter->flags & SPOOL_DEAD_REBUILT;
     int status = SPOOL_OK;
 
     *yes = false;
@@ -108,13 +110,12 @@ static int settled(struct work *w, const struct spool_dead *letter, bool *yes)
     }
     if (status != SPOOL_OK || letter->offset > w->high)
         return status;
-    *yes = true;
-    if (!(letter->flags & SPOOL_DEAD_REBUILT))
-        return SPOOL_OK;
-    *yes = c->all_loaded;
-    for (size_t i = 0; i < c->unacked_count && *yes; i++)
-        *yes = c->unacked[i].origin != letter->origin || letter->offset < c->unacked[i].first ||
-               letter->offset > c->unacked[i].last;
+    *yes = c->all_loaded || !rebuilt;
+    for (size_t i = 0; i < c->unacked_count && *yes; i++) {
+        const struct replay_unacked *u = &c->unacked[i];
+        *yes = u->origin != letter->origin || letter->offset < u->first ||
+               letter->offset > u->last || !(u->reread || rebuilt);
+    }
     return SPOOL_OK;
 }
 

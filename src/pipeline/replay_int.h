@@ -13,10 +13,12 @@ struct replay_refusal {
 };
 
 /* Offsets of an origin that are in the spool and not acknowledged: rows that are still being
-   looked through for bad ones may become letters again. */
+   looked through for bad ones may become letters again. Or such as are to be read again: then each
+   record becomes a row or a letter once more. */
 struct replay_unacked {
     uint32_t origin;
     int64_t first, last;
+    bool reread;
 };
 
 /* So many letters at a time: one note, one append, one removal. Of the pool while its job runs. */
@@ -52,6 +54,8 @@ struct replay_chunk {
 /* Pool; needs the dead, meta and stream lanes. Letters that do not fit are dealt with when it
    returns. */
 void replay_chunk_work(struct job *job);
+int replay_chunk_collect(
+    struct replay_chunk *c); /* what is not acknowledged; on the loop, before that */
 /* Forgets the results, and blocks that were not handed over. */
 void replay_chunk_reset(struct replay_chunk *c);
 

@@ -231,6 +231,37 @@ static void test_letters_that_are_damaged_are_passed_over(void **state)
 
 /* --- replay --------------------------------------------------------------------------------- */
 
+/* What lies beside damaged rows is read again: a row of it by then would be another one than the replay's. */
+static void test_a_letter_that_is_read_again_is_not_replayed(void **state)
+{
+    static const struct dead_filter all;
+    struct replay_chunk c = {.filter = &all, .next = {0, INT64_MIN}};
+    struct hole_spec hole = {.first = 250, .last = 257};
+    struct flow f;
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, make_directory());
+    read_ten(&f, 250, true);
+    reopen(&f, "UInt64");
+    hole.origin = flow_assign(&f, flow_partition(&f, 0), at(&f, 250));
+    hole.segment = hole.origin->first->ref.segment;
+    hole.sequence = hole.origin->first->ref.sequence;
+    hole.after = hole.origin->last->ref.sequence;
+    holes_add(&hole, 1);
+    c.stream = f.stream;
+    c.origin = f.stream->origins;
+    c.schema = f.stream->schema;
+    c.job.pipeline = f.pipeline;
+    assert_int_equal(replay_chunk_collect(&c), SPOOL_OK);
+    replay_chunk_work(&c.job);
+    assert_int_equal(c.status, SPOOL_OK);
+    assert_int_equal(c.unsettled, 2);
+    assert_int_equal(c.fitting_count, 2); /* behind it */
+    replay_chunk_reset(&c);
+    flow_remove(&f);
+}
+
 /* A record may have as many headers as Kafka takes; an error would stop all replays of the stream. */
 static void test_a_letter_with_very_many_headers_is_replayed(void **state)
 {
@@ -282,6 +313,7 @@ int main(void)
         cmocka_unit_test(test_letters_of_several_runs),
         cmocka_unit_test(test_a_letter_beside_damaged_rows),
         cmocka_unit_test(test_letters_that_are_damaged_are_passed_over),
+        cmocka_unit_test(test_a_letter_that_is_read_again_is_not_replayed),
         cmocka_unit_test(test_a_letter_with_very_many_headers_is_replayed),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
