@@ -8,6 +8,9 @@
  * partition it has. A revocation is answered when the pipeline is done and the last commits are
  * answered; it has to be (the next owner begins at the committed offset), and it is bounded by
  * time. A lost assignment is answered at once.
+ *
+ * A static member whose session ends in the middle of a rebalance goes on under a new id with all it had,
+ * and the client (2.0.2) says nothing of it. The line that takes its id away does (kafka_join.c).
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -47,33 +50,10 @@ void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
     note->kind = err;
     note->joined = joined;
     note->lost = rd_kafka_assignment_lost(client) != 0;
+    note->forgotten = kafka_join_forgotten(s, s->settled);
     note->list = rd_kafka_topic_partition_list_copy(list);
     *s->rebalances_end = note;
     s->rebalances_end = &note->next;
-}
-
-/* joined: else it is what was given with a revocation, before we joined again. */
-static void group_assign(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list,
-                         bool joined)
-{
-    answer_while_closing(s->client, RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS);
-    if (joined)
-        s->callbacks.rebalanced(s->arg);
-    kafka_partitions_reseek(s);
-    for (int i = 0; i < list->cnt; i++) {
-        const char *topic = list->elems[i].topic;
-        int32_t number = list->elems[i].partition;
-        struct kafka_partition *p = kafka_partition_find(s, topic, number);
-        if (p) /* still ours: nothing changed */
-            continue;
-        p = kafka_partition_add(s, topic, number);
-        assert(p);
-        kafka_lookup_want(p);
-    }
-    if (list->cnt)
-        log_event(LOG_INFO, "kafka.assigned", "partitions", log_i64(list->cnt), "total",
-                  log_u64(s->partition_count), NULL);
-    kafka_health_up(s);
 }
 
 static uint32_t revoke_max_ms(const struct kafka_source *s)
@@ -157,6 +137,54 @@ static void group_revoke(struct kafka_source *s, const rd_kafka_topic_partition_
         kafka_group_try_finish_revoke(s);
 }
 
+static void group_add(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list)
+{
+    for (int i = 0; i < list->cnt; i++) {
+        const char *topic = list->elems[i].topic;
+        int32_t number = list->elems[i].partition;
+        struct kafka_partition *p = kafka_partition_find(s, topic, number);
+        if (p) /* still ours: nothing changed */
+            continue;
+        p = kafka_partition_add(s, topic, number);
+        assert(p);
+        kafka_lookup_want(p);
+    }
+}
+
+/* Of a member that the group had forgotten: whatever it has yet may have been another's meanwhile, and
+   begins as what is new does. */
+static void group_begin_again(struct kafka_source *s)
+{
+    rd_kafka_topic_partition_list_t *list =
+        rd_kafka_topic_partition_list_new((int)s->partition_count + 1);
+
+    for (uint32_t i = 0; i < s->partition_count; i++)
+        if (s->partitions[i]->state != KAFKA_P_REVOKING)
+            rd_kafka_topic_partition_list_add(list, s->partitions[i]->topic,
+                                              s->partitions[i]->number);
+    if (list->cnt)
+        group_revoke(s, list, true);
+    group_add(s, list);
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+/* joined: else it is what was given with a revocation, before we joined again. */
+static void group_assign(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list,
+                         bool joined, bool forgotten)
+{
+    answer_while_closing(s->client, RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS);
+    if (joined)
+        s->callbacks.rebalanced(s->arg);
+    kafka_partitions_reseek(s);
+    if (forgotten)
+        group_begin_again(s);
+    group_add(s, list);
+    if (list->cnt)
+        log_event(LOG_INFO, "kafka.assigned", "partitions", log_i64(list->cnt), "total",
+                  log_u64(s->partition_count), NULL);
+    kafka_health_up(s);
+}
+
 void kafka_group_serve(struct kafka_source *s)
 {
     while (s->rebalances) {
@@ -165,10 +193,13 @@ void kafka_group_serve(struct kafka_source *s)
         if (!s->rebalances)
             s->rebalances_end = &s->rebalances;
         s->reseek_due = true; /* with the answer that it gets, now or later */
-        if (note->kind == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
-            group_assign(s, note->list, note->joined);
-        else
-            group_revoke(s, note->list, note->lost);
+        if (note->kind == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
+            group_assign(s, note->list, note->joined, note->forgotten);
+        } else {
+            group_revoke(s, note->list, note->lost || note->forgotten);
+            if (note->forgotten)
+                group_begin_again(s);
+        }
         rd_kafka_topic_partition_list_destroy(note->list);
         free(note);
     }

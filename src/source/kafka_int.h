@@ -128,6 +128,7 @@ struct kafka_rebalance {
     rd_kafka_resp_err_t kind;
     bool joined; /* a join ended with it */
     bool lost;
+    bool forgotten; /* the group had forgotten us since the one before */
     rd_kafka_topic_partition_list_t *list;
 };
 
@@ -199,6 +200,7 @@ struct kafka_hook {
     unsigned doubt_count;
     atomic_bool joining;     /* kafka_join.c */
     atomic_bool nameless;    /* the member has no id */
+    atomic_bool forgotten;   /* ... or had none since the group gave an assignment */
     atomic_bool away, back;  /* the coordinator is not there; has come since that was looked at */
     atomic_bool commit_kept; /* the client has one in hand that waits for it */
     /* kafka_commit.c: what the broker said of each partition, where it took some and refused others */
@@ -391,6 +393,7 @@ void kafka_join_over(struct kafka_source *s);        /* its rebalance callback c
 void kafka_join_coordinator(struct kafka_source *s); /* woken: commits that waited for it may go */
 void kafka_join_commit_answered(struct kafka_source *s);
 bool kafka_join_under_way(const struct kafka_source *s);
+bool kafka_join_forgotten(struct kafka_source *s, bool assigned); /* see kafka_group.c */
 bool kafka_join_coordinator_away(const struct kafka_source *s);
 bool kafka_join_heard(const struct kafka_source *s); /* in the first half of the session as it is */
 /* Whether a commit may be queued now; if so, end must follow, with nothing else between. */

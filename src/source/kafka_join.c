@@ -230,6 +230,8 @@ bool kafka_join_note(struct kafka_hook *h, const char *facility, const char *tex
         atomic_store(&h->joining, true);
     } else if (strcmp(facility, "MEMBERID") == 0) {
         atomic_store(&h->nameless, becomes(text, "\"\""));
+        if (h->nameless)
+            atomic_store(&h->forgotten, true);
     } else if (strcmp(facility, "COMMIT") == 0 && strstr(text, " unable to OffsetCommit ")) {
         atomic_store(&h->commit_kept, true);
     } else if (strcmp(facility, "CGRPSTATE") == 0) {
@@ -266,6 +268,16 @@ void kafka_join_over(struct kafka_source *s)
 bool kafka_join_under_way(const struct kafka_source *s)
 {
     return atomic_load(&s->hook->joining) || atomic_load(&s->hook->nameless);
+}
+
+/* Until it has an assignment under its new name. */
+bool kafka_join_forgotten(struct kafka_source *s, bool assigned)
+{
+    bool forgotten = atomic_exchange(&s->hook->forgotten, false);
+
+    if (forgotten && (!assigned || atomic_load(&s->hook->nameless)))
+        atomic_store(&s->hook->forgotten, true);
+    return forgotten;
 }
 
 bool kafka_join_coordinator_away(const struct kafka_source *s)

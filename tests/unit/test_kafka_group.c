@@ -11,6 +11,7 @@
 
 #define API_OFFSET_COMMIT    8
 #define API_FIND_COORDINATOR 10
+#define API_JOIN_GROUP       11
 #define API_HEARTBEAT        12
 
 static struct rig rig;
@@ -228,6 +229,34 @@ static void test_lost(void **state)
     assert_int_equal(rig.seats[0].commit_ok, 100);
     produce(&c, "t", 0, 10, 10);
     RIG_UNTIL(&rig, rig.records == 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* Its session ended while it joined again: the client goes on under another id, with all it has, and says
+   nothing of what others may have had meanwhile. */
+static void test_forgotten_while_it_joins(void **state)
+{
+    struct cluster c;
+    uint64_t before;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 10, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){.properties = quick, .property_count = 3});
+    RIG_UNTIL(&rig, rig.records == 10);
+    before = rig.rebalanced;
+    assert_int_equal(rig.assigned, 1);
+    rd_kafka_mock_push_request_errors(c.mock, API_JOIN_GROUP, 1,
+                                      RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID);
+    rd_kafka_mock_push_request_errors(c.mock, API_HEARTBEAT, 1,
+                                      RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS);
+    RIG_UNTIL(&rig, rig.rebalanced > before);
+    rig_let_pass(&rig, 500);
+    RIG_UNTIL(&rig, rig.assigned == 2);
+    assert_int_equal(rig.lost, 1);
+    RIG_UNTIL(&rig, rig.records == 20);
     rig_close(&rig, true);
     cluster_close(&c);
 }
@@ -632,6 +661,7 @@ int main(void)
         cmocka_unit_test(test_not_settled_without_an_answer),
         cmocka_unit_test(test_a_commit_held_back_is_not_forgotten),
         cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_forgotten_while_it_joins),
         cmocka_unit_test(test_run_done_after_revocation),
         cmocka_unit_test(test_topic_comes_late),
         cmocka_unit_test(test_broker_goes_and_comes),
