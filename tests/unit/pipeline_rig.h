@@ -59,6 +59,7 @@ static void flow_run(struct flow *f)
 }
 
 static uint64_t flow_segment_bytes;      /* of the spool; 0: as by default */
+static uint32_t flow_ask_delay_ms;       /* clickhouse.ask_delay */
 static bool flow_marks;                  /* records have marks, as Kafka's do */
 static const char *flow_type = "UInt64"; /* of the column id */
 
@@ -92,6 +93,7 @@ static void flow_open(struct flow *f, char *path)
                                            .clickhouse = {.urls = urls, .url_count = 1},
                                            .kafka = &f->kafka_options,
                                            .max_bytes = 1024 * MIB,
+                                           .ask_delay_ms = flow_ask_delay_ms,
                                            .segment_bytes = flow_segment_bytes};
     check_ok(pipeline_create(&f->loop, &f->options, f->spool, f->metrics, &callbacks, f,
                              &f->pipeline, &the_error));

@@ -202,6 +202,24 @@ static void test_it_goes_at_once_after_a_moment(void **state)
     flow_remove(&k.f);
 }
 
+/* What was sent of it may be on its way yet when a start finds it. */
+static void test_it_is_asked_about_later(void **state)
+{
+    uint64_t now = clock_monotonic_ms();
+    struct kept k;
+
+    (void)state;
+    flow_ask_delay_ms = 60000;
+    restart_with(&k, whole);
+    flow_ask_delay_ms = 0;
+    assert_true(k.batch->ask_from_ms >= now + 60000);
+    ask_start(k.batch, 0);
+    assert_false(k.batch->busy);
+    assert_int_equal(k.batch->state, BATCH_WAITING);
+    assert_true(k.batch->retry_at_ms >= k.batch->ask_from_ms);
+    flow_remove(&k.f);
+}
+
 /* As a machine that was booted since finds the spool, whatever it takes the time for. */
 static void boot_again(const char *spool)
 {
@@ -506,6 +524,7 @@ int main(void)
         cmocka_unit_test(test_it_waits_for_all_that_come),
         cmocka_unit_test(test_it_goes_where_the_group_does_not_answer),
         cmocka_unit_test(test_it_goes_at_once_after_a_moment),
+        cmocka_unit_test(test_it_is_asked_about_later),
         cmocka_unit_test(test_it_waits_after_another_boot),
         cmocka_unit_test(test_a_sign_of_life_is_looked_for_once_a_second),
         cmocka_unit_test(test_it_is_done_with_where_others_committed_past_it),
