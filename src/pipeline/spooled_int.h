@@ -97,9 +97,8 @@ struct origin {
     int64_t discard_to;    /* rows at or below are not to be sent; INT64_MAX: its epoch is over */
     bool superseded;       /* by another log, whose offsets are the same */
     bool unread;           /* its topic is none of the stream's any more; said once */
-    int64_t
-        told_from; /* a table's rows from there on are of this log; INT64_MAX: none is known to be */
-    bool suspect;  /* its rows may be in the table */
+    int64_t told_from;     /* a table's rows from there on are of this log; INT64_MAX: none are */
+    bool suspect;          /* its rows may be in the table */
     int64_t delivered_below; /* the group says so, by a commit of ours */
     bool log_over;           /* another log is in its place: nothing of it can be read any more */
     struct log_trace *trace; /* it is looked for where its log begins; NULL: it is not */
@@ -207,8 +206,8 @@ bool origin_in_memory(const struct origin *o);
 /* What is damaged of it can be read from its source again: it has one, and no other log is in its place. */
 bool origin_reads_again(const struct origin *o);
 /* The notes that say so of what segments hold of an origin: its rows up to an offset are not to be
-   sent; they may be in the table; those from an offset on are told apart there (told_from), in an epoch
-   above 1. The change points into the memory given. */
+   sent; they may be in the table; those from an offset on are told apart there (told_from; where it is not
+   noted, all of the first epoch and none of others). The change points into the memory given. */
 #define ORIGIN_NOTE_KEY_SIZE   64
 #define ORIGIN_NOTE_VALUE_SIZE 32
 struct spool_change origin_discard_note(const struct stream *s, uint32_t origin, int64_t up_to,
