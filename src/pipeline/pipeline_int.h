@@ -306,9 +306,14 @@ uint64_t replay_deadline_ms(const struct stream *s); /* 0: none */
 bool replay_is_origin(const struct origin *o);       /* its rows are a replay's */
 /* So many blocks of the stream's replay became durable. */
 void replay_appended(struct stream *s, size_t blocks);
-/* Removes letters whose rows a replay that did not end put into the spool; start, or pool with the
-   dead, meta and stream lanes. *removed may be NULL. */
-int replay_recover(struct stream *s, size_t *removed, struct spool_error *error);
+struct replay_recovered {
+    size_t removed;
+    size_t damaged; /* of these */
+};
+
+/* Removes letters whose rows a replay that did not end put into the spool, also such as are damaged by
+   now; start, or pool with the dead, meta and stream lanes. */
+int replay_recover(struct stream *s, struct replay_recovered *out, struct spool_error *error);
 void replay_abandon(struct stream *s); /* whoever asked is told; jobs may still run */
 void replay_free(struct stream *s);
 

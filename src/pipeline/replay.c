@@ -432,9 +432,10 @@ static void open_work(struct job *job)
 {
     struct replay *r = (struct replay *)((char *)job - offsetof(struct replay, job));
     char name[SPOOL_STREAM_NAME_MAX + 16];
+    struct replay_recovered recovered;
 
     snprintf(name, sizeof(name), REPLAY_ORIGIN_PREFIX "%s", r->stream->options->name);
-    r->status = replay_recover(r->stream, NULL, &r->error);
+    r->status = replay_recover(r->stream, &recovered, &r->error);
     if (r->status != SPOOL_OK)
         return;
     r->status = spool_origin(job->pipeline->spool, name, 0, &r->origin_id, &r->epoch, &r->error);
@@ -561,16 +562,36 @@ static int note_get(struct stream *s, const void *value, size_t size,
     return SPOOL_OK;
 }
 
-int replay_recover(struct stream *s, size_t *removed, struct spool_error *error)
+static int ignore_letter(void *arg, const struct spool_dead *letter)
+{
+    (void)arg;
+    (void)letter;
+    return 0;
+}
+
+/* They are removed too: nothing could be made of them, and their rows are in the spool. */
+static size_t count_damaged(struct stream *s, const struct spool_dead_change *changes, size_t count)
+{
+    struct spool_error error;
+    size_t n = 0;
+
+    for (size_t i = 0; i < count; i++)
+        n += spool_dead_get(s->p->spool, s->options->name, &changes[i].place, 1, ignore_letter,
+                            NULL, &error) == SPOOL_E_CORRUPT;
+    return n;
+}
+
+int replay_recover(struct stream *s, struct replay_recovered *out, struct spool_error *error)
 {
     struct spool *spool = s->p->spool;
     struct spool_dead_change *changes = NULL;
     char key[64];
     struct spool_change forget = {.kind = SPOOL_CHANGE_DELETE, .key = key};
     void *value = NULL;
-    size_t size = 0, count = 0, gone = 0;
+    size_t size = 0, count = 0;
     int status;
 
+    *out = (struct replay_recovered){0};
     note_key(key, s->id);
     status = spool_note_get(spool, key, &value, &size, error);
     if (status == SPOOL_E_NOT_FOUND)
@@ -581,12 +602,12 @@ int replay_recover(struct stream *s, size_t *removed, struct spool_error *error)
             spool_error_set(error, status, "stream %s: the note of a replay can't be read: %s",
                             s->options->name, spool_strerror(status));
     }
-    if (status == SPOOL_OK)
-        status = spool_dead_change(spool, s->options->name, changes, count, &gone, error);
+    if (status == SPOOL_OK) {
+        out->damaged = count_damaged(s, changes, count);
+        status = spool_dead_change(spool, s->options->name, changes, count, &out->removed, error);
+    }
     if (status == SPOOL_OK)
         status = spool_commit(spool, &forget, 1, error);
-    if (removed)
-        *removed = gone;
     free(changes);
     free(value);
     return status;

@@ -243,7 +243,7 @@ static int recover_seal(void *arg, const struct spool_seal *seal)
 int stream_init(struct stream *s, struct pipeline *p, const struct stream_options *options,
                 struct spool_error *error)
 {
-    size_t replayed = 0;
+    struct replay_recovered replayed = {0};
     int status;
 
     s->p = p;
@@ -273,9 +273,10 @@ int stream_init(struct stream *s, struct pipeline *p, const struct stream_option
         status = batch_tokens_recover(s, error);
     if (status == SPOOL_OK)
         status = replay_recover(s, &replayed, error);
-    if (replayed)
-        log_event(LOG_INFO, "dead.replay_recovered", "stream", options->name, "removed",
-                  log_u64(replayed), "reason", "their rows are in the spool", NULL);
+    if (replayed.removed)
+        log_event(replayed.damaged ? LOG_WARN : LOG_INFO, "dead.replay_recovered", "stream",
+                  options->name, "removed", log_u64(replayed.removed), "damaged",
+                  log_u64(replayed.damaged), "reason", "their rows are in the spool", NULL);
     if (status == SPOOL_E_FULL)
         status = SPOOL_OK; /* it is done again before the next replay */
     if (status == SPOOL_OK && spool_dead_count(p->spool, options->name, &s->dead_letters,

@@ -441,20 +441,34 @@ static int changed_body(struct change_job *job, const struct spool_dead_change *
     return rc;
 }
 
+/* Body and size of the letter at a key. CORRUPT with the size: it is damaged. */
+static int letter_find(const struct change_job *job, MDB_txn *txn, MDB_val *key,
+                       struct cursor *body, uint64_t *size)
+{
+    MDB_val v;
+    int rc = mdb_get(txn, job->spool->dead_letters, key, &v);
+
+    if (rc)
+        return rc;
+    *size = v.mv_size > RECORD_CHECKSUM_BYTES ? v.mv_size - RECORD_CHECKSUM_BYTES : 0;
+    return record_open(RECORD_LETTER, key->mv_data, key->mv_size, v.mv_data, v.mv_size, body);
+}
+
 static int change_one(struct change_job *job, MDB_txn *txn, const struct spool_dead_change *change)
 {
     const bool removed = change->kind == SPOOL_DEAD_REMOVE;
     uint8_t key[LETTER_KEY_MAX];
     MDB_val k = {letter_key(key, job->stream, change->place.origin, change->place.offset), key};
-    uint64_t letters = 0, bytes = 0, old_size;
+    uint64_t letters = 0, bytes = 0, old_size = 0;
     struct cursor body;
-    int rc = record_get(txn, job->spool->dead_letters, RECORD_LETTER, key, k.mv_size, &body);
+    int rc = letter_find(job, txn, &k, &body, &old_size);
 
     if (rc == MDB_NOTFOUND)
         return 0;
+    if (rc == SPOOL_E_CORRUPT && removed)
+        rc = 0;
     if (rc)
         return rc;
-    old_size = cursor_left(&body);
     rc = removed ? mdb_del(txn, job->spool->dead_letters, &k, NULL)
                  : changed_body(job, change, body);
     if (!rc && !removed)

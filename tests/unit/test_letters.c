@@ -262,6 +262,50 @@ static void test_a_letter_that_is_read_again_is_not_replayed(void **state)
     flow_remove(&f);
 }
 
+static void ignore_problem(void *arg, const struct spool_problem *problem)
+{
+    (void)arg;
+    (void)problem;
+}
+
+/* Killed when the rows of a replay were durable and their letters not removed: one that is damaged by then
+   would stand in the way of the start, and of every other replay. */
+static void test_a_damaged_letter_of_a_replay_that_was_cut_off(void **state)
+{
+    char key[64];
+    struct spool_change note = {.kind = SPOOL_CHANGE_PUT, .key = key};
+    struct buf value;
+    uint64_t bytes = 0, problems = 0;
+    struct flow f;
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, make_directory());
+    read_ten(&f, 250, true);
+    assert_int_equal(letters_of(&f, &bytes), 4);
+    buf_init(&value, KIB);
+    assert_int_equal(buf_put_u8(&value, 1), SPOOL_OK);
+    assert_int_equal(buf_put_u32le(&value, f.stream->origins->id), SPOOL_OK);
+    assert_int_equal(buf_put_u64le(&value, 257), SPOOL_OK); /* of 257 to 260, the last has no row */
+    assert_int_equal(buf_put_u32le(&value, 4), SPOOL_OK);
+    for (int64_t offset = 256; offset < 260; offset++) {
+        assert_int_equal(buf_put_u32le(&value, f.stream->origins->id), SPOOL_OK);
+        assert_int_equal(buf_put_u64le(&value, (uint64_t)offset), SPOOL_OK);
+    }
+    snprintf(key, sizeof(key), "replay/%u", f.stream->id);
+    note.value = value.data;
+    note.value_size = value.len;
+    check_ok(spool_commit(f.spool, &note, 1, &the_error));
+    buf_free(&value);
+    flow_close(&f);
+    damage_letter(f.path, "{\"id\":257}");
+    flow_open(&f, f.path);
+    assert_int_equal(f.stream->dead_letters, 1);
+    check_ok(spool_verify(f.spool, ignore_problem, NULL, &problems, &the_error));
+    assert_int_equal(problems, 0); /* the count is right */
+    flow_remove(&f);
+}
+
 /* A record may have as many headers as Kafka takes; an error would stop all replays of the stream. */
 static void test_a_letter_with_very_many_headers_is_replayed(void **state)
 {
@@ -314,6 +358,7 @@ int main(void)
         cmocka_unit_test(test_a_letter_beside_damaged_rows),
         cmocka_unit_test(test_letters_that_are_damaged_are_passed_over),
         cmocka_unit_test(test_a_letter_that_is_read_again_is_not_replayed),
+        cmocka_unit_test(test_a_damaged_letter_of_a_replay_that_was_cut_off),
         cmocka_unit_test(test_a_letter_with_very_many_headers_is_replayed),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
