@@ -407,7 +407,8 @@ int holes_recover(struct stream *s, struct spool_error *error)
         if (!o->holes || o->name)
             continue;
         status = spool_origin_name(s->p->spool, o->id, &o->name, &o->epoch, error);
-        o->told_from = origin_told_noted(s, o->id, o->epoch);
+        if (status == SPOOL_OK)
+            status = origin_told_noted(s, o->id, o->epoch, &o->told_from, error);
         o->kafka = true; /* others have no holes */
     }
     return status;

@@ -134,7 +134,9 @@ static int take_new_epoch(struct assign_job *a)
 
     a->old_id = a->id;
     a->old_epoch = a->epoch;
-    a->old_told = origin_told_noted(a->stream, a->old_id, a->old_epoch);
+    status = origin_told_noted(a->stream, a->old_id, a->old_epoch, &a->old_told, &a->error);
+    if (status != SPOOL_OK)
+        return status;
     a->high = -1;
     a->mark.known = false;
     a->epoch = epoch;
@@ -157,9 +159,13 @@ static int take_new_epoch(struct assign_job *a)
 }
 
 /* Whether rows of it are to be read again: then it is no mark of how far the log was read. */
-static bool was_discarded(const struct assign_job *a, uint32_t id)
+static int was_discarded(struct assign_job *a, uint32_t id, bool *discarded)
 {
-    return origin_discard_noted(a->stream, id) == INT64_MAX;
+    int64_t up_to = -1;
+    int status = origin_discard_noted(a->stream, id, &up_to, &a->error);
+
+    *discarded = up_to == INT64_MAX;
+    return status;
 }
 
 /* An earlier log's below those that are known: the one after it may have been the same up to there. */
@@ -180,13 +186,16 @@ static void add_traces(struct assign_job *a, uint32_t id)
 static int find_traces(struct assign_job *a)
 {
     uint32_t epoch = a->epoch, id = 0, found = 0;
+    bool discarded = false;
     int status = SPOOL_OK;
 
     if (a->why != START_NEW_LOG && a->why != START_BEGINNING && a->why != START_POLICY)
         return SPOOL_OK;
     while (--epoch > 0 && a->trace_count < LOG_TRACES) {
         status = spool_origin(a->job.pipeline->spool, a->name, epoch, &id, &found, &a->error);
-        if (status != SPOOL_OK || was_discarded(a, id))
+        if (status == SPOOL_OK)
+            status = was_discarded(a, id, &discarded);
+        if (status != SPOOL_OK || discarded)
             break;
         add_traces(a, id);
     }
@@ -206,17 +215,21 @@ static int find_same_log(struct assign_job *a)
     char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
     struct spool_change note = origin_told_note(a->stream, a->id, INT64_MAX, key, value);
     uint32_t id = 0, found = 0;
+    bool discarded = false;
+    int64_t from = INT64_MAX, behind;
     int status = SPOOL_OK;
-    int64_t from, behind;
 
     if (a->told_from != INT64_MAX) /* it was, and may be another by now */
         status = spool_commit(spool, &note, 1, &a->error);
     a->told_from = INT64_MAX;
     if (status == SPOOL_OK)
         status = spool_origin(spool, a->name, a->epoch - 1, &id, &found, &a->error);
-    if (status != SPOOL_OK || !was_discarded(a, id))
+    if (status == SPOOL_OK)
+        status = was_discarded(a, id, &discarded);
+    if (status == SPOOL_OK && discarded)
+        status = origin_told_noted(a->stream, id, found, &from, &a->error);
+    if (status != SPOOL_OK || !discarded)
         return status;
-    from = origin_told_noted(a->stream, id, found);
     behind = a->by_spoold ? a->their_told : a->committed.high < 0 ? INT64_MAX : a->committed.high;
     from = behind > from ? behind : from;
     if (from == INT64_MAX)
@@ -262,10 +275,9 @@ static void assign_work(struct job *job)
     a->why = a->new_epoch ? START_NEW_LOG : assign_why(a);
     if (is_new_epoch(a))
         a->status = take_new_epoch(a);
-    if (a->status != SPOOL_OK)
-        return;
-    a->told_from = origin_told_noted(a->stream, a->id, a->epoch);
-    if (a->high >= 0)
+    if (a->status == SPOOL_OK)
+        a->status = origin_told_noted(a->stream, a->id, a->epoch, &a->told_from, &a->error);
+    if (a->status != SPOOL_OK || a->high >= 0)
         return;
     a->status = find_traces(a);
     if (a->status == SPOOL_OK && !a->ours && a->committed.offset >= 0)

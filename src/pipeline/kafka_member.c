@@ -32,18 +32,22 @@ static struct spool_change member_note(const struct pipeline *p, char value[MEMB
         .kind = SPOOL_CHANGE_PUT, .key = MEMBER_KEY, .value = value, .value_size = (size_t)n};
 }
 
-static void member_read(struct pipeline *p)
+/* Its former name is not to be taken again because the note can't be read. */
+static int member_read(struct pipeline *p, struct spool_error *error)
 {
     char text[MEMBER_NOTE_SIZE] = "", *end;
     void *value = NULL;
     size_t size = 0;
+    int status = note_read(p->spool, MEMBER_KEY, &value, &size, error);
 
-    if (spool_note_get(p->spool, MEMBER_KEY, &value, &size, NULL) == SPOOL_OK &&
-        size < sizeof(text))
+    if (size >= sizeof(text))
+        status = spool_error_set(error, SPOOL_E_CORRUPT, "the note %s is not readable", MEMBER_KEY);
+    if (status == SPOOL_OK && value)
         memcpy(text, value, size);
     free(value);
     p->member_number = (uint32_t)strtoul(text, &end, 10);
     p->member_loses = strtoul(end, NULL, 10) != 0;
+    return status;
 }
 
 int kafka_member_name(struct pipeline *p, bool *renamed, struct spool_error *error)
@@ -51,12 +55,14 @@ int kafka_member_name(struct pipeline *p, bool *renamed, struct spool_error *err
     char value[MEMBER_NOTE_SIZE];
     struct spool_change note;
     uint32_t topics = 0;
-    int status = SPOOL_OK, n;
+    int status, n;
 
     *renamed = false;
     if (p->kafka_options.group_instance_id)
         return SPOOL_OK;
-    member_read(p);
+    status = member_read(p, error);
+    if (status != SPOOL_OK)
+        return status;
     *renamed = p->member_loses;
     if (p->member_loses) {
         p->member_number++;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Changes to meta.mdb: whatever is ready when the lane is free goes into one transaction, so that
- * an acknowledgement and the next seal share a commit. Order is kept.
+ * Notes in meta.mdb, and changes to it: whatever is ready when the lane is free goes into one
+ * transaction, so that an acknowledgement and the next seal share a commit. Order is kept.
  *
  * Where there is no room for a transaction, what may be given up is (a seal of rows that had none,
  * whose rows wait on), so that it does not stand before acknowledgements, which make room; the others
@@ -132,6 +132,25 @@ int meta_try(struct pipeline *p, const struct spool_change *change, void (*done)
     op->stream = stream;
     meta_advance(p);
     return SPOOL_OK;
+}
+
+int note_read(struct spool *spool, const char *key, void **value, size_t *size,
+              struct spool_error *error)
+{
+    struct spool_error why = {0};
+    int status;
+
+    *value = NULL;
+    *size = 0;
+    status = spool_note_get(spool, key, value, size, &why);
+    if (status == SPOOL_E_NOT_FOUND)
+        return SPOOL_OK;
+    if (status != SPOOL_OK) {
+        *size = 0;
+        if (error)
+            *error = why;
+    }
+    return status;
 }
 
 static void meta_work(struct job *job)

@@ -194,28 +194,33 @@ struct spool_change origin_discard_note(const struct stream *s, uint32_t origin,
 }
 
 /* The offset that a note holds; otherwise where there is none. */
-static int64_t noted_offset(const struct stream *s, const char *key, int64_t otherwise)
+static int noted_offset(const struct stream *s, const char *key, int64_t otherwise, int64_t *offset,
+                        struct spool_error *error)
 {
     char text[ORIGIN_NOTE_VALUE_SIZE];
     void *value = NULL;
     size_t size = 0;
-    int64_t offset = otherwise;
+    int status = note_read(s->p->spool, key, &value, &size, error);
 
-    if (spool_note_get(s->p->spool, key, &value, &size, NULL) == SPOOL_OK && size < sizeof(text)) {
+    *offset = otherwise;
+    if (size >= sizeof(text))
+        status = spool_error_set(error, SPOOL_E_CORRUPT, "the note %s is not readable", key);
+    if (status == SPOOL_OK && value) {
         memcpy(text, value, size);
         text[size] = 0;
-        offset = strtoll(text, NULL, 10);
+        *offset = strtoll(text, NULL, 10);
     }
     free(value);
-    return offset;
+    return status;
 }
 
-int64_t origin_discard_noted(const struct stream *s, uint32_t origin)
+int origin_discard_noted(const struct stream *s, uint32_t origin, int64_t *up_to,
+                         struct spool_error *error)
 {
     char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
 
     (void)origin_discard_note(s, origin, 0, key, value);
-    return noted_offset(s, key, -1);
+    return noted_offset(s, key, -1, up_to, error);
 }
 
 struct spool_change origin_told_note(const struct stream *s, uint32_t origin, int64_t from,
@@ -229,12 +234,13 @@ struct spool_change origin_told_note(const struct stream *s, uint32_t origin, in
         .kind = SPOOL_CHANGE_PUT, .key = key, .value = value, .value_size = (size_t)n};
 }
 
-int64_t origin_told_noted(const struct stream *s, uint32_t origin, uint32_t epoch)
+int origin_told_noted(const struct stream *s, uint32_t origin, uint32_t epoch, int64_t *from,
+                      struct spool_error *error)
 {
     char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
 
     (void)origin_told_note(s, origin, 0, key, value);
-    return noted_offset(s, key, epoch <= 1 ? 0 : INT64_MAX);
+    return noted_offset(s, key, epoch <= 1 ? 0 : INT64_MAX, from, error);
 }
 
 void origin_tell(struct origin *o, int64_t from)
@@ -254,17 +260,19 @@ struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
         .kind = SPOOL_CHANGE_PUT, .key = key, .value = "1", .value_size = 1};
 }
 
-bool origin_suspect_noted(const struct stream *s, uint32_t origin)
+int origin_suspect_noted(const struct stream *s, uint32_t origin, bool *noted,
+                         struct spool_error *error)
 {
     char key[ORIGIN_NOTE_KEY_SIZE];
     void *value = NULL;
     size_t size = 0;
-    bool noted;
+    int status;
 
     (void)origin_suspect_note(s, origin, key);
-    noted = spool_note_get(s->p->spool, key, &value, &size, NULL) == SPOOL_OK;
+    status = note_read(s->p->spool, key, &value, &size, error);
+    *noted = value != NULL;
     free(value);
-    return noted;
+    return status;
 }
 
 void origin_discard(struct origin *o, int64_t up_to)

@@ -332,6 +332,11 @@ int meta_changes(struct pipeline *p, const struct spool_change *changes, size_t 
 int meta_try(struct pipeline *p, const struct spool_change *change, void (*done)(void *arg),
              void (*refused)(void *arg, const struct spool_error *error), void *arg,
              struct stream *stream);
+/* Pool with the meta lane, or start. A note's value (malloc'd, with room for one byte more); NULL: there
+   is no such note. One that can't be read is an error, and not one that is not there: else what it promises
+   would be lost. *error is set with an error alone. */
+int note_read(struct spool *spool, const char *key, void **value, size_t *size,
+              struct spool_error *error);
 void meta_advance(struct pipeline *p);
 #define META_RETRY_MS    1000
 #define META_CHANGES_MAX 4096

@@ -22,12 +22,27 @@ static int load_superseded(struct load_job *l, struct load_origin *lo)
     return status;
 }
 
+/* What is noted of an origin. A note that can't be read is not one that is not there: rows that are
+   discarded would be sent. */
+static int load_noted(struct load_job *l, struct load_origin *lo)
+{
+    int status = origin_discard_noted(l->stream, lo->id, &lo->discard_to, &l->error);
+
+    if (status == SPOOL_OK)
+        status =
+            spool_origin_name(l->job.pipeline->spool, lo->id, &lo->name, &lo->epoch, &l->error);
+    if (status == SPOOL_OK)
+        status = origin_suspect_noted(l->stream, lo->id, &lo->suspect, &l->error);
+    if (status == SPOOL_OK)
+        status = origin_told_noted(l->stream, lo->id, lo->epoch, &lo->told_from, &l->error);
+    return status == SPOOL_OK ? load_superseded(l, lo) : status;
+}
+
 /* The origin's name, asked once. */
 static int load_origin(struct load_job *l, uint32_t id)
 {
     struct load_origin *grown;
     size_t k = 0;
-    int status;
 
     while (k < l->origin_count && l->origins[k].id != id)
         k++;
@@ -41,17 +56,8 @@ static int load_origin(struct load_job *l, uint32_t id)
     if (!grown)
         return SPOOL_E_NOMEM;
     l->origins = grown;
-    memset(&grown[l->origin_count], 0, sizeof(*grown));
-    grown[l->origin_count].id = id;
-    grown[l->origin_count].discard_to = origin_discard_noted(l->stream, id);
-    status = spool_origin_name(l->job.pipeline->spool, id, &grown[l->origin_count].name,
-                               &grown[l->origin_count].epoch, &l->error);
-    if (status != SPOOL_OK)
-        return status;
-    grown[l->origin_count].suspect = origin_suspect_noted(l->stream, id);
-    grown[l->origin_count].told_from =
-        origin_told_noted(l->stream, id, grown[l->origin_count].epoch);
-    return load_superseded(l, &grown[l->origin_count++]);
+    grown[l->origin_count] = (struct load_origin){.id = id};
+    return load_noted(l, &grown[l->origin_count++]);
 }
 
 /* Of every origin in the segment, or lost with it. */
@@ -91,9 +97,10 @@ static int load_salvage(struct load_job *l)
     v->schema = NULL;
     v->destination = NULL;
     salvage_note_key(l->stream, l->segment->number, key, sizeof(key));
-    l->noted = spool_note_get(l->job.pipeline->spool, key, &value, &size, NULL) == SPOOL_OK;
+    status = note_read(l->job.pipeline->spool, key, &value, &size, &l->error);
+    l->noted = value != NULL;
     free(value);
-    return SPOOL_OK;
+    return status;
 }
 
 static void load_work(struct job *job)

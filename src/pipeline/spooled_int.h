@@ -218,11 +218,14 @@ struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
 struct spool_change origin_told_note(const struct stream *s, uint32_t origin, int64_t from,
                                      char key[ORIGIN_NOTE_KEY_SIZE],
                                      char value[ORIGIN_NOTE_VALUE_SIZE]);
-/* Pool, meta lane: what they say; -1: there is none of the first kind. */
-int64_t origin_discard_noted(const struct stream *s, uint32_t origin);
-bool origin_suspect_noted(const struct stream *s, uint32_t origin);
+/* Pool, meta lane: what they say, where they can be read; *up_to -1: there is none of the first kind. */
+int origin_discard_noted(const struct stream *s, uint32_t origin, int64_t *up_to,
+                         struct spool_error *error);
+int origin_suspect_noted(const struct stream *s, uint32_t origin, bool *noted,
+                         struct spool_error *error);
 /* Pool, meta lane: told_from of an origin of that epoch. */
-int64_t origin_told_noted(const struct stream *s, uint32_t origin, uint32_t epoch);
+int origin_told_noted(const struct stream *s, uint32_t origin, uint32_t epoch, int64_t *from,
+                      struct spool_error *error);
 void origin_tell(struct origin *o, int64_t from); /* sets told_from, and notes it */
 /* Once that note is durable: what waits of it is discarded, and what is loaded later. */
 void origin_discard(struct origin *o, int64_t up_to);

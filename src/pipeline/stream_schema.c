@@ -216,6 +216,24 @@ int stream_adopt(struct stream *s, struct schema *schema)
     return SPOOL_OK;
 }
 
+/* What was last known of the table; NULL: nothing that can be understood, and it is asked first. */
+static int cache_read(const struct target *t, struct table_description **out,
+                      struct spool_error *error)
+{
+    char key[400];
+    void *value = NULL;
+    size_t size = 0;
+    int status;
+
+    *out = NULL;
+    cache_key(t, key, sizeof(key));
+    status = note_read(t->stream->p->spool, key, &value, &size, error);
+    if (status == SPOOL_OK && value && cache_get(value, size, out) == SPOOL_E_NOMEM)
+        status = spool_error_set(error, SPOOL_E_NOMEM, "out of memory");
+    free(value);
+    return status;
+}
+
 int stream_schema_at_start(struct stream *s, struct spool_error *error)
 {
     struct table_description *cached = NULL;
@@ -223,15 +241,13 @@ int stream_schema_at_start(struct stream *s, struct spool_error *error)
     struct schema *schema = NULL;
     struct server_version oldest = {0, 0, 0};
     struct buf problems;
-    char key[400];
-    void *value = NULL;
-    size_t size = 0, typed = 0;
-    int status;
+    size_t typed = 0;
+    int status = cache_read(s->targets, &cached, error);
 
+    if (status != SPOOL_OK)
+        return status;
     buf_init(&problems, 16 * KIB);
-    cache_key(s->targets, key, sizeof(key));
-    status = spool_note_get(s->p->spool, key, &value, &size, error);
-    if (status == SPOOL_OK && cache_get(value, size, &cached) == SPOOL_OK) {
+    if (cached) {
         (void)schema_resolve(options, cached->columns, cached->column_count, cached->server,
                              cached->server_timezone, &schema, &problems);
         s->targets->description = cached; /* for status; not certain before it is asked again */
@@ -252,7 +268,6 @@ int stream_schema_at_start(struct stream *s, struct spool_error *error)
                     "the table's columns are not known yet: waiting for "
                     "ClickHouse",
                     problems.len ? problems_text(&problems) : "");
-    free(value);
     buf_free(&problems);
     return status;
 }

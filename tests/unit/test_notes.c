@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Notes of the spool that can't be read for a while, or not be written: what they promise holds. */
+#include <dlfcn.h>
+#include <lmdb.h>
+
+#include "pipeline_rig.h"
+
+#define ROWS 100 /* offsets 0 to 99 */
+
+static const struct kafka_committed nothing = {.offset = -1, .low = 0, .high = 1000};
+
+/* --- the store ------------------------------------------------------------------------------ */
+
+static const char *unread; /* what begins so is not read; NULL: all is */
+static const char *unread_in = "meta.mdb";
+static int unread_code;
+
+static bool begins_with(const MDB_val *key, const char *text)
+{
+    return text && key->mv_size >= strlen(text) && !memcmp(key->mv_data, text, strlen(text));
+}
+
+int mdb_get(MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data)
+{
+    __typeof__(&mdb_get) real = (__typeof__(real))dlsym(RTLD_NEXT, "mdb_get");
+    const char *path = "";
+
+    (void)mdb_env_get_path(mdb_txn_env(txn), &path);
+    return begins_with(key, unread) && strstr(path, unread_in) ? unread_code
+                                                               : real(txn, dbi, key, data);
+}
+
+static void reads_fail(const char *key, int code)
+{
+    unread = key;
+    unread_code = code;
+}
+
+static void reads_again(void)
+{
+    unread = NULL;
+    unread_in = "meta.mdb";
+}
+
+/* --- its rig -------------------------------------------------------------------------------- */
+
+static struct kafka_partition *taken(struct flow *f)
+{
+    struct kafka_partition *p = flow_partition(f, 0);
+
+    assert_non_null(flow_assign(f, p, nothing));
+    flow_take(f, p, 0, ROWS, false);
+    flow_run(f);
+    return p;
+}
+
+static struct kafka_committed by_another(int64_t offset)
+{
+    return (struct kafka_committed){.offset = offset, .metadata = "", .low = 0, .high = 1000};
+}
+
+static struct kafka_committed by_another_spoold(int64_t offset)
+{
+    return (struct kafka_committed){.offset = offset,
+                                    .metadata = "spoold 00000000-0000-0000-0000-000000000000 7 0",
+                                    .low = 0,
+                                    .high = 1000};
+}
+
+/* Closes it; the path is the caller's. */
+static char *flow_leave(struct flow *f)
+{
+    char *path = f->path;
+
+    flow_close(f);
+    return path;
+}
+
+static void put(struct flow *f, const char *key, const char *value)
+{
+    struct spool_change change = {
+        .kind = SPOOL_CHANGE_PUT, .key = key, .value = value, .value_size = strlen(value)};
+
+    check_ok(spool_commit(f->spool, &change, 1, &the_error));
+}
+
+/* The first origin's note of a kind. */
+static void put_of_origin(struct flow *f, const char *kind, const char *value)
+{
+    char key[64];
+
+    snprintf(key, sizeof(key), "%s%u/%u", kind, f->stream->id, f->stream->origins->id);
+    put(f, key, value);
+}
+
+/* A start that ends with an error. */
+static void does_not_start(char *path, const char *key, const char *why)
+{
+    struct flow f;
+
+    reads_fail(key, EIO);
+    assert_int_equal(flow_create(&f, path), SPOOL_E_IO);
+    reads_again();
+    assert_non_null(strstr(the_error.text, why));
+    flow_close(&f);
+}
+
+static int all_is_well(void **state)
+{
+    (void)state;
+    reads_again();
+    flow_marks = flow_may_die = false;
+    flow_death[0] = 0;
+    return 0;
+}
+
+/* --- of what segments hold ------------------------------------------------------------------ */
+
+/* A segment of which that note can't be read waits, and is loaded once it can. */
+static struct segment *loads_later(struct flow *f, const char *kind, const char *value)
+{
+    struct segment *g;
+    char *path;
+
+    flow_open(f, make_directory());
+    (void)taken(f);
+    put_of_origin(f, kind, value);
+    path = flow_leave(f);
+    reads_fail(kind, EIO);
+    flow_open(f, path);
+    g = f->stream->segments_first;
+    assert_false(g->loaded);
+    assert_int_equal(f->stream->eligible_rows, 0);
+    assert_true(f->stream->load_retry_at_ms > 0 && f->stream->load_retry_at_ms < UINT64_MAX);
+    reads_again();
+    f->stream->load_retry_at_ms = 0;
+    flow_run(f);
+    assert_true(g->loaded);
+    return g;
+}
+
+static void test_what_is_discarded(void **state)
+{
+    struct flow f;
+
+    (void)state;
+    (void)loads_later(&f, "discard/", "9223372036854775807");
+    assert_int_equal(stream_spooled_rows(f.stream), 0);
+    flow_remove(&f);
+}
+
+static void test_what_may_be_stored(void **state)
+{
+    struct flow f;
+
+    (void)state;
+    assert_true(loads_later(&f, "suspect/", "1")->first->suspect);
+    flow_remove(&f);
+}
+
+static void test_what_can_be_told(void **state)
+{
+    struct flow f;
+
+    (void)state;
+    assert_int_equal(loads_later(&f, "told/", "50")->first->origin->told_from, 50);
+    flow_remove(&f);
+}
+
+static void test_no_memory_for_what_is_discarded(void **state)
+{
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    (void)taken(&f);
+    path = flow_leave(&f);
+    reads_fail("discard/", ENOMEM);
+    flow_may_die = true;
+    flow_open(&f, path);
+    assert_non_null(strstr(flow_death, "out of memory"));
+    assert_false(f.stream->segments_first->loaded);
+    flow_remove(&f);
+}
+
+/* ... and what was lost of a damaged one is not noted as lost twice. */
+static void test_what_was_salvaged(void **state)
+{
+    struct segment *g;
+    char file[512];
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    (void)taken(&f);
+    path = flow_leave(&f);
+    snprintf(file, sizeof(file), "%s/streams/s/%012d.seg", path, 1);
+    assert_int_equal(truncate(file, 0), 0);
+    reads_fail("salvaged/", EIO);
+    flow_open(&f, path);
+    g = f.stream->segments_first;
+    assert_false(g->loaded);
+    reads_again();
+    f.stream->load_retry_at_ms = 0;
+    flow_run(&f);
+    assert_true(!f.stream->segments_first || f.stream->segments_first->loaded);
+    flow_remove(&f);
+}
+
+/* --- where a partition begins --------------------------------------------------------------- */
+
+/* The partition is back while that note can't be read: it is not begun as if there were none. */
+static void is_not_begun(struct flow *f, const char *key, struct kafka_committed committed)
+{
+    reads_fail(key, EIO);
+    flow_may_die = true;
+    flow_death[0] = 0;
+    assert_null(flow_assign(f, flow_partition(f, 0), committed));
+    reads_again();
+    flow_may_die = false;
+    assert_non_null(strstr(flow_death, "kafka/t/0"));
+    assert_non_null(strstr(flow_death, "cannot read a note"));
+}
+
+/* ... and the next start goes on as this one would have. */
+static void ends_instead(const char *key, struct kafka_committed committed, uint32_t epoch)
+{
+    struct origin *o;
+    struct flow f;
+    char *path;
+
+    flow_marks = true;
+    flow_open(&f, make_directory());
+    flow_revoke(&f, taken(&f));
+    is_not_begun(&f, key, committed);
+    path = flow_leave(&f);
+    flow_open(&f, path);
+    o = flow_assign(&f, flow_partition(&f, 0), committed);
+    assert_int_equal(o->epoch, epoch);
+    flow_remove(&f);
+}
+
+static void test_a_partition_and_what_can_be_told(void **state)
+{
+    (void)state;
+    ends_instead("told/", nothing, 1);
+    ends_instead("told/", by_another(50), 2);
+}
+
+/* ... of the log before, where it may be this one's too. */
+static void test_a_partition_and_what_could_be_told(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+    char key[64];
+
+    (void)state;
+    flow_marks = true;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    snprintf(key, sizeof(key), "told/%u/%u", f.stream->id, f.stream->origins->id);
+    flow_revoke(&f, p);
+    p = flow_partition(&f, 0);
+    assert_non_null(flow_assign(&f, p, by_another_spoold(50)));
+    flow_revoke(&f, p);
+    is_not_begun(&f, key, by_another_spoold(60));
+    flow_remove(&f);
+}
+
+/* Where the log before is looked for: it may have been passed, and is no mark of anything then. */
+static void test_a_partition_and_what_is_discarded(void **state)
+{
+    static const struct kafka_committed shorter = {.offset = -1, .low = 0, .high = 10};
+
+    (void)state;
+    ends_instead("discard/", by_another_spoold(50), 2);
+    ends_instead("discard/", shorter, 2);
+}
+
+/* --- at the start --------------------------------------------------------------------------- */
+
+static void test_the_members_name(void **state)
+{
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    put(&f, "kafka/member", "3 1");
+    path = flow_leave(&f);
+    does_not_start(path, "kafka/member", "cannot read a note");
+    flow_open(&f, path);
+    assert_int_equal(f.pipeline->member_number, 4);
+    flow_remove(&f);
+}
+
+static void test_a_table(void **state)
+{
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    path = flow_leave(&f);
+    does_not_start(path, "table/", "cannot read a note");
+    flow_open(&f, path);
+    flow_remove(&f);
+}
+
+static void test_a_hole(void **state)
+{
+    struct flow f;
+    char key[64];
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    (void)taken(&f);
+    put_of_origin(&f, "told/", "50");
+    snprintf(key, sizeof(key), "hole/%u/%u/9/9/50", f.stream->id, f.stream->origins->id);
+    put(&f, key, "149 50 0 0");
+    path = flow_leave(&f);
+    does_not_start(path, "told/", "cannot read a note");
+    flow_open(&f, path);
+    assert_int_equal(f.stream->origins->told_from, 50);
+    flow_remove(&f);
+}
+
+/* A sealed batch's rows may have letters, which go before it is sent. */
+static void test_how_many_letters_there_are(void **state)
+{
+    struct spool_dead letter = {.stream = "s", .reason_name = "", .reason = "", .column = ""};
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    (void)taken(&f);
+    letter.origin = f.stream->origins->id;
+    letter.origin_name = f.stream->origins->name;
+    check_ok(spool_dead_put(f.spool, &letter, 1, NULL, &the_error));
+    path = flow_leave(&f);
+    unread_in = "dead.mdb";
+    does_not_start(path, "s", "cannot count dead letters");
+    flow_open(&f, path);
+    assert_int_equal(f.stream->dead_letters, 1);
+    flow_remove(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_what_is_discarded, all_is_well),
+        cmocka_unit_test_teardown(test_what_may_be_stored, all_is_well),
+        cmocka_unit_test_teardown(test_what_can_be_told, all_is_well),
+        cmocka_unit_test_teardown(test_no_memory_for_what_is_discarded, all_is_well),
+        cmocka_unit_test_teardown(test_what_was_salvaged, all_is_well),
+        cmocka_unit_test_teardown(test_a_partition_and_what_can_be_told, all_is_well),
+        cmocka_unit_test_teardown(test_a_partition_and_what_could_be_told, all_is_well),
+        cmocka_unit_test_teardown(test_a_partition_and_what_is_discarded, all_is_well),
+        cmocka_unit_test_teardown(test_the_members_name, all_is_well),
+        cmocka_unit_test_teardown(test_a_table, all_is_well),
+        cmocka_unit_test_teardown(test_a_hole, all_is_well),
+        cmocka_unit_test_teardown(test_how_many_letters_there_are, all_is_well),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
