@@ -6,6 +6,7 @@
  * spool is held by another process, 128 + n a second signal n.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <poll.h>
 #include <sched.h>
@@ -252,6 +253,19 @@ static void on_signal(uv_signal_t *handle, int number)
 
 /* --- starting --------------------------------------------------------------------------------- */
 
+/* Whoever started us may have closed descriptors 0 to 2. The loop or the spool would get their numbers:
+   the log would go there, and libuv ends the process where it closes one of them. */
+static void fill_standard_descriptors(void)
+{
+    int fd;
+
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 /* The pool has a thread for each core that computes, and some that wait for the disk. */
 static void size_thread_pool(void)
 {
@@ -417,6 +431,7 @@ int main(int argc, char **argv)
 {
     struct arguments arguments;
 
+    fill_standard_descriptors();
     memory_tune();
     size_thread_pool();
     signal(SIGPIPE, SIG_IGN);

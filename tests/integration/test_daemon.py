@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from support.process import free_port
+from support.process import free_port, wait_until
 from support.spoold import stream
 
 NOWHERE = "http://127.0.0.1:1"  # no ClickHouse is needed to start
@@ -282,6 +282,24 @@ def test_a_log_that_nobody_reads_does_not_stop_it(daemon):
         process.wait()
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_descriptors_are_not_used_for_others(daemon, closed):
+    """What is opened next would get their numbers, and the log be written to it."""
+    daemon.write_config()
+    process = subprocess.Popen([os.environ["SPOOLD_BIN"], "-c", daemon.config_path], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: [os.close(fd) for fd in closed])
+    try:
+        wait_until(lambda: process.poll() is not None or daemon._answers(), 20, "it answers")
+        for fd in closed:
+            assert os.readlink(f"/proc/{process.pid}/fd/{fd}") == os.devnull
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 # ---- how it ends ----
