@@ -435,6 +435,7 @@ int main(int argc, char **argv)
     memory_tune();
     size_thread_pool();
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is a full disk: EFBIG says so */
     if (parse_arguments(argc, argv, &arguments) != 0) {
         fputs(USAGE, stderr);
         return EXIT_USAGE;

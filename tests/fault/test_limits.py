@@ -3,6 +3,7 @@
 so in its status and what is to be done, nothing is lost, and it goes on once that is done."""
 import errno
 import os
+import resource
 import subprocess
 
 import pytest
@@ -92,6 +93,31 @@ def test_too_many_files_are_open(kafka, engine, spoold):
     daemon.wait(lambda: any("Too many open files" in e["error"] for e in daemon.events("spool.full")),
                 20, "no segment can be begun")
     os.unlink(flag)
+    daemon.wait_rows(engine, table, sent)
+    assert engine.unique(table) == sent
+    daemon.wait_state("s", "running")
+
+
+def test_files_that_may_not_grow(kafka, engine, spoold):
+    """A limit on their size is a full disk, and no signal that ends the daemon."""
+    topic, table = kafka.create_topic(1), engine.create_table("id UInt64, t String", window=100)
+    daemon, sent = spoold(kafka, engine, [stream("s", topic, table)]).start(), 0
+
+    def send(records):
+        nonlocal sent
+        kafka.send(topic, [f'{{"id":{sent + i},"t":"{os.urandom(50000).hex()}"}}' for i in range(records)])
+        sent += records
+
+    def limit(size):
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    send(20)
+    daemon.wait_rows(engine, table, sent)
+    sizes = [os.path.getsize(os.path.join(directory, name))
+             for directory, _, names in os.walk(daemon.spool) for name in names]
+    limit(max(sizes))  # of the segment: its next page begins there
+    send(60)
+    daemon.wait_state("s", "full")
+    limit(resource.RLIM_INFINITY)
     daemon.wait_rows(engine, table, sent)
     assert engine.unique(table) == sent
     daemon.wait_state("s", "running")
