@@ -36,12 +36,12 @@ static const struct pinned pinned[] = {
     {"min_insert_block_size_bytes", FOR_BOTH, {0}, {0}, BLOCK_BYTES, NULL},
     /* 1 without a token: a server that knows none drops the second of two honest equal batches. */
     {"insert_deduplicate", FOR_BOTH, {0}, {0}, DEDUPLICATE, NULL},
-    /* Overrides the former. Newer than 22.3, as are the next two: known to 26.7 (asked of one). */
-    {"deduplicate_insert", FOR_BOTH, {26, 7, 0}, {0}, DEDUPLICATE_WORD, NULL},
+    /* Overrides the former. This and the next two: SettingsChangesHistory.cpp, and known to 26.7. */
+    {"deduplicate_insert", FOR_BOTH, {26, 2, 0}, {0}, DEDUPLICATE_WORD, NULL},
     /* Would cut at max_insert_block_size, whatever the least sizes above say. */
-    {"use_strict_insert_block_limits", FOR_BOTH, {26, 7, 0}, {0}, FIXED, "0"},
+    {"use_strict_insert_block_limits", FOR_BOTH, {26, 4, 0}, {0}, FIXED, "0"},
     /* Would store what came of a body that was cut. */
-    {"input_format_connection_handling", FOR_BOTH, {26, 7, 0}, {0}, FIXED, "0"},
+    {"input_format_connection_handling", FOR_BOTH, {26, 2, 0}, {0}, FIXED, "0"},
     /* "break" ends an insert that takes longer than max_execution_time with 200, and nothing stored. */
     {"timeout_overflow_mode", FOR_BOTH, {0}, {0}, FIXED, "throw"},
     {"deduplicate_blocks_in_dependent_materialized_views",

@@ -1144,6 +1144,38 @@ static void test_pinned_settings(void **state)
          "input_format_defaults_for_omitted_fields=1&input_format_allow_errors_num=0&"
          "input_format_allow_errors_ratio=0&date_time_input_format=best_effort&"
          "input_format_parallel_parsing=0"},
+        {{26, 1, 9},
+         true,
+         true,
+         "min_insert_block_size_rows=1000000000000&min_insert_block_size_bytes=1125899906842624&"
+         "insert_deduplicate=1&timeout_overflow_mode=throw&"
+         "deduplicate_blocks_in_dependent_materialized_views=1&"
+         "async_insert=0&max_insert_threads=1&materialized_views_ignore_errors=0&"
+         "input_format_skip_unknown_fields=0&input_format_null_as_default=1&"
+         "input_format_defaults_for_omitted_fields=1&input_format_allow_errors_num=0&"
+         "input_format_allow_errors_ratio=0"},
+        {{26, 3, 1},
+         true,
+         true,
+         "min_insert_block_size_rows=1000000000000&min_insert_block_size_bytes=1125899906842624&"
+         "insert_deduplicate=1&deduplicate_insert=enable&input_format_connection_handling=0&"
+         "timeout_overflow_mode=throw&"
+         "deduplicate_blocks_in_dependent_materialized_views=1&"
+         "async_insert=0&max_insert_threads=1&materialized_views_ignore_errors=0&"
+         "input_format_skip_unknown_fields=0&input_format_null_as_default=1&"
+         "input_format_defaults_for_omitted_fields=1&input_format_allow_errors_num=0&"
+         "input_format_allow_errors_ratio=0"},
+        {{26, 4, 1},
+         true,
+         true,
+         "min_insert_block_size_rows=1000000000000&min_insert_block_size_bytes=1125899906842624&"
+         "insert_deduplicate=1&deduplicate_insert=enable&use_strict_insert_block_limits=0&"
+         "input_format_connection_handling=0&timeout_overflow_mode=throw&"
+         "deduplicate_blocks_in_dependent_materialized_views=1&"
+         "async_insert=0&max_insert_threads=1&materialized_views_ignore_errors=0&"
+         "input_format_skip_unknown_fields=0&input_format_null_as_default=1&"
+         "input_format_defaults_for_omitted_fields=1&input_format_allow_errors_num=0&"
+         "input_format_allow_errors_ratio=0"},
     };
 
     (void)state;
