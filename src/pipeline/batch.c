@@ -148,6 +148,11 @@ bool batch_deduplicates(const struct batch *b)
     return t && t->deduplicates && !partition_drift(t, batch_schema(b)->schema, name, sizeof(name));
 }
 
+bool batch_accepts_bad(const struct batch *b)
+{
+    return b->accepts_bad || b->stream->accept_bad;
+}
+
 /* --- acknowledgement ------------------------------------------------------------------------ */
 
 void part_acked(struct stream *s, struct segment *g, const struct part *part)
@@ -240,7 +245,8 @@ static void batch_answered(void *arg, const struct clickhouse_outcome *outcome)
             s->probe = NULL;
             stream_unhold(s, HOLD_ANSWER);
         }
-        s->accept_bad = false;
+        if (!b->accepts_bad)
+            s->accept_bad = false;
         s->window_rows += (double)b->rows;
         if (s->batch_rows_max && s->batch_rows_max < s->options->flush_rows)
             s->batch_rows_max += s->batch_rows_max / 10 + 1;

@@ -75,12 +75,13 @@ struct batch {
     bool answered;    /* a 200 came, and is being proved by asking */
     bool view_failed; /* the table has the rows, a view of it may lack them */
     uint32_t too_big_failures;
-    bool suspect;    /* its rows may be stored under another token: no token tells */
-    bool unreadable; /* it is damaged, and nobody else has its rows: not tried before a restart */
-    bool unresolved; /* recovered, and names blocks that are not there: it ends unsent */
-    bool busy;       /* ask.c, hunt.c or replace.c has it, or unbury.c: not sent meanwhile */
-    bool halved;     /* it is what is left of one that was halved for real */
-    bool splits;     /* it is too big: what of it is not stored goes in halves */
+    bool suspect;     /* its rows may be stored under another token: no token tells */
+    bool unreadable;  /* it is damaged, and nobody else has its rows: not tried before a restart */
+    bool unresolved;  /* recovered, and names blocks that are not there: it ends unsent */
+    bool busy;        /* ask.c, hunt.c or replace.c has it, or unbury.c: not sent meanwhile */
+    bool halved;      /* it is what is left of one that was halved for real */
+    bool splits;      /* it is too big: what of it is not stored goes in halves */
+    bool accepts_bad; /* the operator let the bad rows of it go, or of what it came from */
     uint64_t hunt_after_ms, hunt_wait_ms; /* held by a hunt: looked through no sooner */
     uint64_t blind_wait_ms; /* held, and each attempt may store its rows: the last pause */
     int endpoint;           /* it is sealed for; -1: one that is no longer configured */
@@ -122,6 +123,8 @@ void batch_possible_duplicates(struct batch *b, uint64_t rows, const char *reaso
 /* The table as the endpoint that the batch is sealed for has it; NULL: not known. */
 const struct table_description *batch_table(const struct batch *b);
 bool batch_deduplicates(const struct batch *b);
+/* The operator let any share of its rows go to the dead letters. */
+bool batch_accepts_bad(const struct batch *b);
 /* When it was sealed the table was not known to deduplicate: no attempt of it asks for that. */
 bool batch_asks_no_deduplication(const struct batch *b);
 /* What its rows are sent as. */

@@ -78,7 +78,7 @@ static bool hunt_too_many(const struct hunt *h, size_t found)
     double bad = s->window_bad + (double)found;
     double rows = s->window_rows + (double)h->batch->rows;
 
-    if (s->accept_bad)
+    if (batch_accepts_bad(h->batch))
         return false;
     if (h->search && search_hopeless(h->search, s->options->bad_ratio))
         return true;
@@ -132,7 +132,7 @@ static void hunt_for_real(struct hunt *h)
         hunt_give_up(h, 0);
         return;
     }
-    if (h->doubtful && !s->accept_bad) {
+    if (h->doubtful && !batch_accepts_bad(b)) {
         hunt_hold(h, false);
         return;
     }
@@ -159,7 +159,7 @@ static void hunt_found(struct hunt *h)
         hunt_for_real(h); /* the clone takes it all */
     else if (hunt_too_many(h, h->bad_count))
         hunt_hold(h, true);
-    else if (h->doubtful && h->bad_count == h->batch->rows && !h->stream->accept_bad)
+    else if (h->doubtful && h->bad_count == h->batch->rows && !batch_accepts_bad(h->batch))
         hunt_hold(h, false);
     else
         hunt_bury(h);
@@ -399,6 +399,7 @@ void hunt_start(struct batch *b, int endpoint, const struct clickhouse_outcome *
     snprintf(h->reason, sizeof(h->reason), "%.*s", SEARCH_REASON_SIZE - 1, outcome->text);
     hunt_name_table(h);
     b->busy = true;
+    b->accepts_bad = batch_accepts_bad(b); /* and what comes of it, whatever goes in meanwhile */
     if (alone) {
         assert(b->rows == 1);
         hunt_found(h);

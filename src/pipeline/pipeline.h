@@ -142,7 +142,8 @@ void pipeline_update_metrics(struct pipeline *p);
 
 int pipeline_stream_pause(struct pipeline *p, const char *name);
 int pipeline_stream_resume(struct pipeline *p, const char *name);
-/* Resumes, and lets any share of bad rows go to the dead letters until a batch goes in whole. */
+/* Resumes, and lets any share of bad rows go to the dead letters: of all that is sealed, and until another
+   batch goes in whole. */
 int pipeline_stream_accept_bad(struct pipeline *p, const char *name);
 int pipeline_stream_flush(struct pipeline *p, const char *name); /* seal what waits, now */
 

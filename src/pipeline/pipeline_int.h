@@ -134,7 +134,7 @@ struct stream {
     uint64_t next_batch;
     uint64_t generations;           /* of table descriptions, so far */
     struct batch *probe;            /* while HOLD_ANSWER stands, only this one is tried */
-    bool accept_bad;                /* the operator said that any share of bad rows may go */
+    bool accept_bad;                /* any share of bad rows may go, until a batch goes in whole */
     double window_rows, window_bad; /* delivered and refused lately, for bad_ratio */
     uint64_t batch_rows_max; /* less than flush.rows while ClickHouse finds batches too big */
     struct endpoint_patience patience[LIMIT_ENDPOINTS];

@@ -426,7 +426,7 @@ void reencode_start(struct batch *b, int endpoint)
     t->segment = b->segment_number;
     t->from = stream_schema_ref(b->segment->schema);
     t->to = stream_schema_ref(s->schema);
-    t->bury = s->options->on_bad_record != ON_BAD_HOLD || s->accept_bad;
+    t->bury = s->options->on_bad_record != ON_BAD_HOLD || batch_accepts_bad(b);
     b->busy = true;
     t->job.work = trial_work;
     t->job.done = trial_done;

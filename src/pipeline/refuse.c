@@ -114,7 +114,7 @@ void batch_refusal_take(struct batch *b, int endpoint)
 
 static void batch_refused(struct batch *b, int endpoint, const struct clickhouse_outcome *outcome)
 {
-    if (b->hunt_after_ms > clock_monotonic_ms() && !b->stream->accept_bad) {
+    if (b->hunt_after_ms > clock_monotonic_ms() && !batch_accepts_bad(b)) {
         batch_hold_again(b);
         return;
     }

@@ -137,6 +137,7 @@ static struct batch *replace_make(struct replace *r, const struct span_group *gr
     b->segment = old->segment;
     b->schema = stream_schema_ref(group->schema ? group->schema : old->schema);
     b->halved = old->halved;
+    b->accepts_bad = old->accepts_bad;
     b->lettered = old->lettered;
     b->unreadable = group->unreadable;
     b->stall_factor = old->stall_factor;

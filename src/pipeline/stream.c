@@ -370,6 +370,8 @@ int pipeline_stream_accept_bad(struct pipeline *p, const char *name)
     if (!s)
         return SPOOL_E_NOT_FOUND;
     s->accept_bad = true;
+    for (struct batch *b = s->batches; b; b = b->next)
+        b->accepts_bad = true;
     return pipeline_stream_resume(p, name);
 }
 

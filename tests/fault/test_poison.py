@@ -182,3 +182,18 @@ def test_halves_are_bounded(kafka, engine, spoold):
     seen = inserts_of(engine)
     daemon.ctl("resume", "s")  # go on with as many again
     daemon.wait(lambda: inserts_of(engine) - seen > 50, 30, "it goes on")
+
+
+def test_the_operator_lets_them_go_once_for_all_halves(kafka, engine, spoold):
+    """What of the batch goes in meanwhile takes nothing of it back."""
+    topic = kafka.create_topic(1)
+    table = engine.create_table(
+        engine.bench_columns, window=1000,
+        engine="MergeTree PARTITION BY intDiv(0, toInt64(id) % 40 - 33) ORDER BY id")
+    kafka.produce(topic, 400)
+    daemon = spoold(kafka, engine, [stream("s", topic, table)]).start()
+    daemon.wait(lambda: "bad_ratio" in daemon.stream_status("s")["reason"], 60, "held")
+    daemon.ctl("resume", "s", "--accept-bad")
+    daemon.wait(lambda: daemon.stream_status("s")["dead_letters"] == 10, 60, "10 dead letters")
+    daemon.wait_rows(engine, table, 390, 60)
+    daemon.wait(committed(daemon, kafka, topic), 20, "committed to the end")
