@@ -5,10 +5,8 @@
  * next start decides from disk. Exit codes: 0 clean, 1 runtime failure, 2 usage or config, 75 the
  * spool is held by another process, 128 + n a second signal n.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,6 +19,7 @@
 #include "base/metrics.h"
 #include "daemon/config.h"
 #include "daemon/control.h"
+#include "daemon/log_output.h"
 #include "daemon/memory.h"
 #include "daemon/notify.h"
 
@@ -28,7 +27,6 @@
 #define EXIT_USAGE      2
 #define EXIT_TEMPORARY  75 /* EX_TEMPFAIL */
 #define DEFAULT_CONFIG  "/etc/spoold/spoold.json"
-#define LOG_WAIT_MS     100 /* for a log that is not read; then its lines are dropped */
 #define STOP_MARGIN_MS  10000
 #define THREADS_LEAST   4
 #define CLOSING_TURNS   100
@@ -65,40 +63,6 @@ struct server {
     bool ready;
     bool stopping;
 };
-
-/* --- the log ---------------------------------------------------------------------------------- */
-
-/* All of it, waiting a little for a pipe that is full; false: it would not take it. */
-static bool write_all(const char *data, size_t n)
-{
-    while (n) {
-        ssize_t wrote = write(STDERR_FILENO, data, n);
-        struct pollfd full = {.fd = STDERR_FILENO, .events = POLLOUT};
-        if (wrote > 0) {
-            data += wrote;
-            n -= (size_t)wrote;
-        } else if (wrote < 0 && errno != EINTR &&
-                   (errno != EAGAIN || poll(&full, 1, LOG_WAIT_MS) <= 0)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* A reader that does not read must not stop the daemon: its lines are dropped, and counted. */
-static void write_line(void *arg, const char *line, size_t n)
-{
-    static uint64_t dropped;
-
-    (void)arg;
-    if (!write_all(line, n)) {
-        dropped++;
-    } else if (dropped) {
-        uint64_t count = dropped;
-        dropped = 0;
-        log_event(LOG_WARN, "log.dropped", "lines", log_u64(count), NULL);
-    }
-}
 
 /* --- arguments -------------------------------------------------------------------------------- */
 
@@ -399,6 +363,7 @@ static void finish(struct server *s)
 static int run(const char *path)
 {
     static struct server s; /* outlives every callback */
+    static struct log_output output = {.fd = STDERR_FILENO};
     struct spool_error error = {0};
     int status;
 
@@ -409,7 +374,7 @@ static int run(const char *path)
     }
     log_set_level(s.config->log_level);
     log_set_format(s.config->log_format);
-    log_set_writer(write_line, NULL);
+    log_set_writer(log_output_line, &output);
     for (size_t i = 0; i < s.config->warning_count; i++)
         log_event(LOG_WARN, "config.warning", "detail", s.config->warnings[i], NULL);
     error_class_set_overrides(s.config->overrides, s.config->override_count);

@@ -249,7 +249,8 @@ def test_systemd_hears_of_it(daemon):
         assert daemon.wait_exit() == 0
 
 
-def test_a_log_that_nobody_reads_does_not_stop_it(daemon):
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_log_that_nobody_reads_does_not_stop_it(daemon, blocking):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     os.set_blocking(reader, False)
@@ -258,16 +259,18 @@ def test_a_log_that_nobody_reads_does_not_stop_it(daemon):
             os.write(writer, b"x" * 4096)
     except BlockingIOError:
         pass
+    os.set_blocking(writer, blocking)
     daemon.write_config()
     process = subprocess.Popen([os.environ["SPOOLD_BIN"], "-c", daemon.config_path], stderr=writer)
+
+    def is_ready():
+        assert process.poll() is None
+        try:
+            return daemon.control("GET", "/health/ready")[0] == 200
+        except OSError:
+            return False
     try:
-        while True:  # until it answers
-            try:
-                if daemon.control("GET", "/health/ready")[0] == 200:
-                    break
-            except OSError:
-                assert process.poll() is None
-                select.select([], [], [], 0.02)
+        wait_until(is_ready, 20, "it answers")
         heard = b""
         while select.select([reader], [], [], 0)[0]:  # room again
             heard += os.read(reader, 1 << 16).lstrip(b"x")
