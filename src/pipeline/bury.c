@@ -193,7 +193,7 @@ static void bury_done(struct job *job)
         hunt_give_up(h, wait);
         return;
     }
-    dead_counted(s, y->stored.letters, y->stored.bytes);
+    dead_counted(s, y->stored.letters, y->stored.bytes, y->stored.grown_bytes);
     if (!s->dead_waiting)
         stream_unhold(s, HOLD_DEAD_FULL);
     metrics_add(s->p->metrics, METRIC_DEAD_LETTERS, (double)h->bad_count, s->options->name,

@@ -191,15 +191,15 @@ int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t coun
     if (status != SPOOL_OK)
         return status;
     stored->put = count;
+    stored->grown_bytes = dead_disk_bytes(letters, count);
     return spool_dead_count(spool, s->options->name, &stored->letters, &stored->bytes, error);
 }
 
-void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes)
+void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes, uint64_t grown_bytes)
 {
     bool fewer = bytes < s->dead_bytes;
 
-    if (!fewer)
-        s->p->grown_bytes += bytes - s->dead_bytes;
+    s->p->grown_bytes += grown_bytes;
     if (letters > s->dead_letters)
         dead_out_added(s, letters - s->dead_letters);
     s->dead_letters = letters;
@@ -285,7 +285,7 @@ static void discard_done(struct job *job)
     if (d->status == SPOOL_E_FATAL)
         pipeline_fatal(s->p, "dead.mdb: %s", d->error.text);
     if (d->status == SPOOL_OK) {
-        dead_counted(s, d->left, d->left_bytes);
+        dead_counted(s, d->left, d->left_bytes, 0);
         if (!d->dry && d->letters)
             log_event(LOG_WARN, "dead.discarded", "stream", s->options->name, "letters",
                       log_u64(d->letters), "bytes", log_u64(d->bytes), "reason",

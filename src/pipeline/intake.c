@@ -165,7 +165,7 @@ static void dead_cleared(struct dead_job *dj)
         return;
     if (!is_refill(d))
         d->origin->letters_to = dj->last_letter;
-    dead_counted(d->stream, dj->stored.letters, dj->stored.bytes);
+    dead_counted(d->stream, dj->stored.letters, dj->stored.bytes, 0);
     if (dj->removed)
         log_event(LOG_INFO, "dead.fits_now", "stream", d->stream->options->name, "origin",
                   d->origin->name, "removed", log_u64(dj->removed), NULL);
@@ -192,7 +192,7 @@ static void dead_taken(struct dead_job *dj)
     if (!dj->stored.put)
         return;
     pressure_dead_took(s, dj->stored.grown_bytes);
-    dead_counted(s, dj->stored.letters, dj->stored.bytes);
+    dead_counted(s, dj->stored.letters, dj->stored.bytes, dj->stored.grown_bytes);
     if (log_gate_open(&s->dead_gate, 10000, &suppressed))
         log_event(LOG_WARN, "record.refused", "stream", s->options->name, "origin", d->origin->name,
                   "first", d->refused_text, "records", log_u64(dj->stored.put), "lines_suppressed",

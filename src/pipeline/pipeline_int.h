@@ -284,8 +284,8 @@ int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t coun
                  struct dead_stored *stored, struct spool_error *error);
 /* What letters may take of the disk, at most. */
 uint64_t dead_disk_bytes(const struct spool_dead *letters, size_t count);
-/* What the stream has in dead.mdb, after a job changed it. */
-void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes);
+/* What the stream has in dead.mdb, after a job changed it, which may have taken grown_bytes of the disk. */
+void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes, uint64_t grown_bytes);
 
 /* --- dead_out.c ----------------------------------------------------------------------------- */
 

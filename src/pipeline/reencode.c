@@ -55,7 +55,8 @@ struct trial {
     uint64_t bad_by_code[REFUSAL_SERVER + 1];
     bool put; /* some became letters; of the stream, afterwards: */
     uint64_t letters, letter_bytes;
-    char first[512]; /* the first refusal, in words */
+    uint64_t letter_disk_bytes; /* those put by this trial may take */
+    char first[512];            /* the first refusal, in words */
     int status;
     struct spool_error error;
 };
@@ -112,7 +113,10 @@ static int letters_commit(struct trial *t)
         }
         status = spool_dead_put_all(t->job.pipeline->spool, letters, n,
                                     t->stream->options->dead_letters_max_bytes, &added, &t->error);
-        t->put = t->put || status == SPOOL_OK;
+        if (status == SPOOL_OK) {
+            t->put = true;
+            t->letter_disk_bytes += dead_disk_bytes(letters, n);
+        }
     }
     t->refused_count = 0;
     buf_reset(&t->texts);
@@ -358,7 +362,7 @@ static void trial_done(struct job *job)
         return;
     }
     if (t->put)
-        dead_counted(s, t->letters, t->letter_bytes);
+        dead_counted(s, t->letters, t->letter_bytes, t->letter_disk_bytes);
     if (t->status != SPOOL_OK) {
         b->lettered = true;
         trial_failed(t);

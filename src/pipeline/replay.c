@@ -191,7 +191,7 @@ static void remove_done(struct job *job)
     FAILPOINT(FP_REPLAY_REMOVED);
     r->result.replayed += r->chunk.fitting_count;
     metrics_add(s->p->metrics, METRIC_REPLAYED, (double)r->chunk.fitting_count, s->options->name);
-    dead_counted(s, r->chunk.letters, r->chunk.letter_bytes);
+    dead_counted(s, r->chunk.letters, r->chunk.letter_bytes, 0);
     replay_next(r);
 }
 
@@ -298,6 +298,7 @@ static void chunk_done(struct job *job)
 {
     struct replay *r = (struct replay *)((char *)job - offsetof(struct replay, chunk.job));
     struct replay_chunk *c = &r->chunk;
+    uint64_t had_bytes = r->stream->dead_bytes;
 
     if (r->stream->p->closing)
         return;
@@ -308,7 +309,8 @@ static void chunk_done(struct job *job)
         return;
     }
     r->result.refused += c->refusal_count;
-    dead_counted(r->stream, c->letters, c->letter_bytes);
+    dead_counted(r->stream, c->letters, c->letter_bytes,
+                 c->letter_bytes > had_bytes ? c->letter_bytes - had_bytes : 0);
     if (c->fitting_count)
         replay_note(r);
     else

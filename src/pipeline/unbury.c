@@ -146,7 +146,7 @@ static void unbury_done(struct job *job)
     b->busy = false;
     if (u->status == SPOOL_OK) {
         b->lettered = false;
-        dead_counted(s, u->letters, u->letter_bytes);
+        dead_counted(s, u->letters, u->letter_bytes, 0);
         if (u->removed)
             log_event(LOG_INFO, "dead.unburied", "stream", s->options->name, "batch",
                       log_u64(b->id), "removed", log_u64(u->removed), NULL);

@@ -295,7 +295,7 @@ class Everything:
     """Streams a and b whose tables are gone, so that they fill the spool; letters has records that do not fit, some of which
     do when its table is altered."""
 
-    def __init__(self, kafka, engine, spoold, **spool):
+    def __init__(self, kafka, engine, spoold, letters_bytes="3MiB", **spool):
         self.kafka, self.engine = kafka, engine
         self.topics = {name: kafka.create_topic(2) for name in "ab"}
         self.tables = {name: engine.create_bench_table(window=1000) for name in "ab"}
@@ -303,7 +303,7 @@ class Everything:
                                                                            window=1000)
         self.daemon = spoold(kafka, engine, [
             *(stream(name, self.topics[name], self.tables[name]) for name in "ab"),
-            stream("letters", self.bad, self.table, dead_letters={"max_bytes": "3MiB"})],
+            stream("letters", self.bad, self.table, dead_letters={"max_bytes": letters_bytes})],
             spool={"segment_bytes": "1MiB", "keep_acknowledged": "0s", **spool})
         self.sent = dict.fromkeys("ab", 0)
         self.bad_sent = self.fitting = 0
@@ -326,9 +326,19 @@ class Everything:
             self.daemon.wait_rows(self.engine, self.tables[name], 1000)
             self.engine.drop_table(self.tables[name])
 
+    def fill(self):
+        for name in "ab":
+            self.add(name, 700000)
+        self.daemon.wait(self.are_full, 60, "a and b are full")
+
+    def are_full(self):
+        return all("bound" in self.status(name)["reason"] for name in "ab")
+
     def mend(self):
         for name in "ab":
             self.engine.create_bench_table(name=self.tables[name], window=1000)
+        for name in "ab":
+            self.daemon.wait_rows(self.engine, self.tables[name], self.sent[name] - 1000, 60)
 
     def status(self, name):
         return self.daemon.stream_status(name)
@@ -350,18 +360,13 @@ def test_the_bounds_hold_while_everything_grows(kafka, engine, request, spoold, 
     with Du(e.daemon.spool) as du:
         e.stick()
         e.add_bad(1500, 300)
-        for name in "ab":
-            e.add(name, 700000)
-        e.daemon.wait(lambda: all("bound" in e.status(name)["reason"] for name in "ab"), 60,
-                      "a and b are full")
+        e.fill()
         e.add_bad(1500, 300)
         e.engine.query(f"ALTER TABLE {e.table} MODIFY COLUMN v UInt16")
         for _ in range(5):
             e.replay()
-        assert all("bound" in e.status(name)["reason"] for name in "ab")
+        assert e.are_full()
         e.mend()
-        for name in "ab":
-            e.daemon.wait_rows(e.engine, e.tables[name], e.sent[name] - 1000, 60)
 
         def replayed():  # those that waited for room become letters only now
             e.replay()
@@ -373,5 +378,27 @@ def test_the_bounds_hold_while_everything_grows(kafka, engine, request, spoold, 
     print(f"{du.most >> 10} KiB at most, {du.least_free >> 10} KiB free at least")
     assert 16 << 20 < du.most <= 24 << 20 and du.least_free >= 8 << 20
     assert e.engine.unique(e.table) == e.fitting
+    for name in "ab":
+        e.engine.drop_table(e.tables[name])
+
+
+def test_letters_stop_at_the_bound_of_the_spool(kafka, engine, spoold):
+    """Long before their own. Those that find no room wait, and become letters when there is some."""
+    e = Everything(kafka, engine, spoold, letters_bytes="64MiB", max_bytes="24MiB")
+    with Du(e.daemon.spool) as du:
+        e.stick()
+        e.fill()
+        e.add_bad(8000, -1)  # as many bytes as the others leave, twice and more
+        e.daemon.wait(lambda: "reached its bound" in e.status("letters")["reason"] or
+                      e.status("letters")["dead_letters"] == e.bad_sent, 30, "stored or held")
+        held = e.status("letters")
+        assert held["state"] == "held" and held["dead_letters"] < e.bad_sent, held
+        assert e.are_full()
+        e.mend()
+        e.daemon.wait(lambda: e.status("letters")["dead_letters"] == e.bad_sent, 30,
+                      lambda: f"all are letters: {e.status('letters')}")
+    print(f"{du.most >> 10} KiB at most")
+    assert 20 << 20 < du.most <= 24 << 20
+    e.daemon.wait_state("letters", "running")
     for name in "ab":
         e.engine.drop_table(e.tables[name])

@@ -48,6 +48,47 @@ static void test_the_bound_is_never_passed(void **state)
     flow_remove(&f);
 }
 
+static uint64_t on_disk(struct flow *f, uint64_t *dead_bytes)
+{
+    struct spool_usage usage;
+
+    check_ok(spool_usage_get(f->spool, &usage, &the_error));
+    *dead_bytes = usage.dead_bytes;
+    return usage.total_bytes;
+}
+
+/* Until the files are looked at again, no less is counted than what they have, or letters would go
+   beyond the bound of the spool. */
+static void test_letters_are_counted_as_what_they_take_on_disk(void **state)
+{
+    struct flow f;
+    struct kafka_partition *p;
+    uint64_t dead_bytes = 0, counted;
+    int64_t first = 256;
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, make_directory());
+    f.stream_options.dead_letters_max_bytes = 64 * MIB;
+    p = flow_partition(&f, 0);
+    (void)flow_assign(&f, p, at(&f, first));
+    while (on_disk(&f, &dead_bytes) && dead_bytes < 5 * MIB) { /* beyond what it has at first */
+        flow_take(&f, p, first, 4000, false);
+        flow_run(&f);
+        first += 4000;
+    }
+    pressure_measure(f.pipeline);
+    flow_run(&f);
+    for (int i = 0; i < 8; i++) {
+        flow_take(&f, p, first, 4000, false);
+        flow_run(&f);
+        first += 4000;
+        counted = f.pipeline->usage.total_bytes + f.pipeline->grown_bytes;
+        assert_in_range(on_disk(&f, &dead_bytes), 8 * MIB, counted);
+    }
+    flow_remove(&f);
+}
+
 /* Ten records from first on, as a process reads them whose column id has the type; appended: what fits
    becomes durable, and not only the letters. */
 static void read_ten(struct flow *f, int64_t first, bool appended)
@@ -352,6 +393,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_bound_is_never_passed),
+        cmocka_unit_test(test_letters_are_counted_as_what_they_take_on_disk),
         cmocka_unit_test(test_a_letter_whose_record_fits_when_it_is_read_again),
         cmocka_unit_test(test_a_letter_whose_record_does_not_fit_again),
         cmocka_unit_test(test_letters_of_several_runs),
