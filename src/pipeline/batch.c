@@ -390,38 +390,6 @@ static void batch_unreadable(struct batch *b, int endpoint, const struct spool_e
     free(damaged);
 }
 
-/* What let it start may be otherwise by now: the table, the server or the endpoint is another. */
-static bool batch_goes_still(const struct batch *b, int endpoint)
-{
-    const struct stream_schema *schema = batch_schema(b);
-
-    if (endpoint < 0 || b->stream->p->fatal || batch_is_gone(b) ||
-        !target_accepts(schema->target, endpoint, schema))
-        return false;
-    if (!b->maybe_stored)
-        return endpoint == b->endpoint; /* else it is sealed anew first */
-    return batch_token_holds(b, endpoint) && !batch_must_ask(b, endpoint);
-}
-
-static void batch_checked(void *arg, uint64_t bytes, const struct spool_error *error)
-{
-    struct batch *b = arg;
-    struct stream *s = b->stream;
-    int endpoint = s->p->closing ? -1 : batch_endpoint(b);
-
-    b->frames_bytes = bytes;
-    if (error) {
-        batch_unreadable(b, endpoint, error);
-    } else if (!batch_goes_still(b, endpoint)) {
-        feed_close(b->feed);
-        b->feed = NULL;
-        batch_move(b, BATCH_WAITING);
-    } else {
-        batch_send(b, endpoint);
-    }
-    stream_advance(s);
-}
-
 /* At a replica, which may lag, the token is what tells. */
 bool batch_must_ask(const struct batch *b, int endpoint)
 {
@@ -431,40 +399,93 @@ bool batch_must_ask(const struct batch *b, int endpoint)
            !batch_token_holds(b, endpoint) || (batch_avoided(b) && endpoint == b->endpoint);
 }
 
+enum batch_step {
+    STEP_UNBURY,
+    STEP_REHOME,
+    STEP_REENCODE,
+    STEP_REFUSAL,
+    STEP_ASK,
+    STEP_VIEWS_GIVE_UP,
+    STEP_SEND_ANEW,
+    STEP_SEND,
+};
+
+/* What is to be done with one that may go to the endpoint. */
+static enum batch_step batch_step(const struct batch *b, int endpoint)
+{
+    const struct stream_schema *schema = batch_schema(b);
+
+    if (b->lettered && b->stream->dead_letters)
+        return STEP_UNBURY;
+    /* Where none of it is in, another token doubles nothing; a lost one would store nothing. */
+    if (!b->maybe_stored && (endpoint != b->endpoint || b->token_lost))
+        return STEP_REHOME;
+    if (!target_accepts(schema->target, endpoint, schema))
+        return STEP_REENCODE;
+    if (b->refusal && !b->maybe_stored)
+        return STEP_REFUSAL;
+    if (batch_must_ask(b, endpoint))
+        return STEP_ASK;
+    if (b->maybe_stored && !batch_token_holds(b, endpoint))
+        return b->view_failed ? STEP_VIEWS_GIVE_UP : STEP_SEND_ANEW;
+    return STEP_SEND;
+}
+
+/* What let it start may be otherwise by now: the table, the server or the endpoint is another. */
+static void batch_checked(void *arg, uint64_t bytes, const struct spool_error *error)
+{
+    struct batch *b = arg;
+    struct stream *s = b->stream;
+    int endpoint = s->p->closing ? -1 : batch_endpoint(b);
+
+    b->frames_bytes = bytes;
+    if (error) {
+        batch_unreadable(b, endpoint, error);
+    } else if (endpoint < 0 || s->p->fatal || batch_is_gone(b) ||
+               batch_step(b, endpoint) != STEP_SEND) {
+        feed_close(b->feed);
+        b->feed = NULL;
+        batch_move(b, BATCH_WAITING);
+    } else {
+        batch_send(b, endpoint);
+    }
+    stream_advance(s);
+}
+
 static void batch_start(struct batch *b, int endpoint)
 {
-    if (b->lettered && b->stream->dead_letters) {
+    enum batch_step step = batch_step(b, endpoint);
+
+    if (step != STEP_UNBURY)
+        b->lettered = false;
+    switch (step) {
+    case STEP_UNBURY:
         unbury_start(b);
-        return;
-    }
-    b->lettered = false;
-    /* Where none of it is in, another token doubles nothing; a lost one would store nothing. */
-    if (!b->maybe_stored && (endpoint != b->endpoint || b->token_lost)) {
+        break;
+    case STEP_REHOME:
         batch_rehome(b);
-        return;
-    }
-    if (!target_accepts(batch_schema(b)->target, endpoint, batch_schema(b))) {
+        break;
+    case STEP_REENCODE:
         reencode_start(b, endpoint);
-        return;
-    }
-    if (b->refusal && !b->maybe_stored) {
+        break;
+    case STEP_REFUSAL:
         batch_refusal_take(b, endpoint);
-        return;
-    }
-    if (batch_must_ask(b, endpoint)) {
+        break;
+    case STEP_ASK:
         ask_start(b, endpoint);
-        return;
+        break;
+    case STEP_VIEWS_GIVE_UP:
+        batch_views_give_up(b, "a view failed, and the table's token is no longer known");
+        break;
+    case STEP_SEND_ANEW:
+        batch_send_anew(b);
+        break;
+    case STEP_SEND:
+        batch_move(b, BATCH_CHECKING);
+        if (feed_open(b, b->parts, b->part_count, batch_checked, b, &b->feed) != SPOOL_OK)
+            pipeline_fatal(b->stream->p, "out of memory while sending a batch");
+        break;
     }
-    if (b->maybe_stored && !batch_token_holds(b, endpoint)) {
-        if (b->view_failed)
-            batch_views_give_up(b, "a view failed, and the table's token is no longer known");
-        else
-            batch_send_anew(b);
-        return;
-    }
-    batch_move(b, BATCH_CHECKING);
-    if (feed_open(b, b->parts, b->part_count, batch_checked, b, &b->feed) != SPOOL_OK)
-        pipeline_fatal(b->stream->p, "out of memory while sending a batch");
 }
 
 /* --- what may go on ------------------------------------------------------------------------- */
