@@ -102,8 +102,11 @@ int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, u
 
 struct clear {
     const struct pending_block *at;
+    const struct spool_dead *letters; /* of the blocks' records, in order */
+    size_t letter_count;
     uint32_t origin;
-    int64_t to; /* looks no further */
+    bool earlier; /* of another epoch: a letter that is put now takes its place */
+    int64_t to;   /* looks no further */
     int64_t last;
     struct spool_dead_change *changes;
     size_t count, cap;
@@ -126,16 +129,31 @@ static bool is_row(const struct pending_block *pb, int64_t offset)
     return low < pb->block.rows && pb->offsets[low] == offset;
 }
 
+static bool is_letter(const struct clear *c, int64_t offset)
+{
+    size_t low = 0, high = c->letter_count;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (c->letters[middle].offset < offset)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < c->letter_count && c->letters[low].offset == offset;
+}
+
 static int clear_each(void *arg, const struct spool_dead *letter)
 {
     struct clear *c = arg;
 
     if (letter->origin != c->origin || letter->offset > c->to)
         return 1;
-    c->last = letter->offset;
+    if (letter->offset > c->last)
+        c->last = letter->offset;
     while (c->at && c->at->block.last_offset < letter->offset)
         c->at = c->at->next;
-    if (!c->at || !is_row(c->at, letter->offset))
+    if (!(c->at && is_row(c->at, letter->offset)) && !(c->earlier && is_letter(c, letter->offset)))
         return 0;
     if (c->count == c->cap) {
         size_t cap = c->cap ? c->cap * 2 : 64;
@@ -150,18 +168,54 @@ static int clear_each(void *arg, const struct spool_dead *letter)
     return 0;
 }
 
-int dead_clear(struct stream *s, const struct pending_block *first, int64_t *last, size_t *removed,
-               struct spool_error *error)
+/* Those of epochs that another consumer's commit ended before the letter's offset was durable: the log is
+   the same, and its record was read again. */
+static int clear_earlier(struct stream *s, struct clear *c, const struct pending_block *first,
+                         struct spool_error *error)
+{
+    const struct origin *o = first->origin;
+    int status = SPOOL_OK;
+
+    c->earlier = true;
+    for (uint32_t epoch = o->epoch; epoch > 1 && status >= 0;) {
+        int64_t high = -1, up_to = -1, from = first->block.first_offset;
+
+        status = spool_origin(s->p->spool, o->name, --epoch, &c->origin, NULL, error);
+        if (status == SPOOL_OK)
+            status = origin_discard_noted(s, c->origin, &up_to, error);
+        if (status != SPOOL_OK || up_to != INT64_MAX)
+            break;
+        if (spool_stream_high(s->spool, c->origin, &high) == SPOOL_OK && high >= from)
+            from = high + 1;
+        c->at = first;
+        status = spool_dead_each_whole_from(s->p->spool, s->options->name,
+                                            (struct spool_dead_place){c->origin, from}, clear_each,
+                                            c, error);
+    }
+    return status;
+}
+
+int dead_clear(struct stream *s, const struct pending_block *first,
+               const struct spool_dead *letters, size_t letter_count, int64_t *last,
+               size_t *removed, struct spool_error *error)
 {
     const char *name = s->options->name;
-    struct clear c = {.at = first, .origin = first->block.origin, .to = INT64_MAX, .last = -1};
+    struct clear c = {.at = first,
+                      .letters = letters,
+                      .letter_count = letter_count,
+                      .origin = first->block.origin,
+                      .to = INT64_MAX,
+                      .last = -1};
     const struct spool_dead_place from = {c.origin, first->block.first_offset};
+    const bool refill = first->block.flags & SPOOL_BLOCK_REFILL;
     int status;
 
-    if (first->block.flags & SPOOL_BLOCK_REFILL) /* those behind are of rows that stay */
+    if (refill) /* those behind are of rows that stay */
         for (const struct pending_block *pb = first; pb; pb = pb->next)
             c.to = pb->block.last_offset;
     status = spool_dead_each_whole_from(s->p->spool, name, from, clear_each, &c, error);
+    if (status >= 0 && !refill)
+        status = clear_earlier(s, &c, first, error);
     *removed = 0;
     *last = c.last;
     if (status == SPOOL_E_NOMEM)

@@ -138,7 +138,8 @@ static void dead_work(struct job *job)
 
     dj->status = SPOOL_OK;
     if (dj->clears)
-        dj->status = dead_clear(d->stream, d->first, &dj->last_letter, &dj->removed, &dj->error);
+        dj->status = dead_clear(d->stream, d->first, dj->letters, dj->count, &dj->last_letter,
+                                &dj->removed, &dj->error);
     dj->cleared = dj->clears && dj->status == SPOOL_OK;
     if (dj->status == SPOOL_OK)
         dj->status =
@@ -237,7 +238,7 @@ static void dead_done(struct job *job)
 static void dead_start(struct decode_job *d)
 {
     struct pipeline *p = d->stream->p;
-    struct lane *lanes[2] = {&p->dead_lane, &p->meta_lane};
+    struct lane *lanes[3] = {&p->dead_lane, &p->meta_lane, &d->stream->lane};
     struct dead_job *dj = calloc(1, sizeof(*dj));
     size_t i = 0;
 
@@ -261,7 +262,7 @@ static void dead_start(struct decode_job *d)
     dj->clears = may_have_letters(d);
     dj->job.work = dead_work;
     dj->job.done = dead_done;
-    if (job_start(p, &dj->job, lanes, dj->clears ? 2 : 1) != SPOOL_OK)
+    if (job_start(p, &dj->job, lanes, dj->clears ? 3 : 1) != SPOOL_OK)
         pipeline_fatal(p, "out of memory while storing dead letters");
 }
 

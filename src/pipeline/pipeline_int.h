@@ -272,12 +272,15 @@ struct dead_stored {
 int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, uint64_t room_bytes,
              struct dead_stored *stored, struct spool_error *error);
 /*
- * Pool, dead and meta lanes. Removes the letters of records that are rows of these blocks: an earlier
- * process, or an earlier reading, found them bad, and they would become rows twice by a replay.
- * *last: the last letter at or behind the first block (of a refill: and not behind it), -1: none.
+ * Pool, dead, meta and stream lanes. Removes the letters of records that are rows of these blocks: an
+ * earlier process, or an earlier reading, found them bad, and they would become rows twice by a replay.
+ * Also of records that are these rows or letters, which are sorted, from an epoch that somebody else's
+ * commit ended. *last: the last letter at or behind the first block (of a refill: and not behind it),
+ * -1: none.
  */
-int dead_clear(struct stream *s, const struct pending_block *first, int64_t *last, size_t *removed,
-               struct spool_error *error);
+int dead_clear(struct stream *s, const struct pending_block *first,
+               const struct spool_dead *letters, size_t letter_count, int64_t *last,
+               size_t *removed, struct spool_error *error);
 /* Pool, dead lane. All of them or none, whatever room there is on disk: what is spooled could not
    drain without them, and rows some of which are letters already may be inserted after all. */
 int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t count,

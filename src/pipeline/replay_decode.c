@@ -89,6 +89,34 @@ static int read_headers(struct work *w, const struct spool_dead *letter, size_t 
     return status;
 }
 
+/* Whether the record of a letter whose offset never became durable is read no more in a later epoch: its log
+   is over; or a commit of somebody else's passed it, for what was read again lost its letter (dead.c). */
+static int passed(struct work *w, const struct spool_dead *letter, bool *yes)
+{
+    const struct replay_chunk *c = w->chunk;
+    struct spool *spool = c->job.pipeline->spool;
+    uint32_t id = letter->origin, epoch = 0, latest = 0, latest_id;
+    char *name = NULL;
+    int status = spool_origin_name(spool, id, &name, &epoch, &w->chunk->error);
+
+    if (status == SPOOL_OK)
+        status = spool_origin(spool, name, 0, &latest_id, &latest, &w->chunk->error);
+    while (status == SPOOL_OK && epoch < latest && !*yes) {
+        int64_t high = -1, up_to = -1;
+
+        status = origin_discard_noted(c->stream, id, &up_to, &w->chunk->error);
+        *yes = up_to != INT64_MAX;
+        if (status != SPOOL_OK || *yes)
+            break;
+        status = spool_origin(spool, name, ++epoch, &id, NULL, &w->chunk->error);
+        if (status == SPOOL_OK)
+            (void)spool_stream_high(c->stream->spool, id, &high);
+        *yes = high >= letter->offset;
+    }
+    free(name);
+    return status == SPOOL_E_NOT_FOUND ? SPOOL_OK : status;
+}
+
 /* A letter may stand before what it came from is over: the record's offset is not durable in the
    spool yet, so a crash would read it again; or it is being read again, beside damaged rows; or the
    batch it was found in is not acknowledged, so a crash would find it again. Taken out now, it would
@@ -108,7 +136,9 @@ static int settled(struct work *w, const struct spool_dead *letter, bool *yes)
         }
         w->high_origin = letter->origin;
     }
-    if (status != SPOOL_OK || letter->offset > w->high)
+    if (status == SPOOL_OK && letter->offset > w->high)
+        return passed(w, letter, yes);
+    if (status != SPOOL_OK)
         return status;
     *yes = c->all_loaded || !rebuilt;
     for (size_t i = 0; i < c->unacked_count && *yes; i++) {

@@ -272,6 +272,94 @@ static void test_letters_that_are_damaged_are_passed_over(void **state)
 
 /* --- replay --------------------------------------------------------------------------------- */
 
+/* As the first chunk of a replay, until its letters are sorted out. */
+static void replay_look(struct flow *f, struct replay_chunk *c)
+{
+    static const struct dead_filter all;
+
+    *c = (struct replay_chunk){.filter = &all, .next = {0, INT64_MIN}};
+    c->stream = f->stream;
+    c->origin = f->stream->origins;
+    c->schema = f->stream->schema;
+    c->job.pipeline = f->pipeline;
+    assert_int_equal(replay_chunk_collect(c), SPOOL_OK);
+    replay_chunk_work(&c->job);
+    assert_int_equal(c->status, SPOOL_OK);
+}
+
+static void expect_replay(struct flow *f, size_t fitting, uint64_t unsettled)
+{
+    struct replay_chunk c;
+
+    replay_look(f, &c);
+    assert_int_equal(c.fitting_count, fitting);
+    assert_int_equal(c.unsettled, unsettled);
+    replay_chunk_reset(&c);
+}
+
+/* Ten rows, and behind them four letters that a kill left without the rows beside them. */
+static void read_letters_only(struct flow *f)
+{
+    flow_type = "UInt8";
+    flow_open(f, make_directory());
+    read_ten(f, 240, true);
+    flow_hold_appends(f, true);
+    flow_take(f, kafka_partition_find(f->source, "t", 0), 250, 10, false);
+    flow_run(f);
+}
+
+/* Somebody else's commit ended the epoch of the letters, and their records are read again: each is one row, or
+   one letter, and none waits for ever. */
+static void test_letters_of_an_epoch_that_a_commit_ended(void **state)
+{
+    static const char *const types[] = {"UInt64", "UInt8"};
+    static const int64_t commits[] = {250, 258};
+
+    (void)state;
+    for (size_t i = 0; i < 4; i++) {
+        const bool fits = i < 2;
+        const int64_t commit = commits[i % 2];
+        const uint64_t passed = (uint64_t)(commit == 258 ? 2 : 0); /* nobody reads them again */
+        struct kafka_partition *p;
+        uint64_t bytes = 0;
+        struct flow f;
+
+        read_letters_only(&f);
+        assert_int_equal(letters_of(&f, &bytes), 4);
+        reopen(&f, types[!fits]);
+        p = flow_partition(&f, 0);
+        assert_int_equal(
+            flow_assign(&f, p, (struct kafka_committed){.offset = commit, .high = 100000})->epoch,
+            2);
+        expect_replay(&f, 0, 4);
+        flow_take(&f, p, commit, (uint32_t)(260 - commit), false);
+        flow_run(&f);
+        assert_int_equal(letters_of(&f, &bytes), fits ? passed : 4);
+        reopen(&f, "UInt64");
+        expect_replay(&f, fits ? passed : 4, 0);
+        flow_remove(&f);
+    }
+}
+
+/* The log they were read from is gone, and nobody else has their records. */
+static void test_letters_of_a_log_that_is_over(void **state)
+{
+    uint64_t bytes = 0;
+    struct flow f;
+
+    (void)state;
+    read_letters_only(&f);
+    reopen(&f, "UInt64");
+    expect_replay(&f, 0, 4);
+    assert_int_equal(
+        flow_assign(&f, flow_partition(&f, 0), (struct kafka_committed){.offset = -1, .high = 5})
+            ->epoch,
+        2);
+    assert_int_equal(letters_of(&f, &bytes), 4);
+    expect_replay(&f, 4, 0);
+    flow_remove(&f);
+}
+
 /* What lies beside damaged rows is read again: a row of it by then would be another one than the replay's. */
 static void test_a_letter_that_is_read_again_is_not_replayed(void **state)
 {
@@ -399,6 +487,8 @@ int main(void)
         cmocka_unit_test(test_letters_of_several_runs),
         cmocka_unit_test(test_a_letter_beside_damaged_rows),
         cmocka_unit_test(test_letters_that_are_damaged_are_passed_over),
+        cmocka_unit_test(test_letters_of_an_epoch_that_a_commit_ended),
+        cmocka_unit_test(test_letters_of_a_log_that_is_over),
         cmocka_unit_test(test_a_letter_that_is_read_again_is_not_replayed),
         cmocka_unit_test(test_a_damaged_letter_of_a_replay_that_was_cut_off),
         cmocka_unit_test(test_a_letter_with_very_many_headers_is_replayed),

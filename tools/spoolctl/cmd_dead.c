@@ -242,7 +242,8 @@ int command_dead_replay(const struct command *command, const struct arguments *a
         printf("%s: %" PRIu64 " replayed, %" PRIu64 " refused again\n", args->words[0],
                number_of(all, "replayed"), refused);
         if (number_of(all, "unsettled"))
-            printf("%" PRIu64 " wait for the batch they came from: replay again later\n",
+            printf("%" PRIu64 " wait for their batch, or for their partition to be read on: replay "
+                   "again later\n",
                    number_of(all, "unsettled"));
         if (number_of(all, "cut"))
             printf("%" PRIu64 " were too large to be kept whole, and can't be replayed\n",
