@@ -51,10 +51,13 @@ struct assign_job {
     int64_t their_told; /* ... and its own told_from */
     uint32_t commit_epoch; /* ... in this epoch of the origin */
     bool same_epoch;       /* ... which is the present one */
+    bool of_earlier;       /* ... or an earlier one: it counts as nothing committed */
     bool new_epoch;        /* what was taken so far is of another log */
     bool other_log;        /* ... which the source has seen: this one is read from its beginning */
     int status;
     uint64_t retry_at_ms; /* it waits for room; NEVER: for another spool; 0: it runs */
+    bool telling;         /* waits until what of its origin can be told is noted */
+    bool began;           /* a new epoch, once, however often the rest is tried */
     struct spool_error error;
     uint32_t id, epoch, old_id, old_epoch;
     int64_t high;      /* what is durable */
@@ -100,7 +103,8 @@ static enum start_why assign_why(struct assign_job *a)
 {
     struct kafka_committed *c = &a->committed;
 
-    if (a->ours && a->commit_epoch < a->epoch) {
+    a->of_earlier |= a->ours && a->commit_epoch < a->epoch;
+    if (a->of_earlier) {
         a->ours = false;
         c->offset = -1;
         if (a->held < 0)
@@ -254,27 +258,33 @@ static int take_their_word(struct assign_job *a)
     return spool_commit(a->job.pipeline->spool, &note, 1, &a->error);
 }
 
-static void assign_work(struct job *job)
+/* Which epoch goes on, or begins. */
+static int find_epoch(struct assign_job *a)
 {
-    struct assign_job *a = (struct assign_job *)job;
-    struct spool *spool = job->pipeline->spool;
-    int status;
+    int status = spool_origin(a->job.pipeline->spool, a->name, 0, &a->id, &a->epoch, &a->error);
 
-    a->trace_count = 0;
-    a->confirm_from = INT64_MAX;
-    a->status = spool_origin(spool, a->name, 0, &a->id, &a->epoch, &a->error);
-    if (a->status != SPOOL_OK)
-        return;
+    if (status != SPOOL_OK)
+        return status;
     a->same_epoch = a->ours && a->commit_epoch == a->epoch;
     a->high = -1;
-    status = spool_stream_high(a->stream->spool, a->id, &a->high);
-    if (status != SPOOL_OK)
-        a->high = -1;
+    (void)spool_stream_high(a->stream->spool, a->id, &a->high);
     spool_stream_mark(a->stream->spool, a->id, &a->mark);
     a->held = a->id == a->taken_id && a->taken > a->high ? a->taken : a->high;
     a->why = a->new_epoch ? START_NEW_LOG : assign_why(a);
-    if (is_new_epoch(a))
-        a->status = take_new_epoch(a);
+    if (!is_new_epoch(a))
+        return SPOOL_OK;
+    status = take_new_epoch(a);
+    a->began = status == SPOOL_OK;
+    return status;
+}
+
+static void assign_work(struct job *job)
+{
+    struct assign_job *a = (struct assign_job *)job;
+
+    a->trace_count = 0;
+    a->confirm_from = INT64_MAX;
+    a->status = a->began ? SPOOL_OK : find_epoch(a);
     if (a->status == SPOOL_OK)
         a->status = origin_told_noted(a->stream, a->id, a->epoch, &a->told_from, &a->error);
     if (a->status != SPOOL_OK || a->high >= 0)
@@ -381,15 +391,6 @@ static void assign_unlink(struct assign_job *a)
     *at = a->next;
 }
 
-/* What was found of its log before may be on its way to the notes yet; of what is held it stands. */
-static void assign_told(const struct assign_job *a, struct origin *o)
-{
-    if (o->told_from == INT64_MAX || a->epoch <= 1)
-        o->told_from = a->told_from;
-    else if (a->high < 0 && a->told_from == INT64_MAX)
-        origin_tell(o, INT64_MAX);
-}
-
 /* The partition is the origin's now. */
 static void assign_origin(struct assign_job *a, struct origin *o)
 {
@@ -402,7 +403,8 @@ static void assign_origin(struct assign_job *a, struct origin *o)
     o->owned = true;
     o->revoking = false;
     o->log_over = false;
-    assign_told(a, o);
+    if (o->told_from == INT64_MAX || a->epoch <= 1)
+        o->told_from = a->told_from;
     origin_forget_commit(o); /* one that was under way went with the partition as it was before */
     o->partition = a->partition;
     o->topic = NULL;
@@ -437,25 +439,16 @@ static void assign_wait(struct assign_job *a)
     a->retry_at_ms = a->status == SPOOL_E_FULL ? clock_monotonic_ms() + ASSIGN_RETRY_MS : NEVER;
 }
 
-static void assign_done(struct job *job)
+/* All is noted: it begins, unless it went meanwhile. */
+static void assign_begin(struct assign_job *a)
 {
-    struct assign_job *a = (struct assign_job *)job;
     struct stream *s = a->stream;
     struct pipeline *p = s->p;
     struct origin *o;
     int64_t start;
 
-    if ((a->status == SPOOL_E_FULL || a->status == SPOOL_E_LIMIT) && !a->gone && !p->closing &&
-        !p->fatal) {
-        assign_wait(a);
-        return;
-    }
     assign_unlink(a);
     assign_waits_no_more(s);
-    if (a->status != SPOOL_OK && !a->gone && !p->closing)
-        pipeline_fatal(p, "stream %s, %s: %s", s->options->name, a->name, a->error.text);
-    if (a->status == SPOOL_OK && is_new_epoch(a) && !p->closing) /* it began, gone or not */
-        assign_old_epoch(a);
     o = a->status != SPOOL_OK || a->gone || p->closing ? NULL : origin_get(s, a->id);
     if (!o) {
         stream_recount(s);
@@ -496,6 +489,54 @@ static void assign_done(struct job *job)
     origin_commit(o);
     free(a);
     stream_advance(s);
+}
+
+/* What was found of its log before may be on its way to the notes yet; of what is held it stands. Of what
+   is read now it must not: reading begins once it is noted that it does not. */
+static bool assign_tell(struct assign_job *a)
+{
+    struct origin *o = origin_find(a->stream, a->id);
+
+    if (!o || a->epoch <= 1 || a->high >= 0 || a->told_from != INT64_MAX)
+        return false;
+    if (o->told_from != INT64_MAX)
+        origin_tell(o, INT64_MAX);
+    a->telling = o->telling > 0;
+    return a->telling;
+}
+
+void kafka_assign_told(struct origin *o)
+{
+    struct assign_job *a;
+
+    do {
+        a = o->stream->p->assigning;
+        while (a && !(a->telling && a->stream == o->stream && a->id == o->id))
+            a = a->next;
+        if (a)
+            assign_begin(a);
+    } while (a);
+}
+
+static void assign_done(struct job *job)
+{
+    struct assign_job *a = (struct assign_job *)job;
+    struct stream *s = a->stream;
+    struct pipeline *p = s->p;
+
+    if (a->began && a->old_id && !p->closing) { /* gone or not, and whatever the rest waits for */
+        assign_old_epoch(a);
+        a->old_id = 0;
+    }
+    if ((a->status == SPOOL_E_FULL || a->status == SPOOL_E_LIMIT) && !a->gone && !p->closing &&
+        !p->fatal) {
+        assign_wait(a);
+        return;
+    }
+    if (a->status != SPOOL_OK && !a->gone && !p->closing)
+        pipeline_fatal(p, "stream %s, %s: %s", s->options->name, a->name, a->error.text);
+    if (a->status != SPOOL_OK || a->gone || p->closing || !assign_tell(a))
+        assign_begin(a);
 }
 
 static void assign_run(struct assign_job *a)

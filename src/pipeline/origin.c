@@ -243,13 +243,22 @@ int origin_told_noted(const struct stream *s, uint32_t origin, uint32_t epoch, i
     return noted_offset(s, key, epoch <= 1 ? 0 : INT64_MAX, from, error);
 }
 
+static void told_noted(void *arg)
+{
+    struct origin *o = arg;
+
+    if (!--o->telling)
+        kafka_assign_told(o);
+}
+
 void origin_tell(struct origin *o, int64_t from)
 {
     char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
     struct spool_change change = origin_told_note(o->stream, o->id, from, key, value);
 
     o->told_from = from;
-    (void)meta_change(o->stream->p, &change, NULL, NULL, o->stream);
+    o->telling++;
+    (void)meta_change(o->stream->p, &change, told_noted, o, o->stream);
 }
 
 struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,

@@ -372,6 +372,7 @@ void kafka_assign(struct pipeline *p, struct kafka_partition *partition,
                   const struct kafka_committed *committed, bool new_epoch, bool other_log);
 /* The partition goes before that is known. */
 void kafka_assign_gone(struct pipeline *p, const struct kafka_partition *partition);
+void kafka_assign_told(struct origin *o);    /* what of it can be told is noted */
 void kafka_assign_retry(struct pipeline *p); /* partitions that waited for room on disk */
 void kafka_assign_free(struct pipeline *p);
 /* Some partition of the stream is about to be ours: the jobs that say so are queued. */

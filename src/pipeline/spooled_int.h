@@ -98,6 +98,7 @@ struct origin {
     bool superseded;       /* by another log, whose offsets are the same */
     bool unread;           /* its topic is none of the stream's any more; said once */
     int64_t told_from;     /* a table's rows from there on are of this log; INT64_MAX: none are */
+    unsigned telling;      /* notes of it that are not durable yet */
     bool suspect;          /* its rows may be in the table */
     int64_t delivered_below; /* the group says so, by a commit of ours */
     bool log_over;           /* another log is in its place: nothing of it can be read any more */

@@ -575,13 +575,15 @@ static void test_what_is_found_of_the_log_is_noted_in_order(void **state)
     f.pipeline->meta_retry_at_ms = UINT64_MAX; /* as for room on a full disk */
     found(&f, p);
     p = back(&f, p);
-    o = flow_assign(&f, p, by_another_spoold(50));
+    assert_null(flow_assign(&f, p, by_another_spoold(50))); /* nothing is read before that is */
+    assert_false(p->tracing);
+    f.pipeline->meta_retry_at_ms = 0;
+    meta_advance(f.pipeline);
+    flow_run(&f);
+    o = p->user;
     not_found(&f, p);
     assert_int_equal(o->told_from, INT64_MAX);
     flow_take(&f, p, 50, ROWS, false);
-    flow_run(&f);
-    f.pipeline->meta_retry_at_ms = 0;
-    meta_advance(f.pipeline);
     flow_run(&f);
     path = f.path;
     flow_close(&f);

@@ -30,6 +30,35 @@ int mdb_get(MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data)
                                                                : real(txn, dbi, key, data);
 }
 
+static const char *unwritten;   /* what begins so is not written; NULL: all is */
+static unsigned written_before; /* so many of them are */
+static int unwritten_code;
+
+int mdb_put(MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data, unsigned flags)
+{
+    __typeof__(&mdb_put) real = (__typeof__(real))dlsym(RTLD_NEXT, "mdb_put");
+
+    if (begins_with(key, unwritten) && !(written_before && written_before--))
+        return unwritten_code;
+    return real(txn, dbi, key, data, flags);
+}
+
+/* ENOSPC: as on a full disk; another code: as on a broken one. */
+static void writes_fail(const char *key, unsigned after, int code)
+{
+    unwritten = key;
+    written_before = after;
+    unwritten_code = code;
+}
+
+static void writes_again(struct flow *f)
+{
+    unwritten = NULL;
+    f->pipeline->meta_retry_at_ms = 0;
+    meta_advance(f->pipeline);
+    flow_run(f);
+}
+
 static void reads_fail(const char *key, int code)
 {
     unread = key;
@@ -67,6 +96,15 @@ static struct kafka_committed by_another_spoold(int64_t offset)
                                     .high = 1000};
 }
 
+/* The first origin's note of a kind begins so. */
+static const char *of_origin(const struct flow *f, const char *kind)
+{
+    static char key[64];
+
+    snprintf(key, sizeof(key), "%s%u/%u", kind, f->stream->id, f->stream->origins->id);
+    return key;
+}
+
 /* Closes it; the path is the caller's. */
 static char *flow_leave(struct flow *f)
 {
@@ -87,10 +125,7 @@ static void put(struct flow *f, const char *key, const char *value)
 /* The first origin's note of a kind. */
 static void put_of_origin(struct flow *f, const char *kind, const char *value)
 {
-    char key[64];
-
-    snprintf(key, sizeof(key), "%s%u/%u", kind, f->stream->id, f->stream->origins->id);
-    put(f, key, value);
+    put(f, of_origin(f, kind), value);
 }
 
 /* A start that ends with an error. */
@@ -109,6 +144,7 @@ static int all_is_well(void **state)
 {
     (void)state;
     reads_again();
+    unwritten = NULL;
     flow_marks = flow_may_die = false;
     flow_death[0] = 0;
     return 0;
@@ -253,14 +289,14 @@ static void test_a_partition_and_what_can_be_told(void **state)
 static void test_a_partition_and_what_could_be_told(void **state)
 {
     struct kafka_partition *p;
+    const char *key;
     struct flow f;
-    char key[64];
 
     (void)state;
     flow_marks = true;
     flow_open(&f, make_directory());
     p = taken(&f);
-    snprintf(key, sizeof(key), "told/%u/%u", f.stream->id, f.stream->origins->id);
+    key = of_origin(&f, "told/");
     flow_revoke(&f, p);
     p = flow_partition(&f, 0);
     assert_non_null(flow_assign(&f, p, by_another_spoold(50)));
@@ -277,6 +313,216 @@ static void test_a_partition_and_what_is_discarded(void **state)
     (void)state;
     ends_instead("discard/", by_another_spoold(50), 2);
     ends_instead("discard/", shorter, 2);
+}
+
+/* --- what can be told is not written -------------------------------------------------------- */
+
+static const struct kafka_committed by_one_that_was_told = {
+    .offset = 50,
+    .metadata = "spoold 00000000-0000-0000-0000-000000000000 7 400",
+    .low = 0,
+    .high = 1000};
+
+/* A partition that waits for room is tried again within a second or so. */
+static struct origin *begins_later(struct flow *f, const struct kafka_partition *p)
+{
+    const uint64_t deadline = clock_monotonic_ms() + 30000;
+
+    assert_null(p->user);
+    assert_true(f->stream->holds[HOLD_NAMES]);
+    writes_again(f);
+    while (!p->user && clock_monotonic_ms() < deadline) {
+        kafka_assign_retry(f->pipeline);
+        flow_run(f);
+    }
+    assert_non_null(p->user);
+    assert_false(f->stream->holds[HOLD_NAMES]);
+    return p->user;
+}
+
+/* What is held of the partition's epoch, after a kill. */
+static int64_t told_after_a_kill(struct flow *f, uint32_t epoch)
+{
+    struct origin *o;
+    char *path = flow_leave(f);
+
+    flow_open(f, path);
+    for (o = f->stream->origins; o && o->epoch != epoch; o = o->next)
+        continue;
+    assert_non_null(o);
+    return o->told_from;
+}
+
+static void take(struct flow *f, struct kafka_partition *p)
+{
+    flow_take(f, p, 50, ROWS, false);
+    flow_run(f);
+}
+
+static void test_no_room_for_the_word_of_another(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = flow_partition(&f, 0);
+    writes_fail("told/", 0, ENOSPC);
+    assert_null(flow_assign(&f, p, by_one_that_was_told));
+    assert_int_equal(begins_later(&f, p)->told_from, 400);
+    take(&f, p);
+    assert_int_equal(told_after_a_kill(&f, 1), 400);
+    flow_remove(&f);
+}
+
+static void test_a_broken_disk_and_the_word_of_another(void **state)
+{
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    writes_fail("told/", 0, EIO);
+    flow_may_die = true;
+    assert_null(flow_assign(&f, flow_partition(&f, 0), by_one_that_was_told));
+    assert_non_null(strstr(flow_death, "kafka/t/0"));
+    flow_remove(&f);
+}
+
+/* The partition is back after another spoold committed; the log is found to be the same, which is noted
+   from that time on (as clock_monotonic_ms). */
+static struct kafka_partition *found_the_same(struct flow *f, uint64_t noted_from_ms)
+{
+    struct kafka_partition *p;
+
+    flow_marks = true;
+    flow_open(f, make_directory());
+    flow_revoke(f, taken(f));
+    p = flow_partition(f, 0);
+    assert_non_null(flow_assign(f, p, by_another_spoold(50)));
+    assert_true(p->tracing);
+    f->pipeline->meta_retry_at_ms = noted_from_ms;
+    f->source->callbacks.traced(f->source->arg, p, ROWS);
+    return p;
+}
+
+/* ... and gives it back; it comes once more. */
+static struct kafka_partition *back(struct flow *f, struct kafka_partition *p)
+{
+    flow_revoke(f, p);
+    return flow_partition(f, 0);
+}
+
+static void not_found(struct flow *f, struct kafka_partition *p)
+{
+    while (p->tracing)
+        f->source->callbacks.new_log(f->source->arg, p, p->start);
+    flow_run(f);
+}
+
+/* Nothing is read of a log that may be another one before the note says no more that it is the same. */
+static void test_no_room_for_that_the_log_may_be_another(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)state;
+    p = found_the_same(&f, 0);
+    flow_run(&f);
+    p = back(&f, p);
+    writes_fail("told/", 0, ENOSPC);
+    assert_null(flow_assign(&f, p, by_another_spoold(50)));
+    (void)begins_later(&f, p);
+    not_found(&f, p);
+    take(&f, p);
+    assert_int_equal(told_after_a_kill(&f, 2), INT64_MAX);
+    flow_remove(&f);
+}
+
+/* ... also where that it is the same was on its way until then: it is noted, and nothing else. */
+static void the_second_finds_no_room(bool gone_again)
+{
+    struct kafka_partition *p;
+    struct flow f;
+
+    p = found_the_same(&f, UINT64_MAX);
+    p = back(&f, p);
+    assert_null(flow_assign(&f, p, by_another_spoold(50)));
+    if (gone_again) {
+        p = back(&f, p);
+        assert_null(flow_assign(&f, p, by_another_spoold(50)));
+    }
+    f.pipeline->meta_changes_max = 1;
+    writes_fail("told/", 1, ENOSPC);
+    f.pipeline->meta_retry_at_ms = 0;
+    meta_advance(f.pipeline);
+    flow_run(&f);
+    assert_int_equal(written_before, 0);
+    assert_true(f.stream->holds[HOLD_NOTES]);
+    assert_null(p->user);
+    writes_again(&f);
+    assert_non_null(p->user);
+    not_found(&f, p);
+    take(&f, p);
+    assert_int_equal(told_after_a_kill(&f, 2), INT64_MAX);
+    flow_remove(&f);
+}
+
+static void test_no_room_behind_that_the_log_is_the_same(void **state)
+{
+    (void)state;
+    the_second_finds_no_room(false);
+    all_is_well(state);
+    the_second_finds_no_room(true);
+}
+
+/* What is read meanwhile can be told, but for a kill; then it can't. */
+static void test_no_room_for_that_the_log_is_the_same(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)state;
+    for (int killed = 0; killed < 2; killed++) {
+        writes_fail("told/", 0, ENOSPC);
+        p = found_the_same(&f, 0);
+        flow_run(&f);
+        assert_true(f.stream->holds[HOLD_NOTES]);
+        assert_int_equal(((struct origin *)p->user)->told_from, 0);
+        take(&f, p);
+        if (!killed)
+            writes_again(&f);
+        assert_int_equal(told_after_a_kill(&f, 2), killed ? INT64_MAX : 0);
+        flow_remove(&f);
+        all_is_well(state);
+    }
+}
+
+/* A spool that was put back has no origin of an epoch between. That is looked for, and made, once the next
+   epoch began; where there is no room for it, that one has begun all the same, and no other does. */
+static void test_no_room_once_an_epoch_began(void **state)
+{
+    static const struct kafka_committed shorter = {.offset = -1, .low = 0, .high = 10};
+    struct kafka_committed later = {.offset = 50, .low = 0, .high = 1000};
+    struct kafka_partition *p;
+    struct origin *old, *o;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    later.metadata = flow_metadata(&f, 3);
+    p = back(&f, p);
+    old = flow_assign(&f, p, later);
+    assert_int_equal(old->epoch, 3);
+    take(&f, p);
+    p = back(&f, p);
+    writes_fail("", 2, ENOSPC); /* its number and its name are */
+    assert_null(flow_assign(&f, p, shorter));
+    assert_true(old->superseded && old->owned);
+    o = begins_later(&f, p);
+    assert_int_equal(o->epoch, 4);
+    assert_false(o->superseded);
+    flow_remove(&f);
 }
 
 /* --- at the start --------------------------------------------------------------------------- */
@@ -360,6 +606,12 @@ int main(void)
         cmocka_unit_test_teardown(test_a_partition_and_what_can_be_told, all_is_well),
         cmocka_unit_test_teardown(test_a_partition_and_what_could_be_told, all_is_well),
         cmocka_unit_test_teardown(test_a_partition_and_what_is_discarded, all_is_well),
+        cmocka_unit_test_teardown(test_no_room_for_the_word_of_another, all_is_well),
+        cmocka_unit_test_teardown(test_a_broken_disk_and_the_word_of_another, all_is_well),
+        cmocka_unit_test_teardown(test_no_room_for_that_the_log_may_be_another, all_is_well),
+        cmocka_unit_test_teardown(test_no_room_behind_that_the_log_is_the_same, all_is_well),
+        cmocka_unit_test_teardown(test_no_room_for_that_the_log_is_the_same, all_is_well),
+        cmocka_unit_test_teardown(test_no_room_once_an_epoch_began, all_is_well),
         cmocka_unit_test_teardown(test_the_members_name, all_is_well),
         cmocka_unit_test_teardown(test_a_table, all_is_well),
         cmocka_unit_test_teardown(test_a_hole, all_is_well),
