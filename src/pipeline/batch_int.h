@@ -87,6 +87,7 @@ struct batch {
     int endpoint;           /* it is sealed for; -1: one that is no longer configured */
     int sent_to;            /* of the last attempt of this process; -1: none */
     bool waits_logged;      /* that it waits for its endpoint */
+    bool unfit_logged;      /* ... because of the table there */
     /* Clocks of this boot of the machine; 0: of another one, or not known. */
     int64_t server_start_ms; /* of the endpoint's server, as clickhouse_server_start said */
     int64_t sealed_boot_ms;

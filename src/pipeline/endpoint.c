@@ -12,6 +12,8 @@
  *   ... and its endpoint refuses to be   a replica, by the token where it tells; else it is asked, and
  *   asked about it                       believed if it has all rows. Otherwise it waits by itself,
  *                                        or, without another endpoint, holds the stream
+ *   its endpoint is up and its table     it waits by itself until that takes rows again
+ *   there takes no such rows
  *   its endpoint is not configured any   the first that is up. The table there is asked, where that
  *   more                                 can be; what it lacks may be in the other one, and is sent
  *                                        as possible duplicates
@@ -226,6 +228,14 @@ bool batch_avoided(const struct batch *b)
            stream_pick(b->stream) != b->endpoint;
 }
 
+/* Why the table at its endpoint takes none of it, where new work goes to another; NULL: it may. */
+static const char *batch_unfit(const struct batch *b, int endpoint)
+{
+    return b->maybe_stored && b->state == BATCH_WAITING && endpoint == b->endpoint
+               ? target_unfit_at(batch_schema(b)->target, endpoint)
+               : NULL;
+}
+
 bool batch_parked(const struct batch *b)
 {
     int endpoint;
@@ -238,7 +248,8 @@ bool batch_parked(const struct batch *b)
     if (batch_is_gone(b))
         return true;
     endpoint = batch_endpoint(b);
-    return endpoint < 0 || batch_avoided(b) || (endpoint == b->endpoint && batch_waits_aside(b));
+    return endpoint < 0 || batch_avoided(b) || batch_unfit(b, endpoint) ||
+           (endpoint == b->endpoint && batch_waits_aside(b));
 }
 
 unsigned batches_counted(const struct stream *s)
@@ -250,22 +261,42 @@ unsigned batches_counted(const struct stream *s)
     return n;
 }
 
+static void batch_log_parked(const struct batch *b, const char *unfit)
+{
+    const struct stream *s = b->stream;
+    struct endpoint_status home;
+    char reason[1200];
+
+    clickhouse_endpoint_status(s->p->clickhouse, (size_t)b->endpoint, &home);
+    if (unfit)
+        snprintf(
+            reason, sizeof(reason),
+            "it may have these rows, and its table takes none (%s): they wait for it, others go "
+            "on elsewhere",
+            unfit);
+    else
+        snprintf(reason, sizeof(reason), "%s",
+                 b->unaskable
+                     ? "it may have these rows, and would not be asked for them: they wait for that"
+                     : "it may have these rows, and is down or takes none: they wait for it, "
+                       "others go on elsewhere");
+    log_event(LOG_WARN, "batch.waits_for_endpoint", "stream", s->options->name, "batch",
+              log_u64(b->id), "rows", log_u64(b->rows), "endpoint", home.url, "reason", reason,
+              NULL);
+}
+
 void batches_log_parked(struct stream *s)
 {
     for (struct batch *b = s->batches; b; b = b->next) {
-        struct endpoint_status home;
-        if (b->waits_logged || !batch_parked(b) || b->unreadable || batch_is_gone(b))
+        const char *unfit;
+        if (!batch_parked(b) || b->unreadable || batch_is_gone(b))
             continue;
-        clickhouse_endpoint_status(s->p->clickhouse, (size_t)b->endpoint, &home);
+        unfit = batch_unfit(b, batch_endpoint(b));
+        if (unfit ? b->unfit_logged : b->waits_logged)
+            continue;
         b->waits_logged = true;
-        log_event(
-            LOG_WARN, "batch.waits_for_endpoint", "stream", s->options->name, "batch",
-            log_u64(b->id), "rows", log_u64(b->rows), "endpoint", home.url, "reason",
-            b->unaskable
-                ? "it may have these rows, and would not be asked for them: they wait for that"
-                : "it may have these rows, and is down or takes none: they wait for it, "
-                  "others go on elsewhere",
-            NULL);
+        b->unfit_logged = unfit != NULL;
+        batch_log_parked(b, unfit);
     }
 }
 

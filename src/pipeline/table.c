@@ -434,6 +434,16 @@ struct target *target_at(struct target *t, int endpoint)
     return site;
 }
 
+const char *target_unfit_at(const struct target *t, int endpoint)
+{
+    const struct target *site;
+
+    if (endpoint < 0 || endpoint == stream_pick(t->stream))
+        return NULL;
+    site = site_find(t, (size_t)endpoint);
+    return site && site->reason[0] ? site->reason : NULL;
+}
+
 const struct table_description *target_description(const struct target *t, int endpoint)
 {
     const struct target *site;

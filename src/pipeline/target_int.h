@@ -67,6 +67,9 @@ void target_forget(struct stream *s, size_t endpoint); /* it came up: nothing is
 /* The table as that endpoint has it, t itself where new work goes; asked for where that is due.
    NULL on no memory. */
 struct target *target_at(struct target *t, int endpoint);
+/* Why rows can't go to the table as an endpoint has it that is not the one new work goes to; NULL: they
+   can, or it is not known that they can't. */
+const char *target_unfit_at(const struct target *t, int endpoint);
 /* What is known of it there; NULL: nothing. */
 const struct table_description *target_description(const struct target *t, int endpoint);
 

@@ -35,6 +35,10 @@ def current(daemon):
     return [e["current"] for e in daemon.status()["endpoints"]]
 
 
+def both_up(daemon):
+    return all(e["state"] == "up" for e in daemon.status()["endpoints"])
+
+
 class Rig:
     """Two servers, the first behind a proxy, a table in both, and a daemon that knows both. The first
     has 1,000 rows already."""
@@ -193,6 +197,40 @@ def test_an_endpoint_that_never_returns(rig):
     assert ids(r.pair[0], r.table) | ids(r.pair[1], r.table) == set(range(r.produced))
     assert r.daemon.metric("spoold_possible_duplicates_total") == 500
     assert "no longer configured" in r.daemon.events("batch.possible_duplicates")[0]["reason"]
+
+
+def test_batches_whose_endpoint_lost_its_table_hold_nothing_up(rig, proxy):
+    """As many as there are slots; the first endpoint, which takes all else, is up."""
+    r = rig(rows=500, max_in_flight=2)
+    second = proxy(r.pair[1])
+    assert r.daemon.sigterm() == 0
+    r.daemon.config["clickhouse"]["urls"] = [r.proxy.url, second.url]
+    r.daemon.start()
+    r.daemon.wait(lambda: both_up(r.daemon), 30, "both up")
+    r.proxy.refuse()
+    r.produce(500)
+    r.wait_counts(1000, 500)
+    faults = [second.arm(Fault("answer", action="stall"), "s") for _ in range(2)]
+    for fault in faults:
+        r.produce(500)
+        r.daemon.wait(fault.struck.is_set, 30, "both slots wait for an answer")
+    stored = r.pair[1].count(r.table)
+    r.pair[1].query(f"RENAME TABLE {r.table} TO {r.table}_away")
+    second.refuse()
+    r.proxy.accept()
+    r.daemon.wait(lambda: current(r.daemon) == [True, False], 30, "given back")
+    second.accept()
+    r.daemon.wait(lambda: both_up(r.daemon), 30, "both up")
+    r.produce(2000)
+    r.daemon.wait_rows(r.pair[0], r.table, 3000, 30)
+    assert r.daemon.status()["endpoints"][1]["waiting_batches"] == 2
+    assert r.committed() == 1500
+    r.daemon.wait(lambda: any("does not exist" in e["reason"] for e in r.daemon.events(
+        "batch.waits_for_endpoint")), 30, "it says why they wait")
+    r.pair[1].query(f"RENAME TABLE {r.table}_away TO {r.table}")
+    r.wait_committed(90)
+    assert counts(r.pair, r.table) == [3000, stored]
+    assert r.daemon.metric("spoold_possible_duplicates_total") == 0
 
 
 def test_each_endpoint_has_its_own_table(rig):
