@@ -11,7 +11,7 @@
 #include "daemon/control_int.h"
 #include "spool/look.h"
 
-#define LOOKS_MAX      4          /* at a time: each may hold LOOK_BYTES_MAX */
+#define LOOKS_MAX      4          /* at a time: each may hold LOOK_BYTES_MAX, until that is sent */
 #define LOOK_BYTES_MAX (64 * MIB) /* of one answer */
 
 #define TYPE_JSON  "application/json"
@@ -88,12 +88,22 @@ static unsigned http_status(int status)
     }
 }
 
+static void look_over(void *arg)
+{
+    struct control *c = arg;
+
+    c->looks--;
+    control_check_closed(c);
+}
+
 static void look_done(void *arg)
 {
     struct look *l = arg;
     struct control *c = l->control;
     bool lines = l->kind == LOOK_AT_RECORDS || l->kind == LOOK_AT_DEAD;
 
+    if (l->exchange)
+        http_exchange_on_sent(l->exchange, look_over, c);
     if (l->exchange && l->status == SPOOL_OK)
         http_exchange_reply(l->exchange, 200, lines ? TYPE_LINES : TYPE_JSON, &l->out);
     else if (l->exchange && l->status == SPOOL_E_LIMIT)
@@ -101,9 +111,9 @@ static void look_done(void *arg)
     else if (l->exchange)
         control_error(l->exchange, http_status(l->status), "%s",
                       *l->error.text ? l->error.text : spool_strerror(l->status));
+    else
+        look_over(c);
     look_free(l);
-    c->looks--;
-    control_check_closed(c);
 }
 
 static void look_gone(void *arg)

@@ -38,6 +38,8 @@ struct http_exchange {
     bool suspended;
     void (*gone)(void *arg);
     void *gone_arg;
+    void (*sent)(void *arg);
+    void *sent_arg;
     struct MHD_Response *response;
     unsigned status;
     struct {
@@ -202,15 +204,55 @@ void http_exchange_header(struct http_exchange *x, const char *name, const char 
     x->headers[x->header_count++].value = value;
 }
 
+void http_exchange_on_sent(struct http_exchange *x, void (*sent)(void *arg), void *arg)
+{
+    x->sent = sent;
+    x->sent_arg = arg;
+}
+
+struct answer {
+    struct buf body;
+    void (*sent)(void *arg); /* NULL: nobody asks */
+    void *arg;
+};
+
+static void answer_free(void *arg)
+{
+    struct answer *a = arg;
+
+    buf_free(&a->body);
+    if (a->sent)
+        a->sent(a->arg);
+    free(a);
+}
+
+/* NULL: the connection is closed for want of memory. */
+static struct MHD_Response *answer_create(const struct http_exchange *x, struct buf *body)
+{
+    struct answer whole = {*body, x->sent, x->sent_arg}, *a = malloc(sizeof(*a));
+    struct MHD_Response *response = NULL;
+
+    memset(body, 0, sizeof(*body));
+    if (a) {
+        *a = whole;
+        response = MHD_create_response_from_buffer_with_free_callback_cls(
+            whole.body.len, whole.body.data, answer_free, a);
+    }
+    if (response)
+        return response;
+    free(a);
+    buf_free(&whole.body);
+    if (whole.sent)
+        whole.sent(whole.arg);
+    return NULL;
+}
+
 void http_exchange_reply(struct http_exchange *x, unsigned status, const char *type,
                          struct buf *body)
 {
     assert(!x->response);
     x->status = status;
-    x->response = MHD_create_response_from_buffer(body->len, body->data, MHD_RESPMEM_MUST_FREE);
-    if (!x->response)
-        buf_free(body); /* the connection is closed for want of memory */
-    memset(body, 0, sizeof(*body));
+    x->response = answer_create(x, body);
     if (x->response) {
         (void)MHD_add_response_header(x->response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
         (void)MHD_add_response_header(x->response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");

@@ -45,6 +45,10 @@ void http_exchange_arguments(struct http_exchange *x,
 /* Adds a header to the reply to come; name and value are literals or outlive the exchange. */
 void http_exchange_header(struct http_exchange *x, const char *name, const char *value);
 
+/* For a large answer: sent runs once, on the loop, when the body of the reply to come is freed: it was
+   sent, or nobody is there for it. That may be before http_exchange_reply returns. */
+void http_exchange_on_sent(struct http_exchange *x, void (*sent)(void *arg), void *arg);
+
 /* The answer; the body's memory changes hands (body is empty afterwards). */
 void http_exchange_reply(struct http_exchange *x, unsigned status, const char *type,
                          struct buf *body);

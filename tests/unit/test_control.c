@@ -38,6 +38,7 @@ static struct {
         void *arg;
     } parked[PARKED_MAX];
     size_t parked_count;
+    size_t ended; /* looks */
     enum look_lane lane;
     char query[256]; /* what the look was asked for */
     int look_status;
@@ -165,6 +166,7 @@ static void end_parked(uv_work_t *work, int status)
     struct parked *one = work->data;
     assert_int_equal(status, 0);
     one->done(one->arg);
+    played.ended++;
 }
 
 static void unpark(void)
@@ -714,6 +716,64 @@ static void only_so_many_look_at_a_time(void **state)
     check("GET", false, "/verify", 200, JSON, "{}");
 }
 
+/* Asks over a connection of its own; the answer is for the caller to read, or not. */
+static int ask_silently(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char request[128];
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    int n = snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path);
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s", socket_path);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    assert_int_equal(write(fd, request, (size_t)n), n);
+    return fd;
+}
+
+/* The memory of an answer is a look's until it is read, or whoever asked for it is gone. */
+static void answers_that_nobody_reads_are_few(void **state)
+{
+    int fds[4];
+
+    (void)state;
+    played.answer_bytes = 8 << 20; /* more than a socket takes */
+    played.park = true;
+    for (size_t i = 0; i < 4; i++)
+        fds[i] = ask_silently("/streams/a/segments");
+    while (played.parked_count < 4)
+        uv_run(&loop, UV_RUN_ONCE);
+    unpark();
+    played.park = false;
+    while (played.ended < 4)
+        uv_run(&loop, UV_RUN_ONCE);
+    check("GET", false, "/verify", 503, JSON,
+          "{\"error\":\"4 requests look into the spool already; try again\"}\n");
+    check("GET", false, "/health/live", 200, TEXT, "ok\n");
+    for (size_t i = 0; i < 4; i++)
+        close(fds[i]);
+    do { /* until that was noticed */
+        buf_free(&last.body);
+        ask_begin(&last, "GET", false, "/verify");
+        ask_end(&last);
+    } while (last.status == 503);
+    assert_int_equal(last.status, 200);
+    assert_int_equal(last.body.len, played.answer_bytes);
+}
+
+static void closing_lets_go_of_answers_that_nobody_reads(void **state)
+{
+    int fd;
+
+    (void)state;
+    played.answer_bytes = 8 << 20;
+    fd = ask_silently("/streams/a/segments");
+    while (played.ended < 1)
+        uv_run(&loop, UV_RUN_ONCE);
+    check("GET", false, "/health/live", 200, TEXT, "ok\n"); /* it is being sent by now */
+    close_control();
+    close(fd);
+}
+
 static void closing_lets_go_of_looks_that_wait(void **state)
 {
     (void)state;
@@ -847,6 +907,8 @@ int main(void)
         TEST(looks_that_fail_say_why),
         TEST(a_large_answer_arrives_whole),
         TEST(only_so_many_look_at_a_time),
+        TEST(answers_that_nobody_reads_are_few),
+        TEST(closing_lets_go_of_answers_that_nobody_reads),
         TEST(closing_lets_go_of_looks_that_wait),
         TEST(without_a_pipeline_there_is_an_answer_too),
         TEST(the_socket_is_the_owners_alone),
