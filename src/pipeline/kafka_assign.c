@@ -407,10 +407,7 @@ static void assign_origin(struct assign_job *a, struct origin *o)
         o->told_from = a->told_from;
     origin_forget_commit(o); /* one that was under way went with the partition as it was before */
     o->partition = a->partition;
-    o->topic = NULL;
-    for (size_t i = 0; i < s->options->topic_count; i++)
-        if (strcmp(s->options->topics[i], kafka_partition_topic(a->partition)) == 0)
-            o->topic = s->options->topics[i];
+    o->topic = stream_topic(s, kafka_partition_topic(a->partition));
     o->partition_number = kafka_partition_number(a->partition);
     o->committed = a->ours ? a->committed.offset : -1;
     if (a->high > o->high)

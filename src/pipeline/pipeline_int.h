@@ -252,6 +252,8 @@ void stream_update(struct stream *s); /* pauses what must wait, resumes what may
 /* Kafka partitions of the stream: pause or resume for one reason. */
 void stream_pause_sources(struct stream *s, unsigned reason, bool pause);
 
+/* The topic as the stream's options have it; NULL: it is none of the stream's. */
+const char *stream_topic(const struct stream *s, const char *topic);
 struct stream *pipeline_stream(struct pipeline *p, const char *name);
 struct stream *pipeline_stream_of_topic(struct pipeline *p, const char *topic);
 void pipeline_advance(struct pipeline *p); /* every stream */

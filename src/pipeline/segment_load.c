@@ -178,14 +178,6 @@ static bool acked_covers(const struct load_job *l, size_t *at, const struct spoo
     return seen && rows >= ref->rows;
 }
 
-static bool has_topic(const struct stream *s, const char *topic)
-{
-    for (size_t i = 0; i < s->options->topic_count; i++)
-        if (strcmp(s->options->topics[i], topic) == 0)
-            return true;
-    return false;
-}
-
 /* Rows of a topic that the stream no longer reads: the partition is never ours, and they would wait
    unseen. */
 static void load_unread(struct stream *s, const struct load_job *l)
@@ -198,7 +190,7 @@ static void load_unread(struct stream *s, const struct load_job *l)
             o->discard_to == INT64_MAX)
             continue;
         origin_place(o, &place);
-        if (!place.place.topic || has_topic(s, place.place.topic))
+        if (!place.place.topic || stream_topic(s, place.place.topic))
             continue;
         o->unread = true;
         log_event(LOG_WARN, "origin.unread", "stream", s->options->name, "origin", o->name,

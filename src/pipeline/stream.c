@@ -307,12 +307,19 @@ struct stream *pipeline_stream(struct pipeline *p, const char *name)
     return NULL;
 }
 
+const char *stream_topic(const struct stream *s, const char *topic)
+{
+    for (size_t i = 0; i < s->options->topic_count; i++)
+        if (strcmp(s->options->topics[i], topic) == 0)
+            return s->options->topics[i];
+    return NULL;
+}
+
 struct stream *pipeline_stream_of_topic(struct pipeline *p, const char *topic)
 {
     for (size_t i = 0; i < p->stream_count; i++)
-        for (size_t k = 0; k < p->streams[i].options->topic_count; k++)
-            if (strcmp(p->streams[i].options->topics[k], topic) == 0)
-                return &p->streams[i];
+        if (stream_topic(&p->streams[i], topic))
+            return &p->streams[i];
     return NULL;
 }
 
