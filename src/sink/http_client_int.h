@@ -26,7 +26,8 @@ struct http_request {
     bool added;          /* curl has it */
     bool want_add, want_resume, want_cancel;
     bool stalled;
-    bool plain;     /* no TLS, whose own records may come at any time */
+    bool plain;     /* no TLS, whose own records may come behind the handshake */
+    bool opened;    /* a connection was opened for it: none is used again that was idle */
     bool body_done; /* for the failpoint of that name */
     bool paused;
     bool connected;

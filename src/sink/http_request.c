@@ -6,7 +6,9 @@
  * that runs before every attempt refuses one that begins after bytes were taken.
  *
  * No answer of another request: curl takes what came on an idle connection for the answer to the
- * next request on it. So that callback also refuses a connection with something to be read.
+ * next request on it. So that callback also refuses a connection with something to be read. Behind the
+ * handshake of a new TLS connection that is the server's session tickets; on one that was idle it may
+ * be the end of it, which 7.88 does not see either, but sends the request and loses its outcome.
  *
  * A reset instead of a FIN: while a request runs its socket has a zero linger time, also for the
  * kernel when this process is killed. Old servers store whatever blocks came before an orderly end
@@ -66,7 +68,8 @@ void http_sockets_forget(struct http_client *client)
 
 static int on_socket_opened(void *arg, curl_socket_t fd, curlsocktype purpose)
 {
-    struct http_client *client = arg;
+    struct http_request *r = arg;
+    struct http_client *client = r->client;
     struct open_socket *s;
 
     if (purpose != CURLSOCKTYPE_IPCXN)
@@ -80,6 +83,7 @@ static int on_socket_opened(void *arg, curl_socket_t fd, curlsocktype purpose)
         client->sockets = s;
     }
     set_reset_on_close(fd, true);
+    r->opened = true;
     return CURL_SOCKOPT_OK;
 }
 
@@ -128,7 +132,7 @@ static int on_attempt(void *arg, char *remote_ip, char *local_ip, int remote_por
     (void)remote_port;
     r->connected = true;
     r->progress_ms = clock_monotonic_ms();
-    if (guard_socket(r->client, local_port) && r->plain) {
+    if (guard_socket(r->client, local_port) && (r->plain || !r->opened)) {
         r->end = END_UNASKED;
         return CURL_PREREQFUNC_ABORT;
     }
@@ -473,7 +477,7 @@ static bool set_options(struct http_request *r, const struct http_request_spec *
     SET(CURLOPT_CONNECTTIMEOUT_MS, (long)client->connect_timeout_ms);
     SET(CURLOPT_TIMEOUT_MS, (long)spec->total_timeout_ms);
     SET(CURLOPT_SOCKOPTFUNCTION, on_socket_opened);
-    SET(CURLOPT_SOCKOPTDATA, client);
+    SET(CURLOPT_SOCKOPTDATA, r);
     SET(CURLOPT_CLOSESOCKETFUNCTION, on_socket_close);
     SET(CURLOPT_CLOSESOCKETDATA, client);
     SET(CURLOPT_PREREQFUNCTION, on_attempt);

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from support.proxy import Cut, Reader, Request
 from support.spoold import stream
 
 
@@ -70,8 +71,7 @@ class TlsFront:
         near.close()
         far.close()
 
-    @staticmethod
-    def _copy(source, sink):
+    def _copy(self, source, sink):
         try:
             while data := source.recv(65536):
                 sink.sendall(data)
@@ -87,12 +87,43 @@ class TlsFront:
         self.listener.close()
 
 
+class TlsTwice(TlsFront):
+    """Says 200 once more, to nobody, behind its first answer to an INSERT, and passes nothing on from
+    then on what comes on that connection."""
+
+    def __init__(self, *args):
+        self.said, self.swallowed = threading.Event(), b""
+        super().__init__(*args)
+
+    def _copy(self, source, sink):
+        if not isinstance(source, ssl.SSLSocket):
+            return  # the other way reads the answers
+        asks, answers = Reader(source), Reader(sink)
+        try:
+            while head := asks.head():
+                request = Request(head, False)
+                sink.sendall(head + asks.exactly(request.length))
+                source.sendall(answers.answer())
+                if request.is_insert and not self.said.is_set():
+                    source.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    self.said.set()
+                    while data := source.recv(65536):
+                        self.swallowed += data
+        except (OSError, Cut):
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
 @pytest.fixture
 def front(request, certificates):
     made = []
 
-    def make(server, client=False):
-        made.append(TlsFront(server.port, certificates, client))
+    def make(server, client=False, kind=TlsFront):
+        made.append(kind(server.port, certificates, client))
         return made[-1]
 
     yield make
@@ -110,6 +141,21 @@ def test_rows_by_https(kafka, server, spoold, front, certificates):
     daemon.start()
     daemon.wait_rows(server, table, 200000, 60)
     assert server.unique(table) == 200000
+
+
+def test_an_answer_that_nobody_asked_for(kafka, server, spoold, front, certificates):
+    topic = kafka.create_topic(1)
+    table = server.create_bench_table(window=1000)
+    twice = front(server, kind=TlsTwice)
+    daemon = spoold(kafka, twice.url, [stream("s", topic, table, flush={"interval": "50ms"})])
+    daemon.config["clickhouse"]["tls"] = {"ca_file": os.path.join(certificates, "ca.pem")}
+    daemon.start()
+    assert kafka.producer(topic, 2000, "--rate", 1000).finish() == 2000
+    daemon.wait(lambda: kafka.committed_offsets(daemon.group, topic) == {0: 2000}, 60, "committed")
+    assert twice.said.is_set()
+    assert server.count(table) == 2000
+    assert b"INSERT" not in twice.swallowed and b"POST" not in twice.swallowed
+    assert daemon.metric("spoold_possible_duplicates_total") == 0
 
 
 def test_a_certificate_nobody_signed_is_refused(kafka, server, spoold, front):
