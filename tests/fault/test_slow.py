@@ -30,15 +30,16 @@ def produce(kafka, topic):
                            for i, r in enumerate(records[first:first + 2000])])
 
 
-# rows of a batch, and what the client waits for an answer: less than a batch takes, or more
-@pytest.mark.parametrize("rows,stall_timeout", [
-    (500, "30s"), pytest.param(2000, "1s", marks=pytest.mark.long)])
-def test_a_row_a_millisecond(kafka, server, spoold, rows, stall_timeout):
+# what the client waits for an answer: more than a batch of so many rows takes, or less; a batch is of one
+# segment, which has 400 rows in a MiB
+@pytest.mark.parametrize("rows,stall_timeout,segment_bytes", [
+    (500, "30s", "1MiB"), pytest.param(2000, "1s", "4MiB", marks=pytest.mark.long)])
+def test_a_row_a_millisecond(kafka, server, spoold, rows, stall_timeout, segment_bytes):
     topic, table = kafka.create_topic(2), slow_table(server)
     daemon = spoold(kafka, server, [stream(
         "s", topic, table, flush={"rows": rows, "interval": "200ms"},
         columns=[{"name": "id"}, {"name": "name"}] + ORIGIN)],
-        spool={"max_bytes": SPOOL_BYTES, "segment_bytes": "1MiB"},
+        spool={"max_bytes": SPOOL_BYTES, "segment_bytes": segment_bytes},
         clickhouse={"stall_timeout": stall_timeout})
     produce(kafka, topic)
     daemon.start()
@@ -59,4 +60,23 @@ def test_a_row_a_millisecond(kafka, server, spoold, rows, stall_timeout):
         assert daemon.stream_status("s")["retries"] == 0
     else:
         assert daemon.stream_status("s")["retries"] or daemon.events("batch.asked")
+    assert daemon.sigterm() == 0
+
+
+def test_a_batch_that_nothing_can_tell_of_takes_longer_than_is_waited(kafka, clickhouse, spoold):
+    """Each attempt goes under a token of its own, and may double the rows: there is an end to it only
+    because the next one is waited for longer."""
+    rows, topic = 2500, kafka.create_topic(1)  # 18.16 sleeps 3 s in a block at most
+    table = clickhouse.create_table("id UInt64, slow UInt8 MATERIALIZED sleepEachRow(0.001)",
+                                    order_by="id")
+    kafka.send(topic, [f'{{"id":{i}}}' for i in range(rows)])
+    daemon = spoold(kafka, clickhouse, [stream("s", topic, table, columns=[{"name": "id"}],
+                                               flush={"rows": rows, "interval": "60s"})],
+                    clickhouse={"stall_timeout": "1s"}).start()
+    daemon.wait(lambda: kafka.committed_offsets(daemon.group, topic) == {0: rows}, 60,
+                lambda: f"committed; {daemon.stream_status('s')}")
+    told = [e["rows"] for e in daemon.events("batch.possible_duplicates")]
+    assert told and set(told) == {str(rows)}  # the batch went whole each time
+    assert clickhouse.unique(table) == rows
+    assert clickhouse.count(table) <= rows * (1 + len(told))
     assert daemon.sigterm() == 0
