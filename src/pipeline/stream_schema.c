@@ -161,6 +161,8 @@ static int cache_get(const void *data, size_t size, struct table_description **o
     return status;
 }
 
+/* Only where it changed: the table is looked at again and again, and while there is no room for a commit
+   each note of it would wait in memory. */
 void target_cache(struct target *t)
 {
     char key[400];
@@ -169,12 +171,16 @@ void target_cache(struct target *t)
 
     cache_key(t, key, sizeof(key));
     buf_init(&value, LIMIT_SCHEMA_BYTES);
-    if (cache_put(t->description, &value) == SPOOL_OK) {
+    if (cache_put(t->description, &value) == SPOOL_OK &&
+        (value.len != t->cached.len || memcmp(value.data, t->cached.data, value.len) != 0)) {
         change.value = value.data;
         change.value_size = value.len;
         (void)meta_change(t->stream->p, &change, NULL, NULL, t->stream);
+        buf_free(&t->cached);
+        t->cached = value;
+    } else {
+        buf_free(&value);
     }
-    buf_free(&value);
 }
 
 /* --- the stream's schema -------------------------------------------------------------------- */

@@ -95,6 +95,7 @@ static void targets_free_list(struct target *first)
         first = t->next;
         targets_free_list(t->sites);
         table_description_free(t->description);
+        buf_free(&t->cached);
         free(t->database);
         free(t->table);
         free(t->destination);

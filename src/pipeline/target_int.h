@@ -50,7 +50,8 @@ struct target {
     size_t endpoint;  /* that description is of */
     struct table_description *description; /* the last good one; may be stale while not OK */
     uint64_t generation;                   /* of the description; no two of a stream are equal */
-    uint64_t retry_at_ms;                  /* monotonic: ask again */
+    struct buf cached;    /* what meta was last told of the description, or is about to be */
+    uint64_t retry_at_ms; /* monotonic: ask again */
     struct backoff backoff;
     char reason[1024];
 };

@@ -144,6 +144,38 @@ static void test_the_endpoint_is_down(void **state)
     is_sent(&f, b, false);
 }
 
+/* What is known of the table is noted where it changes. Each look at the table would wait in memory else,
+   while there is no room for a commit. */
+static void test_a_table_is_noted_once(void **state)
+{
+    const struct meta_op *last;
+    struct target *t;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    table_is_known(&f);
+    t = f.stream->targets;
+    f.pipeline->meta_retry_at_ms = UINT64_MAX; /* there is none */
+    target_cache(t);
+    last = f.pipeline->meta_last;
+    assert_non_null(last);
+    for (int i = 0; i < 3; i++) {
+        target_cache(t);
+        assert_ptr_equal(f.pipeline->meta_last, last);
+    }
+    t->description->deduplicates = false;
+    target_cache(t);
+    assert_ptr_not_equal(f.pipeline->meta_last, last);
+    f.pipeline->meta_retry_at_ms = 0;
+    meta_advance(f.pipeline);
+    flow_run(&f);
+    assert_true(meta_idle(f.pipeline));
+    target_cache(t);
+    assert_true(meta_idle(f.pipeline));
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -151,6 +183,7 @@ int main(void)
         cmocka_unit_test(test_the_table_is_in_doubt),
         cmocka_unit_test(test_the_server_started_again),
         cmocka_unit_test(test_the_endpoint_is_down),
+        cmocka_unit_test(test_a_table_is_noted_once),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
