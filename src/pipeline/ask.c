@@ -20,7 +20,9 @@
 
 #define ASK_RETRY_MS    500
 #define ASK_ORIGINS_MAX 2000 /* so that the statement stays under max_query_size (256 KiB) */
-#define ASK_REPLY_BYTES (128 * MIB)
+/* An answer has a line for each row, and for a row that is in twice one more. */
+#define ASK_LINE_BYTES  (sizeof("2000\t-9223372036854775808\n") - 1)
+#define ASK_REPLY_BYTES (128 * MIB) /* or what all rows take, where that is more */
 
 bool origin_tells_apart(const struct origin *o, int64_t offset)
 {
@@ -319,22 +321,14 @@ static const char *next_field(const char **at, const char *end, char stop, size_
     return field;
 }
 
-/* A line: origin name, tab, offset, newline. */
-static bool ask_mark(struct ask *a, const char *name, size_t name_size, int64_t offset,
-                     size_t *hint)
+/* A line: which of the origins, from 1 on, tab, offset, newline. */
+static bool ask_mark(struct ask *a, uint64_t origin, int64_t offset)
 {
     struct ask_row key = {.offset = offset}, *row;
-    size_t i = *hint;
 
-    for (size_t tries = 0; tries < a->origin_count; tries++, i = (i + 1) % a->origin_count) {
-        const char *have = a->origins[i].origin->name;
-        if (strlen(have) == name_size && memcmp(have, name, name_size) == 0)
-            break;
-        if (tries + 1 == a->origin_count)
-            return false;
-    }
-    *hint = i;
-    key.origin = (uint32_t)i;
+    if (origin == 0 || origin > a->origin_count)
+        return false;
+    key.origin = (uint32_t)(origin - 1);
     row = bsearch(&key, a->rows, a->row_count, sizeof(*a->rows), row_order);
     if (row)
         row->stored = true;
@@ -354,7 +348,6 @@ static void ask_rows_answered(void *arg, const struct clickhouse_outcome *outcom
 {
     struct ask *a = arg;
     const char *at = text, *end = text + size;
-    size_t hint = 0;
 
     FAILPOINT(FP_ASK_ANSWERED);
     if (a->stream->p->closing || outcome->class_ != CLASS_NONE) {
@@ -362,11 +355,11 @@ static void ask_rows_answered(void *arg, const struct clickhouse_outcome *outcom
         return;
     }
     while (at < end) {
-        size_t name_size = 0, offset_size = 0;
-        const char *name = next_field(&at, end, '\t', &name_size);
-        const char *offset = name ? next_field(&at, end, '\n', &offset_size) : NULL;
+        size_t origin_size = 0, offset_size = 0;
+        const char *origin = next_field(&at, end, '\t', &origin_size);
+        const char *offset = origin ? next_field(&at, end, '\n', &offset_size) : NULL;
         if (!offset || offset_size == 0 || offset_size > 20 ||
-            !ask_mark(a, name, name_size, strtoll(offset, NULL, 10), &hint)) {
+            !ask_mark(a, strtoull(origin, NULL, 10), strtoll(offset, NULL, 10))) {
             struct clickhouse_outcome unreadable = {.class_ = CLASS_UNKNOWN,
                                                     .text = "the table's answer is not readable"};
             ask_refused(a, &unreadable);
@@ -387,13 +380,16 @@ static void ask_rows(struct ask *a)
 {
     struct buf sql;
     const char *text = NULL;
+    size_t reply_bytes = a->row_count * ASK_LINE_BYTES;
     struct spool_error error;
 
-    buf_init(&sql, MIB);
+    if (reply_bytes < ASK_REPLY_BYTES)
+        reply_bytes = ASK_REPLY_BYTES;
+    buf_init(&sql, 2 * MIB);
     if (ask_statement(a, &sql) == SPOOL_OK)
         text = buf_cstr(&sql);
-    if (!text || clickhouse_query(a->stream->p->clickhouse, (size_t)a->endpoint, text,
-                                  ASK_REPLY_BYTES, ask_rows_answered, a, &error) != SPOOL_OK)
+    if (!text || clickhouse_query(a->stream->p->clickhouse, (size_t)a->endpoint, text, reply_bytes,
+                                  ask_rows_answered, a, &error) != SPOOL_OK)
         ask_again(a);
     buf_free(&sql);
 }

@@ -57,7 +57,37 @@ static int put_topic_partition(const struct ask *a, struct buf *sql, const char 
     return status == SPOOL_OK ? buf_printf(sql, " = %ld", strtol(slash + 1, NULL, 10)) : status;
 }
 
-/* SELECT <origin name>, <offset> FROM <table> WHERE (<origin 1> AND offset BETWEEN) OR ... */
+/* The origin of a row as its number among those asked for, from 1 on: a name in each line would make the
+   answer about a large batch longer than any that is read. */
+static int put_number(const struct ask *a, struct buf *sql, const char *origin, const char *topic,
+                      const char *partition)
+{
+    int status = buf_append_str(sql, "transform(");
+
+#define PUT(call) status = status == SPOOL_OK ? (call) : status
+    if (origin) {
+        PUT(buf_append_str(sql, "toString("));
+        PUT(put_name(a, sql, origin));
+        PUT(buf_append_str(sql, ")"));
+    } else {
+        PUT(buf_append_str(sql, "concat('kafka/', toString("));
+        PUT(put_name(a, sql, topic));
+        PUT(buf_append_str(sql, "), '/', toString("));
+        PUT(sql_identifier(sql, partition));
+        PUT(buf_append_str(sql, "))"));
+    }
+    for (size_t i = 0; i < a->origin_count; i++) {
+        PUT(buf_append_str(sql, i ? ", " : ", ["));
+        PUT(sql_string(sql, a->origins[i].origin->name));
+    }
+    for (size_t i = 0; i < a->origin_count; i++)
+        PUT(buf_printf(sql, "%s%zu", i ? ", " : "], [", i + 1));
+    PUT(buf_append_str(sql, "], 0)"));
+#undef PUT
+    return status;
+}
+
+/* SELECT <origin's number>, <offset> FROM <table> WHERE (<origin 1> AND offset BETWEEN) OR ... */
 int ask_statement(const struct ask *a, struct buf *sql)
 {
     const struct stream_schema *ss = batch_schema(a->batch);
@@ -68,15 +98,7 @@ int ask_statement(const struct ask *a, struct buf *sql)
     int status = buf_append_str(sql, "SELECT ");
 
 #define PUT(call) status = status == SPOOL_OK ? (call) : status
-    if (origin) {
-        PUT(put_name(a, sql, origin));
-    } else {
-        PUT(buf_append_str(sql, "concat('kafka/', toString("));
-        PUT(put_name(a, sql, topic));
-        PUT(buf_append_str(sql, "), '/', toString("));
-        PUT(sql_identifier(sql, partition));
-        PUT(buf_append_str(sql, "))"));
-    }
+    PUT(put_number(a, sql, origin, topic, partition));
     PUT(buf_append_str(sql, ", "));
     PUT(sql_identifier(sql, offset));
     PUT(buf_append_str(sql, " FROM "));

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exactly once where the table carries the origin of its rows: by asking, on both servers."""
+import os
+
 import pytest
 
 from support.process import hold_for
@@ -178,3 +180,21 @@ def test_names_that_the_table_pads_are_asked_for(kafka, server, proxy, spoold, n
     daemon.wait(committed(daemon, kafka, topic), 60, "committed to the end")
     assert server.count(table) == 1000
     assert daemon.metric("spoold_possible_duplicates_total") == 0
+
+
+def test_a_long_answer_is_read_to_its_end(kafka, clickhouse, spoold):
+    """Of a large batch, about rows whose origin has a long name."""
+    rows, topic = 700000, kafka.create_topic(1, name="t" * 230 + os.urandom(3).hex())
+    table = clickhouse.create_bench_table(origin=True)
+    daemon = spoold(kafka, clickhouse, [stream("s", topic, table, columns=columns_of(clickhouse),
+                                               flush={"rows": rows, "bytes": "1GiB",
+                                                      "interval": "1m"})])
+    kafka.produce(topic, rows)
+    daemon.launch("answer.ok=kill")
+    assert daemon.wait_exit(90) == -9
+    assert clickhouse.count(table) >= 600000
+    daemon.start()
+    daemon.wait(lambda: daemon.events("batch.asked") or daemon.events("batch.ask_failed"), 60, "asked")
+    assert not daemon.events("batch.ask_failed")
+    daemon.wait(committed(daemon, kafka, topic), 90, "committed to the end")
+    assert clickhouse.count(table) == rows
