@@ -146,11 +146,11 @@ static int take_new_epoch(struct assign_job *a)
     a->epoch = epoch;
     switch (a->why) {
     case START_FOREIGN:
-        note = origin_discard_note(a->stream, a->old_id, INT64_MAX, key, value);
+        note = origin_note(a->stream, NOTE_DISCARD, a->old_id, INT64_MAX, key, value);
         status = spool_origin_begin(spool, a->name, epoch, &note, &a->id, &a->error);
         break;
     case START_LATER_LOG:
-        note = origin_suspect_note(a->stream, a->old_id, key);
+        note = origin_note(a->stream, NOTE_SUSPECT, a->old_id, 1, key, value);
         status = spool_origin_begin(spool, a->name, epoch, &note, &a->id, &a->error);
         break;
     default:
@@ -217,7 +217,7 @@ static int find_same_log(struct assign_job *a)
 {
     struct spool *spool = a->job.pipeline->spool;
     char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
-    struct spool_change note = origin_told_note(a->stream, a->id, INT64_MAX, key, value);
+    struct spool_change note = origin_note(a->stream, NOTE_TOLD, a->id, INT64_MAX, key, value);
     uint32_t id = 0, found = 0;
     bool discarded = false;
     int64_t from = INT64_MAX, behind;
@@ -250,7 +250,7 @@ static int find_same_log(struct assign_job *a)
 static int take_their_word(struct assign_job *a)
 {
     char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
-    struct spool_change note = origin_told_note(a->stream, a->id, a->their_told, key, value);
+    struct spool_change note = origin_note(a->stream, NOTE_TOLD, a->id, a->their_told, key, value);
 
     if (!a->by_spoold || a->their_told == a->told_from)
         return SPOOL_OK;

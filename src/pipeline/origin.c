@@ -182,26 +182,37 @@ done:
     return rows;
 }
 
-struct spool_change origin_discard_note(const struct stream *s, uint32_t origin, int64_t up_to,
-                                        char key[ORIGIN_NOTE_KEY_SIZE],
-                                        char value[ORIGIN_NOTE_VALUE_SIZE])
+static void note_key(const struct stream *s, enum origin_note kind, uint32_t origin,
+                     char key[ORIGIN_NOTE_KEY_SIZE])
 {
-    int n = snprintf(value, ORIGIN_NOTE_VALUE_SIZE, "%lld", (long long)up_to);
+    static const char *const kinds[] = {
+        [NOTE_DISCARD] = "discard", [NOTE_SUSPECT] = "suspect", [NOTE_TOLD] = "told"};
 
-    snprintf(key, ORIGIN_NOTE_KEY_SIZE, "discard/%u/%u", s->id, origin);
+    snprintf(key, ORIGIN_NOTE_KEY_SIZE, "%s/%u/%u", kinds[kind], s->id, origin);
+}
+
+struct spool_change origin_note(const struct stream *s, enum origin_note kind, uint32_t origin,
+                                int64_t offset, char key[ORIGIN_NOTE_KEY_SIZE],
+                                char value[ORIGIN_NOTE_VALUE_SIZE])
+{
+    int n = snprintf(value, ORIGIN_NOTE_VALUE_SIZE, "%lld", (long long)offset);
+
+    note_key(s, kind, origin, key);
     return (struct spool_change){
         .kind = SPOOL_CHANGE_PUT, .key = key, .value = value, .value_size = (size_t)n};
 }
 
-/* The offset that a note holds; otherwise where there is none. */
-static int noted_offset(const struct stream *s, const char *key, int64_t otherwise, int64_t *offset,
-                        struct spool_error *error)
+/* What the note says; otherwise where there is none. */
+static int origin_noted(const struct stream *s, enum origin_note kind, uint32_t origin,
+                        int64_t otherwise, int64_t *offset, struct spool_error *error)
 {
-    char text[ORIGIN_NOTE_VALUE_SIZE];
+    char key[ORIGIN_NOTE_KEY_SIZE], text[ORIGIN_NOTE_VALUE_SIZE];
     void *value = NULL;
     size_t size = 0;
-    int status = note_read(s->p->spool, key, &value, &size, error);
+    int status;
 
+    note_key(s, kind, origin, key);
+    status = note_read(s->p->spool, key, &value, &size, error);
     *offset = otherwise;
     if (size >= sizeof(text))
         status = spool_error_set(error, SPOOL_E_CORRUPT, "the note %s is not readable", key);
@@ -217,30 +228,23 @@ static int noted_offset(const struct stream *s, const char *key, int64_t otherwi
 int origin_discard_noted(const struct stream *s, uint32_t origin, int64_t *up_to,
                          struct spool_error *error)
 {
-    char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
-
-    (void)origin_discard_note(s, origin, 0, key, value);
-    return noted_offset(s, key, -1, up_to, error);
+    return origin_noted(s, NOTE_DISCARD, origin, -1, up_to, error);
 }
 
-struct spool_change origin_told_note(const struct stream *s, uint32_t origin, int64_t from,
-                                     char key[ORIGIN_NOTE_KEY_SIZE],
-                                     char value[ORIGIN_NOTE_VALUE_SIZE])
+int origin_suspect_noted(const struct stream *s, uint32_t origin, bool *noted,
+                         struct spool_error *error)
 {
-    int n = snprintf(value, ORIGIN_NOTE_VALUE_SIZE, "%lld", (long long)from);
+    int64_t one;
+    int status = origin_noted(s, NOTE_SUSPECT, origin, 0, &one, error);
 
-    snprintf(key, ORIGIN_NOTE_KEY_SIZE, "told/%u/%u", s->id, origin);
-    return (struct spool_change){
-        .kind = SPOOL_CHANGE_PUT, .key = key, .value = value, .value_size = (size_t)n};
+    *noted = one != 0;
+    return status;
 }
 
 int origin_told_noted(const struct stream *s, uint32_t origin, uint32_t epoch, int64_t *from,
                       struct spool_error *error)
 {
-    char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
-
-    (void)origin_told_note(s, origin, 0, key, value);
-    return noted_offset(s, key, epoch <= 1 ? 0 : INT64_MAX, from, error);
+    return origin_noted(s, NOTE_TOLD, origin, epoch <= 1 ? 0 : INT64_MAX, from, error);
 }
 
 static void told_noted(void *arg)
@@ -254,34 +258,11 @@ static void told_noted(void *arg)
 void origin_tell(struct origin *o, int64_t from)
 {
     char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
-    struct spool_change change = origin_told_note(o->stream, o->id, from, key, value);
+    struct spool_change change = origin_note(o->stream, NOTE_TOLD, o->id, from, key, value);
 
     o->told_from = from;
     o->telling++;
     (void)meta_change(o->stream->p, &change, told_noted, o, o->stream);
-}
-
-struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
-                                        char key[ORIGIN_NOTE_KEY_SIZE])
-{
-    snprintf(key, ORIGIN_NOTE_KEY_SIZE, "suspect/%u/%u", s->id, origin);
-    return (struct spool_change){
-        .kind = SPOOL_CHANGE_PUT, .key = key, .value = "1", .value_size = 1};
-}
-
-int origin_suspect_noted(const struct stream *s, uint32_t origin, bool *noted,
-                         struct spool_error *error)
-{
-    char key[ORIGIN_NOTE_KEY_SIZE];
-    void *value = NULL;
-    size_t size = 0;
-    int status;
-
-    (void)origin_suspect_note(s, origin, key);
-    status = note_read(s->p->spool, key, &value, &size, error);
-    *noted = value != NULL;
-    free(value);
-    return status;
 }
 
 void origin_discard(struct origin *o, int64_t up_to)
@@ -301,7 +282,7 @@ void origin_discard(struct origin *o, int64_t up_to)
 void origin_pass(struct origin *o, int64_t up_to)
 {
     char key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
-    struct spool_change note = origin_discard_note(o->stream, o->id, up_to, key, value);
+    struct spool_change note = origin_note(o->stream, NOTE_DISCARD, o->id, up_to, key, value);
 
     (void)meta_change(o->stream->p, &note, NULL, NULL, o->stream);
     origin_discard(o, up_to);

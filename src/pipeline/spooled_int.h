@@ -206,19 +206,15 @@ void origin_forget_commit(struct origin *o); /* the answer to what it was told n
 bool origin_in_memory(const struct origin *o);
 /* What is damaged of it can be read from its source again: it has one, and no other log is in its place. */
 bool origin_reads_again(const struct origin *o);
-/* The notes that say so of what segments hold of an origin: its rows up to an offset are not to be
-   sent; they may be in the table; those from an offset on are told apart there (told_from; where it is not
+/* The notes of what segments hold of an origin: its rows up to the offset are not to be sent; they may be
+   in the table (1, no offset); those from the offset on are told apart there (told_from; where it is not
    noted, all of the first epoch and none of others). The change points into the memory given. */
+enum origin_note { NOTE_DISCARD, NOTE_SUSPECT, NOTE_TOLD };
 #define ORIGIN_NOTE_KEY_SIZE   64
 #define ORIGIN_NOTE_VALUE_SIZE 32
-struct spool_change origin_discard_note(const struct stream *s, uint32_t origin, int64_t up_to,
-                                        char key[ORIGIN_NOTE_KEY_SIZE],
-                                        char value[ORIGIN_NOTE_VALUE_SIZE]);
-struct spool_change origin_suspect_note(const struct stream *s, uint32_t origin,
-                                        char key[ORIGIN_NOTE_KEY_SIZE]);
-struct spool_change origin_told_note(const struct stream *s, uint32_t origin, int64_t from,
-                                     char key[ORIGIN_NOTE_KEY_SIZE],
-                                     char value[ORIGIN_NOTE_VALUE_SIZE]);
+struct spool_change origin_note(const struct stream *s, enum origin_note kind, uint32_t origin,
+                                int64_t offset, char key[ORIGIN_NOTE_KEY_SIZE],
+                                char value[ORIGIN_NOTE_VALUE_SIZE]);
 /* Pool, meta lane: what they say, where they can be read; *up_to -1: there is none of the first kind. */
 int origin_discard_noted(const struct stream *s, uint32_t origin, int64_t *up_to,
                          struct spool_error *error);
