@@ -13,10 +13,10 @@
 
 #define LOOK_EVERY_MS 5000
 
-/* The latest epoch of its partition, and not of a log that is over: a commit is about its offsets. */
+/* The latest epoch of its partition: a commit is about its offsets. What another log superseded is owned. */
 static bool origin_is_left(const struct origin *o)
 {
-    return o->kafka && o->name && o->first && !o->owned && !o->partition && !o->superseded &&
+    return o->kafka && o->name && o->first && !o->owned && !o->partition &&
            o->discard_to != INT64_MAX;
 }
 
