@@ -96,7 +96,7 @@ static void discarded(void *arg, int status, uint64_t letters, uint64_t bytes,
     if (status == SPOOL_OK)
         reply(r, names, numbers, 2, "");
     else if (r->exchange)
-        control_error(r->exchange, 500, "%s",
+        control_error(r->exchange, status == SPOOL_E_NOT_FOUND ? 404 : 500, "%s",
                       error->text[0] ? error->text : spool_strerror(status));
     request_end(r);
 }
@@ -151,11 +151,22 @@ void control_dead_replay(struct control *c, struct http_exchange *x, const char 
 {
     struct dead_filter filter;
     struct dead_request *r = request_new(c, x, stream, &filter);
+    int status;
 
     if (!r)
         return;
     log_event(LOG_INFO, "control.steer", "stream", stream, "action", "dead replay", NULL);
-    request_started(r, pipeline_dead_replay(c->source.pipeline, stream, &filter, replayed, r));
+    status = pipeline_dead_replay(c->source.pipeline, stream, &filter, replayed, r);
+    if (status == SPOOL_E_NOT_FOUND) {
+        control_error(x, 404,
+                      "the configuration has no stream \"%s\": letters of one that it had can be "
+                      "replayed when it is put back; spoolctl dead show prints them whole, and "
+                      "dead discard removes them",
+                      stream);
+        free(r);
+        return;
+    }
+    request_started(r, status);
 }
 
 void control_dead_discard(struct control *c, struct http_exchange *x, const char *stream)

@@ -271,7 +271,8 @@ void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes, uint64_t g
 
 struct discard {
     struct job job;
-    struct stream *stream;
+    struct stream *stream; /* NULL: the configuration has none of that name */
+    char name[SPOOL_STREAM_NAME_MAX + 1];
     struct dead_filter filter;
     char *origin, *reason; /* what the filter points to */
     bool dry;
@@ -310,8 +311,14 @@ static void discard_work(struct job *job)
 {
     struct discard *d = (struct discard *)job;
     struct spool *spool = job->pipeline->spool;
-    const char *name = d->stream->options->name;
+    const char *name = d->name;
 
+    d->status = spool_dead_count(spool, name, &d->left, &d->left_bytes, &d->error);
+    if (d->status == SPOOL_OK && !d->stream && !d->left)
+        d->status = spool_error_set(&d->error, SPOOL_E_NOT_FOUND,
+                                    "there is no stream \"%s\", and no dead letter of one", name);
+    if (d->status != SPOOL_OK)
+        return;
     do {
         d->count = 0;
         d->at_end = true;
@@ -334,20 +341,21 @@ static void discard_free(struct discard *d)
 static void discard_done(struct job *job)
 {
     struct discard *d = (struct discard *)job;
+    struct pipeline *p = job->pipeline;
     struct stream *s = d->stream;
 
     if (d->status == SPOOL_E_FATAL)
-        pipeline_fatal(s->p, "dead.mdb: %s", d->error.text);
+        pipeline_fatal(p, "dead.mdb: %s", d->error.text);
     if (d->status == SPOOL_OK) {
-        dead_counted(s, d->left, d->left_bytes, 0);
+        if (s)
+            dead_counted(s, d->left, d->left_bytes, 0);
         if (!d->dry && d->letters)
-            log_event(LOG_WARN, "dead.discarded", "stream", s->options->name, "letters",
-                      log_u64(d->letters), "bytes", log_u64(d->bytes), "reason",
-                      "an operator asked for it", NULL);
+            log_event(LOG_WARN, "dead.discarded", "stream", d->name, "letters", log_u64(d->letters),
+                      "bytes", log_u64(d->bytes), "reason", "an operator asked for it", NULL);
     }
     d->done(d->arg, d->status, d->letters, d->bytes, &d->error);
     discard_free(d);
-    pipeline_advance(s->p);
+    pipeline_advance(p);
 }
 
 int pipeline_dead_discard(struct pipeline *p, const char *name, const struct dead_filter *filter,
@@ -360,16 +368,17 @@ int pipeline_dead_discard(struct pipeline *p, const char *name, const struct dea
     struct lane *lanes[2] = {&p->dead_lane, &p->meta_lane};
     struct discard *d;
 
-    if (!s)
+    if (strlen(name) > SPOOL_STREAM_NAME_MAX)
         return SPOOL_E_NOT_FOUND;
     if (p->closing || p->fatal)
         return SPOOL_E_CANCELLED;
-    if (s->replay)
+    if (s && s->replay)
         return SPOOL_E_EXISTS;
     d = calloc(1, sizeof(*d));
     if (!d)
         return SPOOL_E_NOMEM;
     d->stream = s;
+    snprintf(d->name, sizeof(d->name), "%s", name);
     d->filter = *filter;
     d->origin = filter->origin ? strdup(filter->origin) : NULL;
     d->reason = filter->reason ? strdup(filter->reason) : NULL;

@@ -28,6 +28,19 @@ void pipeline_fatal(struct pipeline *p, const char *format, ...)
 
 /* --- making and starting -------------------------------------------------------------------- */
 
+/* They have no status, and nothing comes of them by itself. */
+static int tell_unread_letters(struct pipeline *p, const char *name, struct spool_error *error)
+{
+    uint64_t letters = 0, bytes = 0;
+    int status = spool_dead_count(p->spool, name, &letters, &bytes, error);
+
+    if (letters)
+        log_event(LOG_WARN, "dead.unread", "stream", name, "letters", log_u64(letters), "reason",
+                  "the configuration does not name their stream", "action",
+                  "put it back to replay them, or discard them with spoolctl", NULL);
+    return status;
+}
+
 /* Rows of a stream that the config no longer names would wait for ever, unseen. */
 static int check_unknown_streams(struct pipeline *p, struct spool_error *error)
 {
@@ -57,6 +70,8 @@ static int check_unknown_streams(struct pipeline *p, struct spool_error *error)
                                      "does not name: configure it again until it has "
                                      "drained",
                                      (unsigned long long)rows, names[i]);
+        if (status == SPOOL_OK)
+            status = tell_unread_letters(p, names[i], error);
     }
     for (size_t i = 0; i < count; i++)
         free(names[i]);

@@ -166,7 +166,8 @@ struct replay_result {
 int pipeline_dead_replay(struct pipeline *p, const char *name, const struct dead_filter *filter,
                          void (*done)(void *arg, const struct replay_result *result), void *arg);
 
-/* Removes the letters that filter takes, for good; dry: only counts them. Errors as above. */
+/* Removes the letters that filter takes, for good, also of a stream that is configured no more; dry: only
+   counts them. done's status NOT_FOUND: there is no such stream, and no letter of one. Errors as above. */
 int pipeline_dead_discard(struct pipeline *p, const char *name, const struct dead_filter *filter,
                           bool dry,
                           void (*done)(void *arg, int status, uint64_t letters, uint64_t bytes,

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pytest
+
 from support.spoold import stream
 
 COLUMNS = [{"name": "id"}, {"name": "v", "from": "in.v"}, {"name": "topic", "from": "$topic"},
@@ -116,6 +118,35 @@ def test_discard(kafka, engine, spoold):
     assert [d["offset"] for d in letters_of(daemon)] == [0, 2]
     daemon.ctl("dead", "discard", "s", "--yes")
     assert letters_of(daemon) == [] and daemon.stream_status("s")["dead_letters"] == 0
+
+
+def test_letters_of_a_stream_that_is_gone(kafka, engine, spoold):
+    """They are told of, listed and discarded without it, and replayed once it is back."""
+    topics = [kafka.create_topic(1) for _ in range(2)]
+    tables = [engine.create_table("id UInt8") for _ in range(2)]
+    gone, stays = (stream(name, topic, table)
+                   for name, topic, table in zip("st", topics, tables))
+    kafka.send(topics[0], [f'{{"id":{i}}}' for i in range(254, 259)])
+    daemon = spoold(kafka, engine, [gone, stays]).start()
+    daemon.wait_rows(engine, tables[0], 2)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 0, 20, "all delivered")
+    assert daemon.sigterm() == 0
+    daemon.config["streams"] = [stays]
+    daemon.start()
+    [told] = daemon.events("dead.unread")
+    assert (told["stream"], told["letters"]) == ("s", "3")
+    assert [d["record"] for d in letters_of(daemon)] == [f'{{"id":{i}}}' for i in (256, 257, 258)]
+    with pytest.raises(AssertionError, match='exit 1: .*no stream "s": .* when it is put back'):
+        daemon.ctl("dead", "replay", "s")
+    daemon.ctl("dead", "discard", "s", "--from", 2, "--to", 2, "--yes")
+    assert [d["offset"] for d in letters_of(daemon)] == [3, 4]
+    assert daemon.sigterm() == 0
+    engine.query(f"ALTER TABLE {tables[0]} MODIFY COLUMN id UInt16")
+    daemon.config["streams"] = [gone, stays]
+    daemon.start()
+    assert daemon.events("dead.unread") == []
+    assert replay(daemon)[1]["replayed"] == 2
+    daemon.wait_rows(engine, tables[0], 4)
 
 
 def test_the_bound_holds_and_discarding_lets_go_on(kafka, engine, spoold):

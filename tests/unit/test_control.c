@@ -599,8 +599,11 @@ static void dead_letters_are_replayed_and_discarded(void **state)
     assert_string_equal(played.query, "discard - - 0:0 0:0 0:0");
     played.look_status = SPOOL_E_IO;
     check("POST", false, "/streams/a/dead/discard", 500, JSON, "{\"error\":\"that failed\"}\n");
-    check("POST", false, "/streams/b/dead/replay", 404, JSON,
-          "{\"error\":\"there is no stream \\\"b\\\"\"}\n");
+    check(
+        "POST", false, "/streams/b/dead/replay", 404, JSON,
+        "{\"error\":\"the configuration has no stream \\\"b\\\": letters of one that it had can be "
+        "replayed when it is put back; spoolctl dead show prints them whole, and dead discard "
+        "removes them\"}\n");
     check("POST", false, "/streams/busy/dead/replay", 503, JSON,
           "{\"error\":\"dead letters of \\\"busy\\\" are being replayed already\"}\n");
     check("POST", false, "/streams/a/dead/replay?code=x", 400, JSON, NULL);

@@ -270,6 +270,68 @@ static void test_letters_that_are_damaged_are_passed_over(void **state)
     }
 }
 
+/* --- of a stream that the configuration does not name ---------------------------------------- */
+
+struct discarded {
+    int status;
+    uint64_t letters;
+    struct spool_error error;
+};
+
+static void on_discarded(void *arg, int status, uint64_t letters, uint64_t bytes,
+                         const struct spool_error *error)
+{
+    struct discarded *d = arg;
+
+    (void)bytes;
+    d->status = status;
+    d->letters = letters;
+    d->error = *error;
+}
+
+static struct discarded discard(struct flow *f, const char *stream, bool dry)
+{
+    static const struct dead_filter all;
+    struct discarded d = {0};
+
+    assert_int_equal(pipeline_dead_discard(f->pipeline, stream, &all, dry, on_discarded, &d),
+                     SPOOL_OK);
+    flow_run(f);
+    return d;
+}
+
+static void test_letters_of_a_stream_that_is_gone_are_discarded(void **state)
+{
+    struct spool_dead letter = {.stream = "gone",
+                                .reason_name = "",
+                                .reason = "",
+                                .column = "",
+                                .record = "{\"id\":1}",
+                                .record_size = 8};
+    uint64_t letters = 0, bytes = 0;
+    struct discarded d;
+    struct flow f;
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, make_directory());
+    read_ten(&f, 250, true);
+    letter.origin = open_origin(f.spool, "kafka/gone/0");
+    check_ok(spool_dead_put(f.spool, &letter, 1, NULL, &the_error));
+    assert_int_equal(discard(&f, "gone", true).letters, 1);
+    d = discard(&f, "gone", false);
+    assert_int_equal(d.status, SPOOL_OK);
+    assert_int_equal(d.letters, 1);
+    check_ok(spool_dead_count(f.spool, "gone", &letters, &bytes, &the_error));
+    assert_int_equal(letters, 0);
+    assert_int_equal(letters_of(&f, &bytes), 4);
+    assert_int_equal(f.stream->dead_letters, 4);
+    d = discard(&f, "gone", false);
+    assert_int_equal(d.status, SPOOL_E_NOT_FOUND);
+    assert_string_equal(d.error.text, "there is no stream \"gone\", and no dead letter of one");
+    flow_remove(&f);
+}
+
 /* --- replay --------------------------------------------------------------------------------- */
 
 /* As the first chunk of a replay, until its letters are sorted out. */
@@ -487,6 +549,7 @@ int main(void)
         cmocka_unit_test(test_letters_of_several_runs),
         cmocka_unit_test(test_a_letter_beside_damaged_rows),
         cmocka_unit_test(test_letters_that_are_damaged_are_passed_over),
+        cmocka_unit_test(test_letters_of_a_stream_that_is_gone_are_discarded),
         cmocka_unit_test(test_letters_of_an_epoch_that_a_commit_ended),
         cmocka_unit_test(test_letters_of_a_log_that_is_over),
         cmocka_unit_test(test_a_letter_that_is_read_again_is_not_replayed),

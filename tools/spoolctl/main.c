@@ -76,7 +76,8 @@ const struct command commands[] = {
      1, 1, FILTER_OPTIONS, true, command_dead_replay},
     {"dead discard", "STREAM", "remove dead letters for good",
      "Without --yes it says how many letters would go, and exits 1. What is discarded can't be\n"
-     "had back from spoold; Kafka may still have it.\n",
+     "had back from spoold; Kafka may still have it. Those of a stream that the configuration\n"
+     "does not name go too.\n",
      1, 1, FILTER_OPTIONS | BIT(OPTION_YES), true, command_dead_discard},
     {"pause", "STREAM", "stop a stream's intake and its inserts", NULL, 1, 1, 0, true,
      command_steer},
