@@ -20,6 +20,8 @@ struct bury {
     struct hunt *hunt;
     struct part *parts; /* one row each */
     size_t count;
+    struct row_span *bad, *good; /* the same rows, and the others of the batch */
+    size_t good_count;
     uint64_t segment;
     struct spool_dead *letters;
     struct buf *records;
@@ -35,6 +37,8 @@ static void bury_free(struct bury *y)
     free(y->records);
     free(y->letters);
     free(y->parts);
+    free(y->bad);
+    free(y->good);
     free(y);
 }
 
@@ -132,27 +136,24 @@ static void bury_work(struct job *job)
         y->status = dead_put_all(y->hunt->stream, y->letters, y->count, &y->stored, &y->error);
 }
 
-/* Rows that are not bad, as spans; the bad ones too. */
-static int hunt_spans(const struct hunt *h, struct row_span **bad, struct row_span **good,
-                      size_t *good_count)
+/* Made before any row is a letter: then it is to be acknowledged, and no lack of memory may come between. */
+static int bury_spans(struct bury *y, const struct hunt *h)
 {
     uint64_t at = 0;
-    size_t n = 0;
 
-    *bad = calloc(h->bad_count + 1, sizeof(**bad));
-    *good = calloc(h->bad_count + 1, sizeof(**good));
-    if (!*bad || !*good)
+    y->bad = calloc(h->bad_count + 1, sizeof(*y->bad));
+    y->good = calloc(h->bad_count + 1, sizeof(*y->good));
+    if (!y->bad || !y->good)
         return SPOOL_E_NOMEM;
     for (size_t i = 0; i < h->bad_count; i++) {
         uint64_t row = h->bad[i].row;
-        (*bad)[i] = (struct row_span){row, 1};
+        y->bad[i] = (struct row_span){row, 1};
         if (row > at)
-            (*good)[n++] = (struct row_span){at, row - at};
+            y->good[y->good_count++] = (struct row_span){at, row - at};
         at = row + 1;
     }
     if (at < h->batch->rows)
-        (*good)[n++] = (struct row_span){at, h->batch->rows - at};
-    *good_count = n;
+        y->good[y->good_count++] = (struct row_span){at, h->batch->rows - at};
     return SPOOL_OK;
 }
 
@@ -170,9 +171,7 @@ static void bury_done(struct job *job)
     struct hunt *h = y->hunt;
     struct stream *s = h->stream;
     struct batch *b = h->batch;
-    struct row_span *bad = NULL, *good = NULL;
-    struct span_group group;
-    size_t good_count = 0;
+    struct span_group group = {.spans = y->good, .count = y->good_count};
 
     if (s->p->closing) { /* the next start finds the same rows, and these letters */
         bury_free(y);
@@ -193,7 +192,7 @@ static void bury_done(struct job *job)
         hunt_give_up(h, wait);
         return;
     }
-    dead_counted(s, y->stored.letters, y->stored.bytes, y->stored.grown_bytes);
+    dead_stored_done(s, &y->stored);
     if (!s->dead_waiting)
         stream_unhold(s, HOLD_DEAD_FULL);
     metrics_add(s->p->metrics, METRIC_DEAD_LETTERS, (double)h->bad_count, s->options->name,
@@ -208,22 +207,17 @@ static void bury_done(struct job *job)
         s->window_rows /= 2;
         s->window_bad /= 2;
     }
-    bury_free(y);
     b->busy = false;
     if (s->probe == b) {
         s->probe = NULL;
         stream_unhold(s, HOLD_ANSWER);
     }
-    if (hunt_spans(h, &bad, &good, &good_count) == SPOOL_OK) {
-        group = (struct span_group){.spans = good, .count = good_count};
-        b->retry_at_ms = 0;
-        b->lettered =
-            batch_replace(b, bad, h->bad_count, &group, good_count ? 1 : 0, NULL) != SPOOL_OK;
-        if (b->lettered)
-            batch_retry_later(b, 5000);
-    }
-    free(bad);
-    free(good);
+    b->retry_at_ms = 0;
+    b->lettered =
+        batch_replace(b, y->bad, h->bad_count, &group, y->good_count ? 1 : 0, NULL) != SPOOL_OK;
+    if (b->lettered)
+        batch_retry_later(b, BURY_RETRY_MS);
+    bury_free(y);
     hunt_drop_table(h);
     hunt_free(h);
     stream_advance(s);
@@ -232,13 +226,10 @@ static void bury_done(struct job *job)
 void hunt_bury(struct hunt *h)
 {
     struct bury *y = calloc(1, sizeof(*y));
-    struct row_span *spans = calloc(h->bad_count ? h->bad_count : 1, sizeof(*spans));
     struct lane *lane = &h->stream->p->dead_lane;
 
-    for (size_t i = 0; spans && i < h->bad_count; i++)
-        spans[i] = (struct row_span){h->bad[i].row, 1};
-    if (!y || !spans ||
-        batch_parts(h->batch, spans, h->bad_count, &y->parts, &y->count) != SPOOL_OK)
+    if (!y || bury_spans(y, h) != SPOOL_OK ||
+        batch_parts(h->batch, y->bad, h->bad_count, &y->parts, &y->count) != SPOOL_OK)
         goto nomem;
     y->letters = calloc(y->count, sizeof(*y->letters));
     y->records = calloc(y->count, sizeof(*y->records));
@@ -246,7 +237,6 @@ void hunt_bury(struct hunt *h)
         goto nomem;
     for (size_t i = 0; i < y->count; i++)
         buf_init(&y->records[i], LIMIT_BLOCK_BYTES * 2);
-    free(spans);
     y->hunt = h;
     y->segment = h->batch->segment_number;
     y->job.work = bury_work;
@@ -256,7 +246,6 @@ void hunt_bury(struct hunt *h)
     return;
 
 nomem:
-    free(spans);
     if (y)
         bury_free(y);
     pipeline_fatal(h->stream->p, "out of memory while storing dead letters");

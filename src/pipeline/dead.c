@@ -246,7 +246,22 @@ int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t coun
         return status;
     stored->put = count;
     stored->grown_bytes = dead_disk_bytes(letters, count);
-    return spool_dead_count(spool, s->options->name, &stored->letters, &stored->bytes, error);
+    dead_stored_count(s, stored);
+    return SPOOL_OK;
+}
+
+void dead_stored_count(struct stream *s, struct dead_stored *stored)
+{
+    stored->counted = spool_dead_count(s->p->spool, s->options->name, &stored->letters,
+                                       &stored->bytes, NULL) == SPOOL_OK;
+}
+
+void dead_stored_done(struct stream *s, const struct dead_stored *stored)
+{
+    if (stored->put && stored->counted)
+        dead_counted(s, stored->letters, stored->bytes, stored->grown_bytes);
+    else if (stored->put)
+        dead_counted(s, s->dead_letters + stored->put, s->dead_bytes, stored->grown_bytes);
 }
 
 void dead_counted(struct stream *s, uint64_t letters, uint64_t bytes, uint64_t grown_bytes)

@@ -268,6 +268,7 @@ struct dead_stored {
     size_t put;              /* so many of those given, from the first on */
     uint64_t letters, bytes; /* what the stream has now */
     uint64_t grown_bytes;    /* of the disk, at most, that dead.mdb did not have before */
+    bool counted;            /* by dead_stored_count: else what it has now is not known */
 };
 /* Pool, dead lane. As spool_dead_put, within the stream's bound: SPOOL_E_LIMIT where not all of them
    fit; and dead.mdb grows by room_bytes at most: SPOOL_E_FULL. */
@@ -287,6 +288,10 @@ int dead_clear(struct stream *s, const struct pending_block *first,
    drain without them, and rows some of which are letters already may be inserted after all. */
 int dead_put_all(struct stream *s, const struct spool_dead *letters, size_t count,
                  struct dead_stored *stored, struct spool_error *error);
+/* What the stream has, after letters were put: pool, dead lane; then on the loop. They stand also where
+   they can't be counted, and then count as more than before: a batch may have to remove them. */
+void dead_stored_count(struct stream *s, struct dead_stored *stored);
+void dead_stored_done(struct stream *s, const struct dead_stored *stored);
 /* What letters may take of the disk, at most. */
 uint64_t dead_disk_bytes(const struct spool_dead *letters, size_t count);
 /* What the stream has in dead.mdb, after a job changed it, which may have taken grown_bytes of the disk. */

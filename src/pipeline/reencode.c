@@ -53,10 +53,8 @@ struct trial {
     size_t bad_count, good_count, bad_cap, good_cap;
     uint64_t rows, bad_rows, raw_bytes;
     uint64_t bad_by_code[REFUSAL_SERVER + 1];
-    bool put; /* some became letters; of the stream, afterwards: */
-    uint64_t letters, letter_bytes;
-    uint64_t letter_disk_bytes; /* those put by this trial may take */
-    char first[512];            /* the first refusal, in words */
+    struct dead_stored stored; /* those that became letters */
+    char first[512];           /* the first refusal, in words */
     int status;
     struct spool_error error;
 };
@@ -114,8 +112,8 @@ static int letters_commit(struct trial *t)
         status = spool_dead_put_all(t->job.pipeline->spool, letters, n,
                                     t->stream->options->dead_letters_max_bytes, &added, &t->error);
         if (status == SPOOL_OK) {
-            t->put = true;
-            t->letter_disk_bytes += dead_disk_bytes(letters, n);
+            t->stored.put += n;
+            t->stored.grown_bytes += dead_disk_bytes(letters, n);
         }
     }
     t->refused_count = 0;
@@ -264,9 +262,8 @@ static void trial_work(struct job *job)
     spool_reader_close(reader);
     if (t->status == SPOOL_OK && t->refused_count)
         t->status = letters_commit(t);
-    if (t->put && spool_dead_count(job->pipeline->spool, t->stream->options->name, &t->letters,
-                                   &t->letter_bytes, NULL) != SPOOL_OK)
-        t->put = false;
+    if (t->stored.put)
+        dead_stored_count(t->stream, &t->stored);
     if (!t->error.text[0])
         spool_error_set(&t->error, t->status, "%s", spool_strerror(t->status));
 }
@@ -361,8 +358,7 @@ static void trial_done(struct job *job)
         trial_free(t);
         return;
     }
-    if (t->put)
-        dead_counted(s, t->letters, t->letter_bytes, t->letter_disk_bytes);
+    dead_stored_done(s, &t->stored);
     if (t->status != SPOOL_OK) {
         b->lettered = true;
         trial_failed(t);

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <lmdb.h>
 
+#include "pipeline/hunt_int.h"
 #include "pipeline_rig.h"
 
 #define ROWS 100 /* offsets 0 to 99 */
@@ -28,6 +29,19 @@ int mdb_get(MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data)
     (void)mdb_env_get_path(mdb_txn_env(txn), &path);
     return begins_with(key, unread) && strstr(path, unread_in) ? unread_code
                                                                : real(txn, dbi, key, data);
+}
+
+static const char *unreadable; /* a file that no reader can look into; NULL: none */
+
+int mdb_txn_begin(MDB_env *env, MDB_txn *parent, unsigned flags, MDB_txn **txn)
+{
+    __typeof__(&mdb_txn_begin) real = (__typeof__(real))dlsym(RTLD_NEXT, "mdb_txn_begin");
+    const char *path = "";
+
+    (void)mdb_env_get_path(env, &path);
+    if (flags & MDB_RDONLY && unreadable && strstr(path, unreadable))
+        return MDB_READERS_FULL;
+    return real(env, parent, flags, txn);
 }
 
 static const char *unwritten;   /* what begins so is not written; NULL: all is */
@@ -144,8 +158,9 @@ static int all_is_well(void **state)
 {
     (void)state;
     reads_again();
-    unwritten = NULL;
+    unwritten = unreadable = NULL;
     flow_marks = flow_may_die = false;
+    flow_type = "UInt64";
     flow_death[0] = 0;
     return 0;
 }
@@ -592,6 +607,107 @@ static void test_how_many_letters_there_are(void **state)
     flow_remove(&f);
 }
 
+/* --- letters that can't be counted ---------------------------------------------------------- */
+
+/* A batch of rows from first on, as a restart finds it; its table's column is of type_now since. */
+static struct batch *sealed(struct flow *f, int64_t first, const char *type_now)
+{
+    struct spool_range range = {.rows = ROWS};
+    struct spool_seal seal = {.batch = 1,
+                              .segment = 1,
+                              .ranges = &range,
+                              .range_count = 1,
+                              .token = "token",
+                              .attributes = "4\n1\nhttp://127.0.0.1:1\n\n\na=1\n",
+                              .sealed_ms = 1,
+                              .rows = ROWS};
+    struct spool_change change = {.kind = SPOOL_CHANGE_SEAL, .batch = 1, .seal = &seal};
+    struct kafka_partition *p;
+    char *path;
+
+    flow_open(f, make_directory());
+    p = flow_partition(f, 0);
+    assert_non_null(flow_assign(f, p, nothing));
+    flow_take(f, p, first, ROWS, false);
+    flow_run(f);
+    change.stream = seal.stream = f->stream->id;
+    seal.attributes_size = strlen(seal.attributes);
+    range.sequence = f->stream->segments_first->first->ref.sequence;
+    check_ok(spool_commit(f->spool, &change, 1, &the_error));
+    path = flow_leave(f);
+    flow_type = type_now;
+    flow_open(f, path);
+    assert_non_null(f->stream->batches);
+    f->stream->batches->lettered = f->stream->batches->maybe_stored = false;
+    return f->stream->batches;
+}
+
+static uint64_t letters_of(struct flow *f)
+{
+    uint64_t letters = 0, bytes = 0;
+
+    check_ok(spool_dead_count(f->spool, "s", &letters, &bytes, &the_error));
+    return letters;
+}
+
+/* The server refused the first row. */
+static void bury_first(struct flow *f, struct batch *b)
+{
+    struct hunt *h = calloc(1, sizeof(*h));
+
+    assert_non_null(h);
+    h->batch = b;
+    h->stream = f->stream;
+    snprintf(h->reason, sizeof(h->reason), "refused");
+    h->only = (struct bad_row){0, 6, h->reason};
+    h->bad = &h->only;
+    h->bad_count = 1;
+    b->busy = true;
+    hunt_bury(h);
+    flow_run(f);
+}
+
+/* A row is a letter, and goes to the table no more. */
+static void test_a_letter_that_is_not_counted(void **state)
+{
+    struct batch *b;
+    struct flow f;
+
+    (void)state;
+    b = sealed(&f, 0, "UInt64");
+    unreadable = "dead.mdb";
+    bury_first(&f, b);
+    unreadable = NULL;
+    assert_int_equal(letters_of(&f), 1);
+    assert_int_equal(stream_spooled_rows(f.stream), ROWS - 1);
+    assert_int_equal(f.stream->dead_letters, 1);
+    flow_remove(&f);
+}
+
+/* Some rows are letters, and others found no room: those letters go before the rows are tried again. */
+static void test_letters_that_are_not_counted(void **state)
+{
+    struct batch *b;
+    struct flow f;
+
+    (void)state;
+    b = sealed(&f, 256, "UInt8");
+    f.stream_options.dead_letters_max_bytes = 64 * 150;
+    unreadable = "dead.mdb";
+    reencode_start(b, 0);
+    flow_run(&f);
+    unreadable = NULL;
+    assert_int_equal(letters_of(&f), 64);
+    assert_int_equal(stream_spooled_rows(f.stream), ROWS);
+    assert_true(b->lettered);
+    assert_true(f.stream->dead_letters > 0);
+    unbury_start(b);
+    flow_run(&f);
+    assert_int_equal(letters_of(&f), 0);
+    assert_int_equal(f.stream->dead_letters, 0);
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -613,6 +729,8 @@ int main(void)
         cmocka_unit_test_teardown(test_a_table, all_is_well),
         cmocka_unit_test_teardown(test_a_hole, all_is_well),
         cmocka_unit_test_teardown(test_how_many_letters_there_are, all_is_well),
+        cmocka_unit_test_teardown(test_a_letter_that_is_not_counted, all_is_well),
+        cmocka_unit_test_teardown(test_letters_that_are_not_counted, all_is_well),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
