@@ -127,6 +127,15 @@ static void flow_close(struct flow *f)
     spool_close(f->spool);
 }
 
+/* Killed, and started again on the same spool. */
+static UNUSED void flow_reopen(struct flow *f)
+{
+    char *path = f->path;
+
+    flow_close(f);
+    flow_open(f, path);
+}
+
 static UNUSED void flow_remove(struct flow *f)
 {
     flow_close(f);
@@ -156,13 +165,20 @@ static UNUSED const char *flow_metadata(struct flow *f, uint32_t epoch)
     return text;
 }
 
-/* Its origin, by what the group has committed; the partition is started where p->start says. */
-static UNUSED struct origin *flow_assign(struct flow *f, struct kafka_partition *p,
-                                         struct kafka_committed committed)
+/* It is asked where the partition begins; that is known after flow_run. */
+static UNUSED void flow_assign_begin(struct flow *f, struct kafka_partition *p,
+                                     struct kafka_committed committed)
 {
     if (!committed.metadata)
         committed.metadata = "";
     f->source->callbacks.assigned(f->source->arg, p, &committed, &p->user);
+}
+
+/* Its origin, by what the group has committed; the partition is started where p->start says. */
+static UNUSED struct origin *flow_assign(struct flow *f, struct kafka_partition *p,
+                                         struct kafka_committed committed)
+{
+    flow_assign_begin(f, p, committed);
     flow_run(f);
     return p->user;
 }
@@ -219,6 +235,14 @@ static UNUSED void flow_take(struct flow *f, struct kafka_partition *p, int64_t 
     f->source->held_bytes += run->base.bytes;
     f->source->out_messages += count;
     f->source->callbacks.run(f->source->arg, p, &run->base);
+}
+
+/* ... and what becomes of them is done: they are on disk, if nothing hinders that. */
+static UNUSED void flow_read(struct flow *f, struct kafka_partition *p, int64_t first,
+                             uint32_t count)
+{
+    flow_take(f, p, first, count, false);
+    flow_run(f);
 }
 
 /* The group takes the partition away, at once; it may be given again. */

@@ -1,40 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where a partition begins, and what becomes of the rows that are held of it. */
-#include "pipeline_rig.h"
-
-#define ROWS 100 /* offsets 0 to 99 */
-
-static const struct kafka_committed nothing = {.offset = -1, .low = 0, .high = 1000};
-
-static struct kafka_committed by_another(int64_t offset)
-{
-    return (struct kafka_committed){.offset = offset, .metadata = "", .low = 0, .high = 1000};
-}
-
-static struct kafka_committed by_us(struct flow *f, int64_t offset, uint32_t epoch)
-{
-    return (struct kafka_committed){
-        .offset = offset, .metadata = flow_metadata(f, epoch), .low = 0, .high = 1000};
-}
-
-/* One whose records 0 to 99 were taken, in its first epoch. */
-static struct kafka_partition *taken(struct flow *f)
-{
-    struct kafka_partition *p = flow_partition(f, 0);
-
-    assert_non_null(flow_assign(f, p, nothing));
-    assert_int_equal(p->start, KAFKA_OFFSET_POLICY);
-    flow_take(f, p, 0, ROWS, false);
-    flow_run(f);
-    return p;
-}
-
-/* It went, and is back. */
-static struct kafka_partition *back(struct flow *f, struct kafka_partition *p)
-{
-    flow_revoke(f, p);
-    return flow_partition(f, 0);
-}
+#include "assign_rig.h"
 
 static bool may_be_sent(const struct flow *f)
 {
@@ -55,7 +21,6 @@ static void begins(struct kafka_committed (*committed)(struct flow *f), struct e
     struct origin *o;
     struct flow f;
 
-    flow_open(&f, make_directory());
     p = back(&f, taken(&f));
     o = flow_assign(&f, p, committed(&f));
     assert_non_null(o);
@@ -120,7 +85,7 @@ static struct kafka_partition *undurable(struct flow *f)
 
     flow_open(f, make_directory());
     flow_hold_appends(f, true);
-    p = taken(f);
+    p = take_rows(f);
     assert_int_equal(stream_spooled_rows(f->stream), 0);
     return back(f, p);
 }
@@ -186,7 +151,6 @@ static void test_back_before_it_is_durable_and_the_log_is_another(void **state)
    partition begins. */
 static void test_given_back_while_it_is_assigned(void **state)
 {
-    struct kafka_committed committed = nothing;
     struct kafka_partition *p;
     struct flow f;
 
@@ -197,8 +161,7 @@ static void test_given_back_while_it_is_assigned(void **state)
     f.stream->holds[HOLD_BAD_RECORD] = true; /* of another partition */
     flow_take(&f, p, 0, ROWS, false);
     p = back(&f, p);
-    committed.metadata = "";
-    f.source->callbacks.assigned(f.source->arg, p, &committed, &p->user);
+    flow_assign_begin(&f, p, nothing);
     intake_release_runs(f.stream, true);
     flow_run(&f);
     assert_int_equal(p->start, KAFKA_OFFSET_POLICY);
@@ -215,32 +178,27 @@ static void test_gone_again_after_another_committed(void **state)
     struct flow f;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = back(&f, taken(&f));
-    f.source->callbacks.assigned(f.source->arg, p, &committed, &p->user);
+    flow_assign_begin(&f, p, committed);
     p = back(&f, p);
     flow_run(&f);
     assert_int_equal(stream_spooled_rows(f.stream), 0);
-    assert_int_equal(((struct origin *)flow_assign(&f, p, committed))->epoch, 2);
+    assert_int_equal(flow_assign(&f, p, committed)->epoch, 2);
     assert_false(may_be_sent(&f));
     flow_remove(&f);
 }
 
 static void test_gone_again_after_the_log_was_made_anew(void **state)
 {
-    struct kafka_committed committed;
     struct kafka_partition *p;
     struct origin *old;
     struct flow f;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = taken(&f);
     old = p->user;
     p = back(&f, p);
-    committed = none_of_a_shorter_log(&f);
-    committed.metadata = "";
-    f.source->callbacks.assigned(f.source->arg, p, &committed, &p->user);
+    flow_assign_begin(&f, p, none_of_a_shorter_log(&f));
     flow_revoke(&f, p);
     flow_run(&f);
     assert_true(old->superseded); /* so it is not asked for by offsets that the next log has too */
@@ -254,18 +212,13 @@ static void test_killed_as_a_new_epoch_begins(void **state)
     struct kafka_committed committed = by_another(50);
     struct kafka_partition *p;
     struct flow f;
-    char *path;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = back(&f, taken(&f));
-    f.source->callbacks.assigned(f.source->arg, p, &committed, &p->user);
-    path = f.path;
-    flow_close(&f); /* the job ends, and nobody acts on it */
-    flow_open(&f, path);
+    flow_assign_begin(&f, p, committed);
+    flow_reopen(&f); /* the job ends, and nobody acts on it */
     assert_int_equal(stream_spooled_rows(f.stream), 0);
-    assert_int_equal(((struct origin *)flow_assign(&f, flow_partition(&f, 0), committed))->epoch,
-                     2);
+    assert_int_equal(flow_assign(&f, flow_partition(&f, 0), committed)->epoch, 2);
     assert_false(may_be_sent(&f));
     flow_remove(&f);
 }
@@ -275,15 +228,11 @@ static void test_rows_of_a_former_log_wait_for_nothing(void **state)
 {
     struct kafka_partition *p;
     struct flow f;
-    char *path;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = back(&f, taken(&f));
-    assert_int_equal(((struct origin *)flow_assign(&f, p, none_of_a_shorter_log(&f)))->epoch, 2);
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path);
+    assert_int_equal(flow_assign(&f, p, none_of_a_shorter_log(&f))->epoch, 2);
+    flow_reopen(&f);
     assert_int_equal(f.stream->eligible_rows, ROWS);
     flow_remove(&f);
 }
@@ -295,19 +244,15 @@ static void test_rows_that_may_be_in_still_may_after_a_restart(void **state)
     struct kafka_partition *p;
     struct origin *old;
     struct flow f;
-    char *path;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = taken(&f);
     old = p->user;
     p = back(&f, p);
     assert_false(old->first->suspect);
-    assert_int_equal(((struct origin *)flow_assign(&f, p, ours_of_a_later_log(&f)))->epoch, 3);
+    assert_int_equal(flow_assign(&f, p, ours_of_a_later_log(&f))->epoch, 3);
     assert_true(old->first->suspect);
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path);
+    flow_reopen(&f);
     assert_non_null(f.stream->origins->first);
     assert_true(f.stream->origins->first->suspect);
     flow_remove(&f);
@@ -324,7 +269,6 @@ static void test_a_refused_commit_is_made_again(void **state)
     struct flow f;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = taken(&f);
     o = p->user;
     o->front = 60;
@@ -360,7 +304,6 @@ static void test_a_commit_in_flight_as_a_new_epoch_begins(void **state)
     struct flow f;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = taken(&f);
     old = p->user;
     old->front = 60;
@@ -396,7 +339,6 @@ static void test_a_commit_goes_with_its_partition(void **state)
     struct flow f;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = taken(&f);
     o = p->user;
     o->front = 60;
@@ -415,272 +357,6 @@ static void test_a_commit_goes_with_its_partition(void **state)
     flow_remove(&f);
 }
 
-/* --- which rows a table can be asked for ---------------------------------------------------- */
-
-static struct kafka_committed by_another_spoold(int64_t offset)
-{
-    return (struct kafka_committed){.offset = offset,
-                                    .metadata = "spoold 00000000-0000-0000-0000-000000000000 7 0",
-                                    .low = 0,
-                                    .high = 1000};
-}
-
-/* The partition is back after somebody else committed, and a mark of before is looked for. */
-static struct origin *looked_for(struct flow *f, struct kafka_partition **p,
-                                 struct kafka_committed committed)
-{
-    struct origin *o;
-
-    flow_marks = true;
-    flow_open(f, make_directory());
-    *p = back(f, taken(f));
-    o = flow_assign(f, *p, committed);
-    assert_int_equal(o->epoch, 2);
-    assert_true((*p)->tracing);
-    assert_int_equal((*p)->start, ROWS);
-    assert_false(origin_tells_apart(o, INT64_MAX - 1));
-    return o;
-}
-
-static void goes_on_at(const struct kafka_partition *p, int64_t offset)
-{
-    assert_false(p->tracing);
-    assert_int_equal(p->start, offset);
-}
-
-static void found(struct flow *f, struct kafka_partition *p)
-{
-    f->source->callbacks.traced(f->source->arg, p, ROWS);
-    flow_run(f);
-}
-
-static void not_found(struct flow *f, struct kafka_partition *p)
-{
-    while (p->tracing)
-        f->source->callbacks.new_log(f->source->arg, p, p->start);
-    flow_run(f);
-}
-
-static void test_the_log_another_spoold_read_is_the_same(void **state)
-{
-    struct kafka_partition *p;
-    struct origin *o;
-    struct flow f;
-    char *path;
-
-    (void)state;
-    o = looked_for(&f, &p, by_another_spoold(50));
-    found(&f, p);
-    goes_on_at(p, 50);
-    assert_int_equal(o->told_from, 0);
-    flow_take(&f, p, 50, ROWS, false);
-    flow_run(&f);
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path); /* its rows are of an origin that is not assigned yet */
-    assert_int_equal(f.stream->segments_first->first->origin->told_from, 0);
-    p = flow_partition(&f, 0);
-    o = flow_assign(&f, p, by_us(&f, 60, 2));
-    assert_int_equal(o->told_from, 0);
-    p = back(&f, p); /* and once more */
-    o = flow_assign(&f, p, by_another_spoold(500));
-    assert_int_equal(o->epoch, 3);
-    f.source->callbacks.traced(f.source->arg, p, 50 + ROWS);
-    flow_run(&f);
-    goes_on_at(p, 500);
-    assert_int_equal(o->told_from, 0);
-    flow_remove(&f);
-}
-
-/* All that is behind the end of the log is new; what lies before it comes again since that was asked for. */
-static void test_an_operator_set_the_offset(void **state)
-{
-    struct kafka_partition *p;
-    struct origin *o;
-    struct flow f;
-
-    (void)state;
-    o = looked_for(&f, &p, by_another(50));
-    found(&f, p);
-    goes_on_at(p, 50);
-    assert_int_equal(o->told_from, 1000);
-    flow_take(&f, p, 50, ROWS, false);
-    flow_run(&f);
-    p = back(&f, p);
-    o = flow_assign(&f, p, by_another_spoold(500));
-    f.source->callbacks.traced(f.source->arg, p, 50 + ROWS);
-    flow_run(&f);
-    assert_int_equal(o->told_from, 1000);
-    flow_remove(&f);
-}
-
-static void test_the_log_another_spoold_read_is_another(void **state)
-{
-    struct kafka_partition *p;
-    struct origin *o;
-    struct flow f;
-
-    (void)state;
-    o = looked_for(&f, &p, by_another_spoold(50));
-    not_found(&f, p);
-    goes_on_at(p, 50);
-    assert_int_equal(o->told_from, INT64_MAX);
-    flow_take(&f, p, 50, ROWS, false);
-    flow_run(&f);
-    p = back(&f, p);
-    o = flow_assign(&f, p, by_another_spoold(500)); /* nothing is known of the logs before */
-    goes_on_at(p, 500);
-    assert_int_equal(o->told_from, INT64_MAX);
-    flow_remove(&f);
-}
-
-/* A broker lost its last writes: up to a mark of before it is the same log, and others follow. */
-static void test_the_log_another_spoold_read_was_cut(void **state)
-{
-    struct kafka_partition *p;
-    struct origin *o;
-    struct flow f;
-
-    (void)state;
-    flow_marks = true;
-    flow_open(&f, make_directory());
-    p = taken(&f);
-    for (int64_t at = ROWS; at < 10 * ROWS; at += ROWS) {
-        flow_take(&f, p, at, ROWS, false);
-        flow_run(&f);
-    }
-    p = back(&f, p);
-    o = flow_assign(&f, p, by_another_spoold(5 * ROWS));
-    assert_true(p->tracing);
-    assert_int_equal(p->start, 10 * ROWS);
-    f.source->callbacks.new_log(f.source->arg, p, p->start);
-    if (p->tracing)
-        f.source->callbacks.traced(f.source->arg, p, p->start);
-    flow_run(&f);
-    goes_on_at(p, 5 * ROWS);
-    assert_int_equal(o->told_from, INT64_MAX);
-    flow_remove(&f);
-}
-
-/* What was found the first time is not on disk before it was looked for again, and not found. */
-static void test_what_is_found_of_the_log_is_noted_in_order(void **state)
-{
-    struct kafka_partition *p;
-    struct origin *o;
-    struct flow f;
-    char *path;
-
-    (void)state;
-    (void)looked_for(&f, &p, by_another_spoold(50));
-    f.pipeline->meta_retry_at_ms = UINT64_MAX; /* as for room on a full disk */
-    found(&f, p);
-    p = back(&f, p);
-    assert_null(flow_assign(&f, p, by_another_spoold(50))); /* nothing is read before that is */
-    assert_false(p->tracing);
-    f.pipeline->meta_retry_at_ms = 0;
-    meta_advance(f.pipeline);
-    flow_run(&f);
-    o = p->user;
-    not_found(&f, p);
-    assert_int_equal(o->told_from, INT64_MAX);
-    flow_take(&f, p, 50, ROWS, false);
-    flow_run(&f);
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path);
-    for (o = f.stream->origins; o->epoch != 2; o = o->next)
-        continue;
-    assert_int_equal(o->told_from, INT64_MAX);
-    flow_remove(&f);
-}
-
-static struct kafka_committed by_one_that_saw_a_cut(int64_t offset)
-{
-    struct kafka_committed committed = by_another_spoold(offset);
-
-    committed.metadata = "spoold 00000000-0000-0000-0000-000000000000 7 9223372036854775807";
-    return committed;
-}
-
-/* It read on behind what was taken here, and another log followed; or it was set back. */
-static void test_another_spoold_says_what_it_could_be_told(void **state)
-{
-    struct kafka_committed committed = by_another_spoold(50);
-    struct kafka_partition *p;
-    struct origin *o;
-    struct flow f;
-    char *path;
-
-    (void)state;
-    flow_marks = true;
-    flow_open(&f, make_directory());
-    p = back(&f, taken(&f));
-    o = flow_assign(&f, p, by_one_that_saw_a_cut(50));
-    assert_int_equal(o->epoch, 2);
-    goes_on_at(p, 50);
-    assert_int_equal(o->told_from, INT64_MAX);
-    flow_remove(&f);
-
-    committed.metadata = "spoold 00000000-0000-0000-0000-000000000000 7 400";
-    o = looked_for(&f, &p, committed);
-    found(&f, p);
-    assert_int_equal(o->told_from, 400);
-    flow_remove(&f);
-
-    flow_open(&f, make_directory()); /* nothing was taken here yet */
-    p = flow_partition(&f, 0);
-    o = flow_assign(&f, p, committed);
-    assert_int_equal(o->epoch, 1);
-    assert_int_equal(o->told_from, 400);
-    p = back(&f, p);
-    o = flow_assign(&f, p, by_one_that_saw_a_cut(50));
-    assert_int_equal(o->epoch, 1);
-    assert_int_equal(o->told_from, INT64_MAX);
-    flow_take(&f, p, 50, ROWS, false);
-    flow_run(&f);
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path);
-    assert_int_equal(f.stream->segments_first->first->origin->told_from, INT64_MAX);
-    o = flow_assign(&f, flow_partition(&f, 0), by_us(&f, 60, 1));
-    assert_int_equal(o->told_from, INT64_MAX);
-    flow_remove(&f);
-}
-
-/* The partition goes before that is known, or before anything of the epoch is held, and is back. */
-static void test_the_log_is_looked_at_whenever_another_had_it(void **state)
-{
-    struct kafka_partition *p;
-    struct origin *o;
-    struct flow f;
-    char *path;
-
-    (void)state;
-    (void)looked_for(&f, &p, by_another_spoold(50));
-    for (int i = 0; i < 2; i++) {
-        p = back(&f, p);
-        o = flow_assign(&f, p, by_another_spoold(60 + i));
-        assert_int_equal(o->epoch, 2);
-        assert_true(p->tracing);
-        assert_int_equal(o->told_from, INT64_MAX);
-        found(&f, p);
-        goes_on_at(p, 60 + i);
-        assert_int_equal(o->told_from, 0);
-    }
-    p = back(&f, p);
-    o = flow_assign(&f, p, by_another_spoold(70));
-    not_found(&f, p);
-    flow_take(&f, p, 70, ROWS, false);
-    flow_run(&f);
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path);
-    o = flow_assign(&f, flow_partition(&f, 0), by_us(&f, 70, 2));
-    assert_int_equal(o->epoch, 2);
-    assert_int_equal(o->told_from, INT64_MAX);
-    flow_remove(&f);
-}
-
 /* --- holes ---------------------------------------------------------------------------------- */
 
 /* The segment that had what is damaged is lost as a whole, and all there was behind it too. */
@@ -692,26 +368,20 @@ static void test_a_hole_above_all_that_is_held(void **state)
     struct origin *o;
     struct flow f;
     char key[64];
-    char *path;
 
     (void)state;
-    flow_open(&f, make_directory());
     o = taken(&f)->user;
     snprintf(key, sizeof(key), "hole/%u/%u/9/9/50", f.stream->id, o->id);
     change.key = key;
     check_ok(spool_commit(f.spool, &change, 1, &the_error));
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path);
+    flow_reopen(&f);
     p = flow_partition(&f, 0);
     o = flow_assign(&f, p, by_us(&f, 10, 1));
     assert_int_equal(p->start, 50);
-    flow_take(&f, p, 50, ROWS, false);
-    flow_run(&f);
+    flow_read(&f, p, 50, ROWS);
     assert_int_equal(o->high, ROWS - 1);
     assert_int_equal(p->start, ROWS);
-    flow_take(&f, p, ROWS, ROWS, false);
-    flow_run(&f);
+    flow_read(&f, p, ROWS, ROWS);
     assert_int_equal(o->high, 2 * ROWS - 1);
     assert_int_equal(o->taken, 2 * ROWS - 1);
     flow_remove(&f);
@@ -732,18 +402,15 @@ static void test_a_member_that_ends_while_it_loses_partitions_comes_back_as_anot
 {
     struct kafka_partition *p;
     struct flow f;
-    char *path;
 
     (void)state;
     flow_open(&f, make_directory());
     is_named(&f, "");
-    p = taken(&f);
+    p = take_rows(&f);
     f.source->callbacks.rebalanced(f.source->arg);
     f.source->callbacks.revoking(f.source->arg, &p, 1, false, 1000);
     flow_run(&f);
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path);
+    flow_reopen(&f);
     is_named(&f, "-1");
     p = flow_partition(&f, 0);
     assert_non_null(flow_assign(&f, p, nothing));
@@ -751,8 +418,7 @@ static void test_a_member_that_ends_while_it_loses_partitions_comes_back_as_anot
     flow_run(&f);
     f.source->callbacks.rebalanced(f.source->arg); /* it has joined again */
     flow_run(&f);
-    flow_close(&f);
-    flow_open(&f, path);
+    flow_reopen(&f);
     is_named(&f, "-1");
     flow_remove(&f);
 }
@@ -770,13 +436,10 @@ static void test_others_commit_past_what_is_left(void **state)
 {
     struct kafka_partition *p;
     struct flow f;
-    char *path;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = taken(&f);
-    flow_take(&f, p, ROWS, ROWS, false);
-    flow_run(&f);
+    flow_read(&f, p, ROWS, ROWS);
     told(&f, 2 * ROWS, ""); /* it is ours: where it began is decided */
     assert_int_equal(stream_spooled_rows(f.stream), 2 * ROWS);
     flow_revoke(&f, p);
@@ -785,9 +448,7 @@ static void test_others_commit_past_what_is_left(void **state)
     assert_int_equal(stream_spooled_rows(f.stream), 2 * ROWS);
     told(&f, ROWS, "");
     assert_int_equal(stream_spooled_rows(f.stream), ROWS);
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path);
+    flow_reopen(&f);
     assert_int_equal(stream_spooled_rows(f.stream), ROWS);
     told(&f, 2 * ROWS + 10, "");
     assert_int_equal(stream_spooled_rows(f.stream), 0);
@@ -799,10 +460,8 @@ static void passed_in_part(struct flow *f)
 {
     struct kafka_partition *p;
 
-    flow_open(f, make_directory());
     p = taken(f);
-    flow_take(f, p, ROWS, ROWS, false);
-    flow_run(f);
+    flow_read(f, p, ROWS, ROWS);
     flow_revoke(f, p);
     told(f, 2 * ROWS - 1, "");
     assert_int_equal(stream_spooled_rows(f->stream), ROWS);
@@ -830,16 +489,13 @@ static void test_a_log_that_others_passed_a_part_of_is_followed(void **state)
 {
     struct origin *o;
     struct flow f;
-    char *path;
 
     (void)state;
     passed_in_part(&f);
     o = flow_assign(&f, flow_partition(&f, 0), none_of_a_shorter_log(&f));
     assert_int_equal(o->epoch, 2);
     assert_int_equal(f.stream->eligible_rows, ROWS);
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path);
+    flow_reopen(&f);
     assert_int_equal(f.stream->eligible_rows, ROWS);
     assert_true(f.stream->origins->superseded);
     flow_remove(&f);
@@ -856,13 +512,11 @@ static void test_others_pass_a_part_as_the_partition_comes_back(void **state)
     struct flow f;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = taken(&f);
     id = ((struct origin *)p->user)->id;
-    flow_take(&f, p, ROWS, ROWS, false);
-    flow_run(&f);
+    flow_read(&f, p, ROWS, ROWS);
     p = back(&f, p);
-    f.source->callbacks.assigned(f.source->arg, p, &beyond, &p->user);
+    flow_assign_begin(&f, p, beyond);
     told(&f, ROWS, "");
     assert_int_equal(((struct origin *)p->user)->epoch, 2);
     assert_int_equal(stream_spooled_rows(f.stream), 0);
@@ -878,20 +532,12 @@ static void test_what_is_left_of_a_former_log_is_not_passed(void **state)
     struct flow f;
 
     (void)state;
-    flow_open(&f, make_directory());
     p = back(&f, taken(&f));
     (void)flow_assign(&f, p, none_of_a_shorter_log(&f));
     flow_revoke(&f, p);
     told(&f, 10 * ROWS, "");
     assert_int_equal(f.stream->eligible_rows, ROWS);
     flow_remove(&f);
-}
-
-static int without_marks(void **state)
-{
-    (void)state;
-    flow_marks = false;
-    return 0;
 }
 
 int main(void)
@@ -910,13 +556,6 @@ int main(void)
         cmocka_unit_test(test_a_refused_commit_is_made_again),
         cmocka_unit_test(test_a_commit_in_flight_as_a_new_epoch_begins),
         cmocka_unit_test(test_a_commit_goes_with_its_partition),
-        cmocka_unit_test_teardown(test_the_log_another_spoold_read_is_the_same, without_marks),
-        cmocka_unit_test_teardown(test_an_operator_set_the_offset, without_marks),
-        cmocka_unit_test_teardown(test_the_log_another_spoold_read_is_another, without_marks),
-        cmocka_unit_test_teardown(test_another_spoold_says_what_it_could_be_told, without_marks),
-        cmocka_unit_test_teardown(test_the_log_another_spoold_read_was_cut, without_marks),
-        cmocka_unit_test_teardown(test_what_is_found_of_the_log_is_noted_in_order, without_marks),
-        cmocka_unit_test_teardown(test_the_log_is_looked_at_whenever_another_had_it, without_marks),
         cmocka_unit_test(test_a_hole_above_all_that_is_held),
         cmocka_unit_test(test_a_member_that_ends_while_it_loses_partitions_comes_back_as_another),
         cmocka_unit_test(test_others_commit_past_what_is_left),

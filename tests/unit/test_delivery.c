@@ -54,10 +54,9 @@ static struct batch *checked(struct flow *f, bool maybe_stored)
                               .sealed_ms = 1,
                               .rows = ROWS};
     struct spool_change change = {.kind = SPOOL_CHANGE_SEAL, .batch = 1, .seal = &seal};
-    char *path = make_directory();
     struct batch *b;
 
-    flow_open(f, path);
+    flow_open(f, make_directory());
     p = flow_partition(f, 0);
     assert_non_null(flow_assign(f, p, nothing));
     flow_take(f, p, 0, ROWS, false);
@@ -66,8 +65,7 @@ static struct batch *checked(struct flow *f, bool maybe_stored)
     seal.attributes_size = strlen(seal.attributes);
     range = (struct spool_range){f->stream->segments_first->first->ref.sequence, 0, ROWS};
     check_ok(spool_commit(f->spool, &change, 1, &the_error));
-    flow_close(f);
-    flow_open(f, path);
+    flow_reopen(f);
     b = f->stream->batches;
     assert_non_null(b);
     f->source->assigned_once = true;

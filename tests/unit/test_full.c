@@ -127,18 +127,16 @@ static void test_a_schema_waits_for_a_descriptor(void **state)
     struct kafka_partition *p;
     struct rlimit before, none;
     struct flow f;
-    char *path = make_directory();
 
     (void)state;
     flow_type = "UInt8";
-    flow_open(&f, path);
+    flow_open(&f, make_directory());
     p = flow_partition(&f, 0);
     (void)flow_assign(&f, p, (struct kafka_committed){.offset = -1, .low = 0, .high = 1000});
     flow_take(&f, p, 0, 10, false);
     flow_run(&f);
-    flow_close(&f);
     flow_type = "UInt64";
-    flow_open(&f, path);
+    flow_reopen(&f);
     p = flow_partition(&f, 0);
     (void)flow_assign(&f, p, (struct kafka_committed){.offset = -1, .low = 0, .high = 1000});
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);

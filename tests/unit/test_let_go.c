@@ -18,10 +18,7 @@ static const struct kafka_committed nothing = {.offset = -1, .low = 0, .high = 1
 
 static void reopen(struct kept *k)
 {
-    char *path = k->f.path;
-
-    flow_close(&k->f);
-    flow_open(&k->f, path);
+    flow_reopen(&k->f);
     k->f.source->assigned_once = true;
     k->batch = k->f.stream->batches;
 }
@@ -274,7 +271,6 @@ static void settle(struct flow *f)
 static void test_a_sign_of_life_is_looked_for_once_a_second(void **state)
 {
     struct flow f;
-    char *path;
 
     (void)state;
     flow_open(&f, make_directory());
@@ -283,14 +279,11 @@ static void test_a_sign_of_life_is_looked_for_once_a_second(void **state)
     assert_true(f.pipeline->alive_due_ms > 0);
     f.pipeline->alive_due_ms += 60000; /* however long this takes */
     kafka_in_advance(f.pipeline);      /* it looked a moment ago */
-    path = f.path;
-    flow_close(&f);
-    flow_open(&f, path);
+    flow_reopen(&f);
     assert_int_equal(spool_last_alive_ms(f.spool), -1);
     settle(&f);
     kafka_in_advance(f.pipeline);
-    flow_close(&f);
-    flow_open(&f, path);
+    flow_reopen(&f);
     assert_true(spool_last_alive_ms(f.spool) > 0);
     flow_remove(&f);
 }
