@@ -144,6 +144,20 @@ static void hunt_for_real(struct hunt *h)
     stream_advance(s);
 }
 
+/* No clone can be made, filled or taken away: what is left of an older one is not the table as it is. */
+static void hunt_without_table(struct hunt *h, const char *error)
+{
+    struct stream *s = h->stream;
+
+    if (!s->no_trial_table)
+        log_event(
+            LOG_WARN, "hunt.no_trial_table", "stream", s->options->name, "error", error, "action",
+            "bad rows are found by inserting halves; the right to create, drop and fill tables "
+            "makes it cheaper",
+            NULL);
+    s->no_trial_table = true;
+}
+
 /* Everything was tried, or the only row was. */
 static void hunt_found(struct hunt *h)
 {
@@ -206,6 +220,12 @@ static void trial_answered(void *arg, const struct clickhouse_outcome *outcome)
     bool refused = outcome->class_ != CLASS_NONE;
 
     t->insert = NULL;
+    if (error_is_of_rights(outcome->code) && outcome->class_ == CLASS_ENVIRONMENT) {
+        hunt_without_table(h, outcome->text);
+        h->end = HUNT_FOR_REAL;
+        trial_failed(t, 0);
+        return;
+    }
     if (h->stream->p->closing || (refused && outcome->class_ != CLASS_DATA &&
                                   outcome->class_ != CLASS_SCHEMA && outcome->code != h->code)) {
         h->stream->trials_alone = true; /* perhaps the server allows no more at once */
@@ -292,6 +312,8 @@ static void hunt_advance(struct hunt *h)
         hunt_give_up(h, h->retry_ms);
     else if (h->end == HUNT_HOLDS)
         hunt_hold(h, true);
+    else if (h->end == HUNT_FOR_REAL)
+        hunt_for_real(h);
     else
         hunt_found(h);
 }
@@ -327,12 +349,7 @@ static void table_made(void *arg, const struct clickhouse_outcome *outcome, cons
         return;
     }
     if (outcome->class_ != CLASS_NONE) {
-        log_event(LOG_WARN, "hunt.no_trial_table", "stream", h->stream->options->name, "error",
-                  outcome->text, "action",
-                  "bad rows are found by inserting halves; the right to create tables makes it "
-                  "cheaper",
-                  NULL);
-        h->stream->no_trial_table = true;
+        hunt_without_table(h, outcome->text);
         hunt_for_real(h);
         return;
     }
@@ -351,9 +368,13 @@ static void old_table_gone(void *arg, const struct clickhouse_outcome *outcome, 
     char sql[1024];
     struct spool_error error;
 
-    (void)outcome;
     (void)text;
     (void)size;
+    if (!h->stream->p->closing && error_is_of_rights(outcome->code)) {
+        hunt_without_table(h, outcome->text);
+        hunt_for_real(h);
+        return;
+    }
     snprintf(sql, sizeof(sql), "CREATE TABLE IF NOT EXISTS %s AS %s ENGINE = Null", h->table,
              batch_schema(h->batch)->target->destination);
     if (h->stream->p->closing || clickhouse_query(h->stream->p->clickhouse, (size_t)h->endpoint,

@@ -16,7 +16,7 @@ struct trial {
     struct insert *insert;
 };
 
-enum hunt_end { HUNT_GOES_ON, HUNT_GIVES_UP, HUNT_HOLDS };
+enum hunt_end { HUNT_GOES_ON, HUNT_GIVES_UP, HUNT_HOLDS, HUNT_FOR_REAL };
 
 struct hunt {
     struct batch *batch;

@@ -2,6 +2,7 @@
 """Rows that only ClickHouse refuses: found, set aside, the rest goes in."""
 import pytest
 
+from support.proxy import refusal
 from support.spoold import stream
 
 
@@ -197,3 +198,34 @@ def test_the_operator_lets_them_go_once_for_all_halves(kafka, engine, spoold):
     daemon.wait(lambda: daemon.stream_status("s")["dead_letters"] == 10, 60, "10 dead letters")
     daemon.wait_rows(engine, table, 390, 60)
     daemon.wait(committed(daemon, kafka, topic), 20, "committed to the end")
+
+
+def test_a_clone_that_may_not_be_inserted_into(kafka, engine, proxy, spoold):
+    """The right to create tables, and none in them: it is as if none could be made."""
+    topic, between = kafka.create_topic(1), proxy(engine)
+    table = poisoned_table(engine, "id = 777")
+    between.answer_instead("INSERT INTO", refusal(497, "Not enough privileges."))
+    kafka.produce(topic, 2000)
+    daemon = spoold(kafka, between.url, [stream("s", topic, table)]).start()
+    daemon.wait(lambda: daemon.stream_status("s")["dead_letters"] == 1, 60, "the dead letter")
+    daemon.wait(committed(daemon, kafka, topic), 30, "committed to the end")
+    assert between.asked("INSERT INTO")
+    assert engine.count(table) == engine.unique(table) == 1999
+    assert "privileges" in daemon.events("hunt.no_trial_table")[0]["error"]
+
+
+def test_a_clone_that_may_not_be_dropped(kafka, engine, proxy, spoold):
+    """What is left of a former hunt is not the table as it is now."""
+    topic, between = kafka.create_topic(1), proxy(engine)
+    table = poisoned_table(engine, "id % 1000 = 777")
+    between.answer_instead("DROP TABLE", refusal(497, "Not enough privileges."))
+    daemon = spoold(kafka, between.url, [stream("s", topic, table)]).start()
+    kafka.produce(topic, 1000)
+    daemon.wait(committed(daemon, kafka, topic), 60, "committed to the end")
+    mend(engine, table)
+    engine.query(f"ALTER TABLE {table} ADD CONSTRAINT d CHECK id != 1500")
+    kafka.produce(topic, 1000, "--first", 1000)
+    daemon.wait(committed(daemon, kafka, topic), 60, "committed to the end")
+    assert {letter["record"].split(",")[0] for letter in letters_of(daemon)} == {
+        '{"id":777', '{"id":1500'}
+    assert engine.count(table) == engine.unique(table) == 1998
