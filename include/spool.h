@@ -495,10 +495,19 @@ struct spool_problem {
 /*
  * [all] Checks everything at rest: files, trees, every block's header and checksum, sequences,
  * `high`, seals and cursors against the blocks they name, dead letters. Calls each per problem and
- * goes on; *problems counts them. Fails only where checking itself is impossible.
+ * goes on; *problems counts them. Fails only where checking itself is impossible, or spool_stop_looks
+ * was called: CANCELLED.
  */
 int spool_verify(struct spool *spool, void (*each)(void *arg, const struct spool_problem *problem),
                  void *arg, uint64_t *problems, struct spool_error *error);
+
+/*
+ * [any] From now on spool_verify ends soon with SPOOL_E_CANCELLED, also where it is under way: for whoever
+ * is about to close, and needs the lanes.
+ */
+void spool_stop_looks(struct spool *spool);
+/* [any] SPOOL_E_CANCELLED after that: for walks of the caller's own over what the spool holds. */
+int spool_looks_go_on(const struct spool *spool, struct spool_error *error);
 
 /*
  * Makes a new meta.mdb of what the segments say, where the old one is gone or damaged; under LOCK,

@@ -238,6 +238,7 @@ void pipeline_drain(struct pipeline *p, uint64_t timeout_ms, void (*done)(void *
 {
     if (p->kafka)
         kafka_source_stop(p->kafka);
+    spool_stop_looks(p->spool); /* they have the lanes, for minutes where the spool is large */
     p->draining = true;
     p->drained = done;
     p->drained_arg = arg;

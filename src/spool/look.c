@@ -380,8 +380,11 @@ int look_segments(struct spool *spool, struct spool_stream *stream, struct buf *
     json_writer_open(&w, NULL, '{');
     json_writer_text(&w, "stream", spool_stream_name(stream));
     json_writer_open(&w, "segments", '[');
-    for (size_t i = 0; i < count && w.status == SPOOL_OK && status == SPOOL_OK; i++)
-        status = put_segment(&w, spool, stream, &infos[i], error);
+    for (size_t i = 0; i < count && w.status == SPOOL_OK && status == SPOOL_OK; i++) {
+        status = spool_looks_go_on(spool, error);
+        if (status == SPOOL_OK)
+            status = put_segment(&w, spool, stream, &infos[i], error);
+    }
     json_writer_close(&w, ']');
     json_writer_close(&w, '}');
     free(infos);
@@ -429,9 +432,10 @@ static int put_segment_blocks(struct json_writer *w, struct spool *spool,
     struct spool_block_ref *refs = NULL;
     struct look_marks marks = {0};
     size_t count = 0;
-    int status;
+    int status = spool_looks_go_on(spool, error);
 
-    status = look_marks_read(spool, spool_stream_id(stream), segment, &marks, error);
+    if (status == SPOOL_OK)
+        status = look_marks_read(spool, spool_stream_id(stream), segment, &marks, error);
     if (status == SPOOL_OK)
         status = spool_segment_blocks(stream, segment, &refs, &count, error);
     for (size_t i = 0; i < count && status == SPOOL_OK && w->status == SPOOL_OK; i++)

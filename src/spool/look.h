@@ -11,7 +11,8 @@
  * spool holds. A document that does not fit its buffer is SPOOL_E_LIMIT, and out is as before. Lines
  * are never cut: where the next record is over the limit, or does not fit the buffer, the last line
  * is {"truncated":true,"reason":"limit"|"size",...} naming the first record that was left out. The
- * buffer must hold at least LOOK_MIN_BUFFER_BYTES.
+ * buffer must hold at least LOOK_MIN_BUFFER_BYTES. After spool_stop_looks each ends with CANCELLED, also where
+ * it is under way.
  */
 #ifndef SPOOL_LOOK_H
 #define SPOOL_LOOK_H

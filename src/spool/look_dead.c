@@ -6,6 +6,7 @@
 #define LINE_MAX_BYTES (1 * GIB)
 
 struct dead_walk {
+    const struct spool *spool;
     const struct look_dead_query *query;
     struct buf line;
     look_line_fn *emit;
@@ -103,8 +104,9 @@ static int each_letter(void *arg, const struct spool_dead *letter)
     struct json_writer w;
     int status;
 
-    if (!dead_filter_takes(&walk->query->filter, letter))
-        return 0;
+    status = spool_looks_go_on(walk->spool, walk->error);
+    if (status != SPOOL_OK || !dead_filter_takes(&walk->query->filter, letter))
+        return status;
     if (walk->query->limit && walk->shown == walk->query->limit) {
         status = emit_truncated(walk, letter, "limit");
         return status == SPOOL_OK ? SPOOL_E_END : status;
@@ -128,7 +130,8 @@ static int each_letter(void *arg, const struct spool_dead *letter)
 int look_dead_each(struct spool *spool, const struct look_dead_query *query, look_line_fn *line,
                    void *arg, struct spool_error *error)
 {
-    struct dead_walk walk = {.query = query, .emit = line, .arg = arg, .error = error};
+    struct dead_walk walk = {
+        .spool = spool, .query = query, .emit = line, .arg = arg, .error = error};
     int status;
 
     buf_init(&walk.line, LINE_MAX_BYTES);

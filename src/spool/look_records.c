@@ -242,11 +242,11 @@ static int walk_block(struct record_walk *walk, const struct spool_block_ref *re
 {
     const struct look_records_query *query = walk->query;
     struct open_block block = {.ref = ref};
-    int status;
+    int status = spool_looks_go_on(walk->spool, walk->error);
 
-    if (!ref->rows || (query->has_from && ref->last_offset < query->from) ||
+    if (status != SPOOL_OK || !ref->rows || (query->has_from && ref->last_offset < query->from) ||
         (query->has_to && ref->first_offset > query->to))
-        return SPOOL_OK;
+        return status;
     status = look_origins_get(&walk->origins, ref->origin, &block.origin, walk->error);
     if (status != SPOOL_OK || (query->origin && strcmp(query->origin, block.origin->name) != 0))
         return status;
@@ -262,6 +262,9 @@ static int walk_segment(struct record_walk *walk, const struct spool_segment_inf
     size_t count = 0;
     int status;
 
+    status = spool_looks_go_on(walk->spool, walk->error);
+    if (status != SPOOL_OK)
+        return status;
     if (info->damaged)
         return emit_error(walk, info->number, NULL, info->detail);
     status = look_marks_read(walk->spool, spool_stream_id(walk->stream), info->number, &walk->marks,

@@ -45,6 +45,18 @@ const char *spool_uuid_text(const struct spool *spool)
     return spool->uuid_text;
 }
 
+void spool_stop_looks(struct spool *spool)
+{
+    atomic_store(&spool->looks_stopped, true);
+}
+
+int spool_looks_go_on(const struct spool *spool, struct spool_error *error)
+{
+    return atomic_load(&spool->looks_stopped)
+               ? spool_error_set(error, SPOOL_E_CANCELLED, "the spool is about to be closed")
+               : SPOOL_OK;
+}
+
 /* --- opening -------------------------------------------------------------------------------- */
 
 /* File systems on which flock, mmap and fsync do not give what the spool relies on. */

@@ -164,6 +164,7 @@ struct spool {
     int lock_fd;
     bool read_only;
     atomic_bool broken; /* a commit failed for good: nothing is promised any more */
+    atomic_bool looks_stopped;
     uint64_t segment_bytes;
     size_t meta_reserve_bytes;
     uint8_t uuid[16];

@@ -93,10 +93,10 @@ static void *add(void *list, size_t *cap, size_t *count, size_t size, struct ver
     return (char *)*at + (*count)++ * size;
 }
 
-static int out_of_memory(const struct verify *v, struct spool_error *error)
+static int cannot_go_on(const struct verify *v, struct spool_error *error)
 {
     return v->no_memory ? spool_error_set(error, SPOOL_E_NOMEM, "no memory to verify a spool")
-                        : SPOOL_OK;
+                        : spool_looks_go_on(v->spool, error);
 }
 
 /* --- meta.mdb ------------------------------------------------------------------------------- */
@@ -238,8 +238,11 @@ static int store_item(void *arg, const struct tree *tree, const struct tree_item
     struct spool_error inner = {0};
     uint8_t *value = NULL;
     char detail[128];
-    int status = tree_value(tree, item, (size_t)tree->file_bytes, &value, &inner);
+    int status;
 
+    if (spool_looks_go_on(v->spool, NULL) != SPOOL_OK)
+        return SPOOL_OK;
+    status = tree_value(tree, item, (size_t)tree->file_bytes, &value, &inner);
     if (status == SPOOL_OK)
         status = store_record(v, item, value);
     free(value);
@@ -436,7 +439,9 @@ static void verify_blocks(struct verify *v, struct running *run, const char *pat
 
     if (status != SPOOL_OK)
         problem(v, 0, kind_of(status, inner.text), inner.text);
-    for (uint64_t i = 0; reader && i < segment->totals.blocks; i++) {
+    for (uint64_t i = 0;
+         reader && i < segment->totals.blocks && spool_looks_go_on(v->spool, NULL) == SPOOL_OK;
+         i++) {
         int64_t *offsets = NULL;
         void *payload = NULL;
         size_t size = 0;
@@ -573,12 +578,12 @@ static int verify_stream(struct verify *v, const char *name, struct spool_error 
         else
             v->no_memory = true;
         free(path);
-        status = out_of_memory(v, error);
+        status = cannot_go_on(v, error);
     }
     if (status == SPOOL_OK && run.stream) {
         verify_missing(v, run.stream, name, numbers, count);
         verify_batches(v, run.stream);
-        status = out_of_memory(v, error);
+        status = cannot_go_on(v, error);
     }
     high_free(&run.high);
     free(numbers);
@@ -599,7 +604,7 @@ static int verify_alone(struct spool *spool, const struct store *store, uint64_t
     verify_letters(v);
     *problems = v->problems;
     if (status == SPOOL_OK)
-        status = out_of_memory(v, error);
+        status = cannot_go_on(v, error);
     free(v->claims);
     free(v->batches);
     free(v->letters);
@@ -634,12 +639,14 @@ int spool_verify(struct spool *spool, void (*each)(void *arg, const struct spool
     (void)verify_store(v, &spool->meta, NULL);
     (void)verify_store(v, &spool->dead, NULL);
     verify_letters(v);
-    status = out_of_memory(v, error);
+    status = cannot_go_on(v, error);
     if (status == SPOOL_OK)
         status = spool_stream_names(spool, &names, &count, error);
     for (size_t i = 0; i < count; i++) {
         if (status == SPOOL_OK)
             status = verify_stream(v, names[i], error);
+        if (status == SPOOL_OK)
+            status = cannot_go_on(v, error);
         free(names[i]);
     }
     for (size_t i = 0; i < v->batch_count; i++)

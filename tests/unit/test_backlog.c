@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is kept in memory of rows that wait: as much as is sent next, however long the backlog is. */
+/* What is kept in memory of rows that wait: as much as is sent next, however long the backlog is; and that
+   the end does not wait for whoever looks through it. */
 #include "pipeline_rig.h"
 
 #define ROWS   100000 /* of each block; two fill a segment */
@@ -39,10 +40,62 @@ static void test_descriptors_are_of_what_is_sent_next(void **state)
     flow_remove(&f);
 }
 
+struct looked {
+    int status;
+    bool ended;
+};
+
+static void verify(void *arg, struct spool *spool, struct spool_stream *stream)
+{
+    struct looked *l = arg;
+    uint64_t problems = 0;
+
+    (void)stream;
+    l->status = spool_verify(spool, NULL, NULL, &problems, NULL);
+}
+
+static void verified(void *arg)
+{
+    ((struct looked *)arg)->ended = true;
+}
+
+static int look(struct flow *f)
+{
+    struct looked l = {0};
+
+    check_ok(pipeline_look(f->pipeline, LOOK_ALL, NULL, verify, verified, &l));
+    while (!l.ended)
+        uv_run(&f->loop, UV_RUN_ONCE);
+    return l.status;
+}
+
+static void drained(void *arg)
+{
+    (void)arg;
+}
+
+static void test_looks_end_with_the_drain(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = flow_partition(&f, 0);
+    (void)flow_assign(&f, p, nothing);
+    flow_take(&f, p, 0, 10, false);
+    flow_run(&f);
+    assert_int_equal(look(&f), SPOOL_OK);
+    pipeline_drain(f.pipeline, 60000, drained, NULL);
+    assert_int_equal(look(&f), SPOOL_E_CANCELLED);
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_descriptors_are_of_what_is_sent_next),
+        cmocka_unit_test(test_looks_end_with_the_drain),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
 #include <ftw.h>
 #include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cjson/cJSON.h>
@@ -734,6 +736,63 @@ static void test_verify_of_a_damaged_block(void **state)
 
 /* --- the writer ------------------------------------------------------------------------------- */
 
+/* Whoever closes the spool waits for no look. */
+static int stop_looks(void *arg, const char *line, size_t size)
+{
+    struct place *p = arg;
+    (void)line, (void)size;
+    spool_stop_looks(p->spool);
+    return 0;
+}
+
+static void stop_looks_by_problem(void *arg, const struct spool_problem *problem)
+{
+    (void)problem;
+    (void)stop_looks(arg, NULL, 0);
+}
+
+static void test_a_look_is_stopped_in_the_middle(void **state)
+{
+    struct place *p = *state;
+    struct look_records_query query = {.limit = 1000};
+    struct look_dead_query dead = {0};
+    struct buf out;
+    bool fine;
+
+    append_native(p, p->origin, 5, 0, 100);
+    append_native(p, p->origin, 5, 5, 100);
+    assert_int_equal(look_records_each(p->spool, p->stream, &query, stop_looks, p, &p->error),
+                     SPOOL_E_CANCELLED);
+    assert_string_equal(p->error.text, "the spool is about to be closed");
+    put_dead(p, 7, "x", 1);
+    buf_init(&out, MIB);
+    assert_int_equal(look_dead(p->spool, &dead, &out, &p->error), SPOOL_E_CANCELLED);
+    assert_int_equal(look_segments(p->spool, p->stream, &out, &p->error), SPOOL_E_CANCELLED);
+    assert_int_equal(look_blocks(p->spool, p->stream, 0, &out, &p->error), SPOOL_E_CANCELLED);
+    assert_int_equal(look_verify(p->spool, &out, &fine, &p->error), SPOOL_E_CANCELLED);
+    assert_int_equal(out.len, 0);
+    buf_free(&out);
+}
+
+static void test_verify_is_stopped_in_the_middle(void **state)
+{
+    struct place *p = *state;
+    char file[128];
+    uint64_t problems = 0;
+
+    for (int i = 0; i < 2; i++) { /* streams that meta.mdb does not know */
+        snprintf(file, sizeof(file), "%s/streams/x%d", p->path, i);
+        assert_int_equal(mkdir(file, 0700), 0);
+        snprintf(file, sizeof(file), "%s/streams/x%d/%012d.seg", p->path, i, 1);
+        assert_int_equal(close(open(file, O_CREAT | O_WRONLY, 0600)), 0);
+    }
+    ok(p, spool_verify(p->spool, NULL, NULL, &problems, &p->error));
+    assert_int_equal(problems, 2);
+    assert_int_equal(spool_verify(p->spool, stop_looks_by_problem, p, &problems, &p->error),
+                     SPOOL_E_CANCELLED);
+    assert_int_equal(problems, 1);
+}
+
 static void test_writer(void **state)
 {
     struct json_writer w;
@@ -790,6 +849,8 @@ int main(void)
         IN_A_SPOOL(test_dead_to_the_size_of_the_buffer),
         IN_A_SPOOL(test_verify_of_a_sound_spool),
         IN_A_SPOOL(test_verify_of_a_damaged_block),
+        IN_A_SPOOL(test_a_look_is_stopped_in_the_middle),
+        IN_A_SPOOL(test_verify_is_stopped_in_the_middle),
         cmocka_unit_test(test_writer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
