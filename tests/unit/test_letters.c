@@ -27,6 +27,17 @@ static struct kafka_committed at(struct flow *f, int64_t offset)
         .offset = offset, .metadata = flow_metadata(f, 1), .low = 0, .high = 100000};
 }
 
+static struct spool_dead letter_of(int64_t offset, const char *record)
+{
+    return (struct spool_dead){.stream = "s",
+                               .offset = offset,
+                               .reason_name = "",
+                               .reason = "",
+                               .column = "",
+                               .record = record,
+                               .record_size = strlen(record)};
+}
+
 static void test_the_bound_is_never_passed(void **state)
 {
     struct flow f;
@@ -39,8 +50,7 @@ static void test_the_bound_is_never_passed(void **state)
     f.stream_options.dead_letters_max_bytes = 64 * KIB;
     p = flow_partition(&f, 0);
     (void)flow_assign(&f, p, at(&f, 256));
-    flow_take(&f, p, 256, 4000, false);
-    flow_run(&f);
+    flow_read(&f, p, 256, 4000);
     letters = letters_of(&f, &bytes);
     assert_true(letters > 0 && letters < 4000);
     assert_true(f.stream->holds[HOLD_DEAD_FULL]);
@@ -97,17 +107,26 @@ static void read_ten(struct flow *f, int64_t first, bool appended)
 
     (void)flow_assign(f, p, at(f, first));
     flow_hold_appends(f, !appended);
-    flow_take(f, p, first, 10, false);
-    flow_run(f);
+    flow_read(f, p, first, 10);
+}
+
+/* The first process, whose column takes what is less than 256. */
+static void begin(struct flow *f, int64_t first, bool appended)
+{
+    flow_type = "UInt8";
+    flow_open(f, make_directory());
+    read_ten(f, first, appended);
+}
+
+static void read_ten_more(struct flow *f, int64_t first)
+{
+    flow_read(f, kafka_partition_find(f->source, "t", 0), first, 10);
 }
 
 static void reopen(struct flow *f, const char *type)
 {
-    char *path = f->path;
-
-    flow_close(f);
     flow_type = type;
-    flow_open(f, path);
+    flow_reopen(f);
 }
 
 /* Killed between the commit of the letters and that of the rows. Then the column takes what they were
@@ -118,9 +137,7 @@ static void test_a_letter_whose_record_fits_when_it_is_read_again(void **state)
     uint64_t bytes = 0;
 
     (void)state;
-    flow_type = "UInt8";
-    flow_open(&f, make_directory());
-    read_ten(&f, 250, false);
+    begin(&f, 250, false);
     assert_int_equal(letters_of(&f, &bytes), 4);
     reopen(&f, "UInt64");
     assert_int_equal(f.stream->dead_letters, 4);
@@ -137,9 +154,7 @@ static void test_a_letter_whose_record_does_not_fit_again(void **state)
     uint64_t bytes = 0;
 
     (void)state;
-    flow_type = "UInt8";
-    flow_open(&f, make_directory());
-    read_ten(&f, 65530, false);
+    begin(&f, 65530, false);
     assert_int_equal(letters_of(&f, &bytes), 10);
     reopen(&f, "UInt16");
     read_ten(&f, 65530, true);
@@ -152,54 +167,48 @@ static void test_a_letter_whose_record_does_not_fit_again(void **state)
 /* Letters behind what is read first are found when they are reached. */
 static void test_letters_of_several_runs(void **state)
 {
-    struct kafka_partition *p;
     struct flow f;
     uint64_t bytes = 0;
 
     (void)state;
-    flow_type = "UInt8";
-    flow_open(&f, make_directory());
-    read_ten(&f, 250, false);
-    p = kafka_partition_find(f.source, "t", 0);
-    flow_take(&f, p, 260, 10, false);
-    flow_run(&f);
+    begin(&f, 250, false);
+    read_ten_more(&f, 260);
     assert_int_equal(letters_of(&f, &bytes), 14);
     reopen(&f, "UInt64");
     read_ten(&f, 250, true);
     assert_int_equal(letters_of(&f, &bytes), 10);
-    p = kafka_partition_find(f.source, "t", 0);
-    flow_take(&f, p, 260, 10, false);
-    flow_run(&f);
+    read_ten_more(&f, 260);
     assert_int_equal(letters_of(&f, &bytes), 0);
     flow_remove(&f);
+}
+
+/* What is held of the origin, from 250 to the last one. */
+static void damage_rows(struct origin *o, int64_t last)
+{
+    struct hole_spec hole = {.origin = o, .first = 250, .last = last};
+
+    assert_non_null(o->first);
+    hole.segment = o->first->ref.segment;
+    hole.sequence = o->first->ref.sequence;
+    hole.after = o->last->ref.sequence;
+    holes_add(&hole, 1);
 }
 
 /* Rows that are damaged are read again, and the letters beside them too; those behind are not. */
 static void test_a_letter_beside_damaged_rows(void **state)
 {
     struct kafka_partition *p;
-    struct hole_spec hole = {.first = 250, .last = 259};
     struct flow f;
     uint64_t bytes = 0;
 
     (void)state;
-    flow_type = "UInt8";
-    flow_open(&f, make_directory());
-    read_ten(&f, 250, true);
-    p = kafka_partition_find(f.source, "t", 0);
-    flow_take(&f, p, 260, 10, false);
-    flow_run(&f);
+    begin(&f, 250, true);
+    read_ten_more(&f, 260);
     assert_int_equal(letters_of(&f, &bytes), 14);
     reopen(&f, "UInt64");
     p = flow_partition(&f, 0);
-    hole.origin = flow_assign(&f, p, at(&f, 250));
-    assert_non_null(hole.origin->first);
-    hole.segment = hole.origin->first->ref.segment;
-    hole.sequence = hole.origin->first->ref.sequence;
-    hole.after = hole.origin->last->ref.sequence;
-    holes_add(&hole, 1);
-    flow_take(&f, p, 250, 10, false);
-    flow_run(&f);
+    damage_rows(flow_assign(&f, p, at(&f, 250)), 259);
+    flow_read(&f, p, 250, 10);
     assert_int_equal(letters_of(&f, &bytes), 10);
     flow_remove(&f);
 }
@@ -241,20 +250,12 @@ static void test_letters_that_are_damaged_are_passed_over(void **state)
 
     (void)state;
     for (int behind = 0; behind < 2; behind++) {
-        struct spool_dead letter = {.stream = "s",
-                                    .offset = 260,
-                                    .reason_name = "",
-                                    .reason = "",
-                                    .column = "",
-                                    .record = "{\"id\":260}",
-                                    .record_size = 10};
+        struct spool_dead letter = letter_of(260, "{\"id\":260}");
         uint64_t bytes = 0;
         struct flow f;
         char *path;
 
-        flow_type = "UInt8";
-        flow_open(&f, make_directory());
-        read_ten(&f, 250, false);
+        begin(&f, 250, false);
         letter.origin = f.stream->origins->id + 1; /* of another partition */
         check_ok(spool_dead_put(f.spool, &letter, 1, NULL, &the_error));
         assert_int_equal(letters_of(&f, &bytes), 5);
@@ -334,16 +335,22 @@ static void test_letters_of_a_stream_that_is_gone_are_discarded(void **state)
 
 /* --- replay --------------------------------------------------------------------------------- */
 
-/* As the first chunk of a replay, until its letters are sorted out. */
-static void replay_look(struct flow *f, struct replay_chunk *c)
+static struct replay_chunk chunk_of_all(const struct flow *f)
 {
     static const struct dead_filter all;
 
-    *c = (struct replay_chunk){.filter = &all, .next = {0, INT64_MIN}};
-    c->stream = f->stream;
-    c->origin = f->stream->origins;
-    c->schema = f->stream->schema;
-    c->job.pipeline = f->pipeline;
+    return (struct replay_chunk){.filter = &all,
+                                 .next = {0, INT64_MIN},
+                                 .stream = f->stream,
+                                 .origin = f->stream->origins,
+                                 .schema = f->stream->schema,
+                                 .job.pipeline = f->pipeline};
+}
+
+/* As the first chunk of a replay, until its letters are sorted out. */
+static void replay_look(struct flow *f, struct replay_chunk *c)
+{
+    *c = chunk_of_all(f);
     assert_int_equal(replay_chunk_collect(c), SPOOL_OK);
     replay_chunk_work(&c->job);
     assert_int_equal(c->status, SPOOL_OK);
@@ -362,12 +369,9 @@ static void expect_replay(struct flow *f, size_t fitting, uint64_t unsettled)
 /* Ten rows, and behind them four letters that a kill left without the rows beside them. */
 static void read_letters_only(struct flow *f)
 {
-    flow_type = "UInt8";
-    flow_open(f, make_directory());
-    read_ten(f, 240, true);
+    begin(f, 240, true);
     flow_hold_appends(f, true);
-    flow_take(f, kafka_partition_find(f->source, "t", 0), 250, 10, false);
-    flow_run(f);
+    read_ten_more(f, 250);
 }
 
 /* Somebody else's commit ended the epoch of the letters, and their records are read again: each is one row, or
@@ -394,8 +398,7 @@ static void test_letters_of_an_epoch_that_a_commit_ended(void **state)
             flow_assign(&f, p, (struct kafka_committed){.offset = commit, .high = 100000})->epoch,
             2);
         expect_replay(&f, 0, 4);
-        flow_take(&f, p, commit, (uint32_t)(260 - commit), false);
-        flow_run(&f);
+        flow_read(&f, p, commit, (uint32_t)(260 - commit));
         assert_int_equal(letters_of(&f, &bytes), fits ? passed : 4);
         reopen(&f, "UInt64");
         expect_replay(&f, fits ? passed : 4, 0);
@@ -425,31 +428,13 @@ static void test_letters_of_a_log_that_is_over(void **state)
 /* What lies beside damaged rows is read again: a row of it by then would be another one than the replay's. */
 static void test_a_letter_that_is_read_again_is_not_replayed(void **state)
 {
-    static const struct dead_filter all;
-    struct replay_chunk c = {.filter = &all, .next = {0, INT64_MIN}};
-    struct hole_spec hole = {.first = 250, .last = 257};
     struct flow f;
 
     (void)state;
-    flow_type = "UInt8";
-    flow_open(&f, make_directory());
-    read_ten(&f, 250, true);
+    begin(&f, 250, true);
     reopen(&f, "UInt64");
-    hole.origin = flow_assign(&f, flow_partition(&f, 0), at(&f, 250));
-    hole.segment = hole.origin->first->ref.segment;
-    hole.sequence = hole.origin->first->ref.sequence;
-    hole.after = hole.origin->last->ref.sequence;
-    holes_add(&hole, 1);
-    c.stream = f.stream;
-    c.origin = f.stream->origins;
-    c.schema = f.stream->schema;
-    c.job.pipeline = f.pipeline;
-    assert_int_equal(replay_chunk_collect(&c), SPOOL_OK);
-    replay_chunk_work(&c.job);
-    assert_int_equal(c.status, SPOOL_OK);
-    assert_int_equal(c.unsettled, 2);
-    assert_int_equal(c.fitting_count, 2); /* behind it */
-    replay_chunk_reset(&c);
+    damage_rows(flow_assign(&f, flow_partition(&f, 0), at(&f, 250)), 257);
+    expect_replay(&f, 2, 2); /* those behind it, and those beside */
     flow_remove(&f);
 }
 
@@ -470,9 +455,7 @@ static void test_a_damaged_letter_of_a_replay_that_was_cut_off(void **state)
     struct flow f;
 
     (void)state;
-    flow_type = "UInt8";
-    flow_open(&f, make_directory());
-    read_ten(&f, 250, true);
+    begin(&f, 250, true);
     assert_int_equal(letters_of(&f, &bytes), 4);
     buf_init(&value, KIB);
     assert_int_equal(buf_put_u8(&value, 1), SPOOL_OK);
@@ -500,16 +483,9 @@ static void test_a_damaged_letter_of_a_replay_that_was_cut_off(void **state)
 /* A record may have as many headers as Kafka takes; an error would stop all replays of the stream. */
 static void test_a_letter_with_very_many_headers_is_replayed(void **state)
 {
-    static const struct dead_filter all;
     const uint32_t count = 20000;
-    struct spool_dead letter = {.stream = "s",
-                                .offset = 255,
-                                .reason_name = "",
-                                .reason = "",
-                                .column = "",
-                                .record = "{\"id\":1}",
-                                .record_size = 8};
-    struct replay_chunk c = {.filter = &all, .next = {0, INT64_MIN}};
+    struct spool_dead letter = letter_of(255, "{\"id\":1}");
+    struct replay_chunk c;
     struct buf headers;
     struct flow f;
 
@@ -527,10 +503,7 @@ static void test_a_letter_with_very_many_headers_is_replayed(void **state)
     letter.headers = headers.data;
     letter.headers_size = headers.len;
     check_ok(spool_dead_put(f.spool, &letter, 1, NULL, &the_error));
-    c.stream = f.stream;
-    c.origin = f.stream->origins;
-    c.schema = f.stream->schema;
-    c.job.pipeline = f.pipeline;
+    c = chunk_of_all(&f);
     replay_chunk_work(&c.job);
     assert_int_equal(c.status, SPOOL_OK);
     assert_int_equal(c.fitting_count, 1);
