@@ -16,6 +16,36 @@
 
 static struct rig rig;
 
+static const struct kafka_options no_options;
+static const struct kafka_property quick[] = {{"session.timeout.ms", "6000"},
+                                              {"heartbeat.interval.ms", "100"},
+                                              {"max.poll.interval.ms", "60000"}};
+static const struct kafka_options quick_options = {.properties = quick, .property_count = 3};
+static const struct kafka_options static_options = {
+    .properties = quick, .property_count = 3, .group_instance_id = "spool-1"};
+
+/* A member that is alone in the group has read 100 records, all of "t" in partition 0. */
+static void read_hundred(struct cluster *c, int partitions, struct kafka_options options)
+{
+    cluster_open(c, "t", partitions);
+    produce(c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig_start(&rig, c, "t", options);
+    RIG_UNTIL(&rig, rig.records == 100);
+}
+
+static void commit(int32_t number, int64_t offset, const char *metadata)
+{
+    kafka_commit(rig.seats[number].partition, offset, metadata);
+    RIG_UNTIL(&rig, rig.seats[number].commit_ok == offset);
+}
+
+static void end(struct cluster *c)
+{
+    rig_close(&rig, true);
+    cluster_close(c);
+}
+
 static void test_commit_and_metadata(void **state)
 {
     struct cluster c;
@@ -25,7 +55,7 @@ static void test_commit_and_metadata(void **state)
     produce(&c, "t", 0, 100, 10);
     produce(&c, "t", 1, 100, 10);
     rig_init(&rig);
-    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    rig_start(&rig, &c, "t", no_options);
     RIG_UNTIL(&rig, rig.records == 200);
     kafka_commit(rig.seats[0].partition, 10, "old");
     kafka_commit(rig.seats[0].partition, 60, "spool-a epoch 1");
@@ -35,7 +65,7 @@ static void test_commit_and_metadata(void **state)
 
     rig_init(&rig);
     rig.resume_committed = true;
-    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    rig_start(&rig, &c, "t", no_options);
     RIG_UNTIL(&rig, rig.records == 70);
     assert_int_equal(rig.seats[0].committed, 60);
     assert_string_equal(rig.seats[0].metadata, "spool-a epoch 1");
@@ -43,8 +73,7 @@ static void test_commit_and_metadata(void **state)
     assert_int_equal(rig.seats[1].committed, 70);
     assert_string_equal(rig.seats[1].metadata, "");
     assert_int_equal(rig.seats[1].first, 70);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* What the group has committed can be asked of partitions that are not ours. */
@@ -58,15 +87,14 @@ static void test_committed_offsets_of_others(void **state)
     assert_int_equal(rd_kafka_mock_topic_create(c.mock, "other", 1, 1), 0);
     produce(&c, "t", 0, 100, 10);
     rig_init(&rig);
-    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    rig_start(&rig, &c, "t", no_options);
     RIG_UNTIL(&rig, rig.records == 100);
-    kafka_commit(rig.seats[0].partition, 60, "spool-a epoch 1");
-    kafka_commit(rig.seats[1].partition, 70, NULL);
-    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 60 && rig.seats[1].commit_ok == 70);
+    commit(0, 60, "spool-a epoch 1");
+    commit(1, 70, NULL);
     rig_close(&rig, true);
 
     rig_init(&rig);
-    rig_start(&rig, &c, "other", (struct kafka_options){0});
+    rig_start(&rig, &c, "other", no_options);
     kafka_source_ask_committed(rig.source, places, 3); /* no broker answers yet */
     assert_null(rig.source->question.committed);
     assert_false(kafka_source_assigned(rig.source));
@@ -88,21 +116,16 @@ static void test_commit_before_close(void **state)
     struct cluster c;
 
     (void)state;
-    cluster_open(&c, "t", 1);
-    produce(&c, "t", 0, 100, 10);
-    rig_init(&rig);
-    rig_start(&rig, &c, "t", (struct kafka_options){0});
-    RIG_UNTIL(&rig, rig.records == 100);
+    read_hundred(&c, 1, no_options);
     kafka_commit(rig.seats[0].partition, 33, "m");
     rig_close(&rig, true);
     assert_int_equal(rig.seats[0].commit_ok, -1); /* nothing is called after close */
     rig_init(&rig);
     rig.hold_assigned = true;
-    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    rig_start(&rig, &c, "t", no_options);
     RIG_UNTIL(&rig, rig.assigned == 1);
     assert_int_equal(rig.seats[0].committed, 33);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 static void test_commit_errors(void **state)
@@ -110,25 +133,18 @@ static void test_commit_errors(void **state)
     struct cluster c;
 
     (void)state;
-    cluster_open(&c, "t", 1);
-    produce(&c, "t", 0, 100, 10);
-    rig_init(&rig);
-    rig_start(&rig, &c, "t", (struct kafka_options){0});
-    RIG_UNTIL(&rig, rig.records == 100);
+    read_hundred(&c, 1, no_options);
     rd_kafka_mock_push_request_errors(
         c.mock, API_OFFSET_COMMIT, 3, RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS,
         RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT);
-    kafka_commit(rig.seats[0].partition, 40, "");
-    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 40);
+    commit(0, 40, "");
     assert_int_equal(rig.seats[0].commit_failed, -1);
     rd_kafka_mock_push_request_errors(c.mock, API_OFFSET_COMMIT, 1,
                                       RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED);
     kafka_commit(rig.seats[0].partition, 50, "");
     RIG_UNTIL(&rig, rig.seats[0].commit_failed == 50);
-    kafka_commit(rig.seats[0].partition, 60, ""); /* and the next is tried all the same */
-    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 60);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    commit(0, 60, ""); /* the next is tried all the same */
+    end(&c);
 }
 
 /* Of a request that is refused for one of its partitions the others are committed. */
@@ -138,11 +154,7 @@ static void test_commit_refused_for_one(void **state)
     struct kafka_partition *missing;
 
     (void)state;
-    cluster_open(&c, "t", 1);
-    produce(&c, "t", 0, 100, 10);
-    rig_init(&rig);
-    rig_start(&rig, &c, "t", (struct kafka_options){0});
-    RIG_UNTIL(&rig, rig.records == 100);
+    read_hundred(&c, 1, no_options);
     missing = kafka_partition_add(rig.source, "t", 7);
     assert_non_null(missing);
     missing->state = KAFKA_P_HELD;
@@ -152,13 +164,8 @@ static void test_commit_refused_for_one(void **state)
     RIG_UNTIL(&rig, rig.seats[7].commit_failed == 40);
     assert_int_equal(rig.seats[0].commit_failed, -1);
     assert_int_equal(rig.seats[0].commit_ok, 40);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
-
-static const struct kafka_property quick[] = {{"session.timeout.ms", "6000"},
-                                              {"heartbeat.interval.ms", "100"},
-                                              {"max.poll.interval.ms", "60000"}};
 
 /* A coordinator that does not answer may have given the partitions away before the client gives up. */
 static void test_not_settled_without_an_answer(void **state)
@@ -169,7 +176,7 @@ static void test_not_settled_without_an_answer(void **state)
     cluster_open(&c, "t", 1);
     produce(&c, "t", 0, 10, 10);
     rig_init(&rig);
-    rig_start(&rig, &c, "t", (struct kafka_options){.properties = quick, .property_count = 3});
+    rig_start(&rig, &c, "t", quick_options);
     RIG_UNTIL(&rig, rig.records == 10 && kafka_source_settled(rig.source));
     rd_kafka_mock_broker_set_rtt(c.mock, 1, 5000);
     rig_let_pass(&rig, 2000);
@@ -179,8 +186,7 @@ static void test_not_settled_without_an_answer(void **state)
     assert_int_equal(rig.lost, 0);
     rd_kafka_mock_broker_set_rtt(c.mock, 1, 0);
     RIG_UNTIL(&rig, kafka_source_settled(rig.source));
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* A member without an id gets one, and nothing else happens: no rebalance, no other coordinator. */
@@ -189,35 +195,24 @@ static void test_a_commit_held_back_is_not_forgotten(void **state)
     struct cluster c;
 
     (void)state;
-    cluster_open(&c, "t", 1);
-    produce(&c, "t", 0, 100, 10);
-    rig_init(&rig);
-    rig_start(&rig, &c, "t", (struct kafka_options){0});
-    RIG_UNTIL(&rig, rig.records == 100);
+    read_hundred(&c, 1, no_options);
     kafka_join_note(rig.source->hook, "MEMBERID", "updating member id \"a\" -> \"\"");
     kafka_commit(rig.seats[0].partition, 40, "");
     rig_let_pass(&rig, 100);
     assert_int_equal(rig.seats[0].commit_ok, -1);
     kafka_join_note(rig.source->hook, "MEMBERID", "updating member id \"\" -> \"a\"");
     RIG_UNTIL(&rig, rig.seats[0].commit_ok == 40);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 static void test_lost(void **state)
 {
-    struct kafka_options options = {.properties = quick, .property_count = 3};
     struct cluster c;
 
     (void)state;
-    cluster_open(&c, "t", 2);
-    produce(&c, "t", 0, 100, 10);
-    rig_init(&rig);
+    read_hundred(&c, 2, quick_options);
     rig.resume_committed = true;
-    rig_start(&rig, &c, "t", options);
-    RIG_UNTIL(&rig, rig.records == 100);
-    kafka_commit(rig.seats[0].partition, 100, "");
-    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 100);
+    commit(0, 100, "");
     rig.hold_revoke = true;
     rd_kafka_mock_push_request_errors(c.mock, API_HEARTBEAT, 1,
                                       RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID);
@@ -229,8 +224,7 @@ static void test_lost(void **state)
     assert_int_equal(rig.seats[0].commit_ok, 100);
     produce(&c, "t", 0, 10, 10);
     RIG_UNTIL(&rig, rig.records == 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* Its session ended while it joined again: the client goes on under another id, with all it has, and says
@@ -244,7 +238,7 @@ static void test_forgotten_while_it_joins(void **state)
     cluster_open(&c, "t", 1);
     produce(&c, "t", 0, 10, 10);
     rig_init(&rig);
-    rig_start(&rig, &c, "t", (struct kafka_options){.properties = quick, .property_count = 3});
+    rig_start(&rig, &c, "t", quick_options);
     RIG_UNTIL(&rig, rig.records == 10);
     before = rig.rebalanced;
     assert_int_equal(rig.assigned, 1);
@@ -257,14 +251,12 @@ static void test_forgotten_while_it_joins(void **state)
     RIG_UNTIL(&rig, rig.assigned == 2);
     assert_int_equal(rig.lost, 1);
     RIG_UNTIL(&rig, rig.records == 20);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* Runs that are still in work when their partition goes may come back later. */
 static void test_run_done_after_revocation(void **state)
 {
-    struct kafka_options options = {.properties = quick, .property_count = 3};
     struct kafka_stats stats;
     struct cluster c;
 
@@ -273,7 +265,7 @@ static void test_run_done_after_revocation(void **state)
     produce(&c, "t", 0, 100, 10);
     rig_init(&rig);
     rig.hold_runs = true;
-    rig_start(&rig, &c, "t", options);
+    rig_start(&rig, &c, "t", quick_options);
     RIG_UNTIL(&rig, rig.runs == 1);
     rd_kafka_mock_push_request_errors(c.mock, API_HEARTBEAT, 1,
                                       RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID);
@@ -288,8 +280,7 @@ static void test_run_done_after_revocation(void **state)
     RIG_UNTIL(&rig, rig.jobs == 0);
     kafka_source_stats(rig.source, &stats);
     assert_int_equal(stats.held_messages, 0);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 static void test_topic_comes_late(void **state)
@@ -309,8 +300,7 @@ static void test_topic_comes_late(void **state)
     rd_kafka_mock_topic_set_error(c.mock, "late", RD_KAFKA_RESP_ERR_NO_ERROR);
     produce(&c, "late", 1, 10, 10);
     RIG_UNTIL(&rig, rig.assigned > 1 && rig.records == 10);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 static void test_broker_goes_and_comes(void **state)
@@ -319,11 +309,7 @@ static void test_broker_goes_and_comes(void **state)
     struct cluster c;
 
     (void)state;
-    cluster_open(&c, "t", 2);
-    produce(&c, "t", 0, 100, 10);
-    rig_init(&rig);
-    rig_start(&rig, &c, "t", (struct kafka_options){0});
-    RIG_UNTIL(&rig, rig.records == 100);
+    read_hundred(&c, 2, no_options);
     kafka_source_stats(rig.source, &stats);
     assert_true(stats.connected);
     rd_kafka_mock_broker_set_down(c.mock, 1);
@@ -336,8 +322,7 @@ static void test_broker_goes_and_comes(void **state)
     produce(&c, "t", 0, 100, 10);
     produce(&c, "t", 1, 100, 10);
     RIG_UNTIL(&rig, rig.records == 300 && rig.seats[0].commit_ok == 77);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 static void test_no_broker_at_all(void **state)
@@ -347,7 +332,7 @@ static void test_no_broker_at_all(void **state)
 
     (void)state;
     rig_init(&rig);
-    rig_start(&rig, &nowhere, "t", (struct kafka_options){0});
+    rig_start(&rig, &nowhere, "t", no_options);
     kafka_source_stats(rig.source, &stats);
     assert_false(stats.connected);
     RIG_UNTIL(&rig, (kafka_source_stats(rig.source, &stats), strstr(stats.reason, "refused")));
@@ -361,9 +346,7 @@ static void test_fatal(void **state)
     (void)state;
     cluster_open(&c, "t", 1);
     rig_init(&rig);
-    rig_start(&rig, &c, "t",
-              (struct kafka_options){
-                  .properties = quick, .property_count = 3, .group_instance_id = "spool-1"});
+    rig_start(&rig, &c, "t", static_options);
     RIG_UNTIL(&rig, rig.assigned == 1);
     rd_kafka_mock_push_request_errors(c.mock, API_HEARTBEAT, 1,
                                       RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
@@ -375,16 +358,9 @@ static void test_fatal(void **state)
 
 static void start_static(struct cluster *c)
 {
-    cluster_open(c, "t", 1);
-    produce(c, "t", 0, 100, 10);
-    rig_init(&rig);
+    read_hundred(c, 1, static_options);
     rig.resume_committed = true;
-    rig_start(&rig, c, "t",
-              (struct kafka_options){
-                  .properties = quick, .property_count = 3, .group_instance_id = "spool-1"});
-    RIG_UNTIL(&rig, rig.records == 100);
-    kafka_commit(rig.seats[0].partition, 40, "");
-    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 40);
+    commit(0, 40, "");
 }
 
 /* The session is over, and the member has no id: whatever is committed now is refused as another
@@ -403,10 +379,8 @@ static void back_without_a_name(struct cluster *c, bool down)
     rd_kafka_mock_clear_request_errors(c->mock, API_OFFSET_COMMIT);
     assert_int_equal(rig.seats[0].committed, 40);
     RIG_UNTIL(&rig, rig.records == 160);
-    kafka_commit(rig.seats[0].partition, 100, "");
-    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 100);
-    rig_close(&rig, true);
-    cluster_close(c);
+    commit(0, 100, "");
+    end(c);
 }
 
 static void test_commit_while_the_broker_is_away(void **state)
@@ -539,18 +513,13 @@ rd_kafka_interceptor_add_on_request_sent(rd_kafka_t *client, const char *name,
    2.0.2 goes on behind them. The loop stands still until all are queued, so they are one batch. */
 static void test_rebalance_within_a_batch(void **state)
 {
-    struct kafka_options options = {.properties = quick, .property_count = 3};
     struct cluster c;
 
     (void)state;
-    cluster_open(&c, "t", 1);
-    produce(&c, "t", 0, 100, 10);
-    rig_init(&rig);
     rebalanced = &c;
     rebalanced_once = false;
-    rig_start(&rig, &c, "t", options);
+    read_hundred(&c, 1, quick_options);
     rebalanced = NULL;
-    RIG_UNTIL(&rig, rig.records == 100);
     produce(&c, "t", 0, 100, 10);
     queue_fills(100);
     RIG_UNTIL(&rig, rig.records == 200);
@@ -558,8 +527,7 @@ static void test_rebalance_within_a_batch(void **state)
     RIG_UNTIL(&rig, rig.records == 300); /* fails where an offset is left out */
     assert_true(rig.source->reseeks > 0);
     RIG_UNTIL(&rig, rig.rebalanced >= 1);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* What is known of the last record handed over outlives an open run that is looked behind and then
@@ -582,8 +550,7 @@ static void test_mark_behind_a_discarded_run(void **state)
     kafka_partition_resume(p, KAFKA_PAUSE_HELD);
     RIG_UNTIL(&rig, rig.seats[0].new_log >= 0 || p->taken == 79);
     assert_int_equal(rig.seats[0].new_log, 50);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* Nor can what was taken and not handed over be had again, where the log is found to be another one. */
@@ -603,8 +570,7 @@ static void test_the_last_run_of_a_log(void **state)
     assert_int_equal(rig.seats[0].new_log, 80);
     assert_int_equal(rig.seats[0].last, 79);
     assert_true(rig.seats[0].last_of_log);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 static bool impatient;
@@ -631,7 +597,7 @@ static void test_sought_before_it_is_fetched(void **state)
     produce(&c, "t", 1, 100, 10);
     rig_init(&rig);
     rig.hold_assigned = true;
-    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    rig_start(&rig, &c, "t", no_options);
     RIG_UNTIL(&rig, rig.assigned == 2);
     kafka_partition_start(rig.seats[0].partition, 0, NULL);
     RIG_UNTIL(&rig, rig.records == 100);
@@ -646,8 +612,7 @@ static void test_sought_before_it_is_fetched(void **state)
     RIG_UNTIL(&rig, rig.seats[1].last == 99);
     impatient = false;
     assert_int_equal(rig.seats[1].first, 10);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 int main(void)
