@@ -103,7 +103,8 @@ def test_a_partition_is_taken_on_a_full_disk(kafka, spoold, engine):
     f.daemon.config["kafka"]["group_id"] += "-2"  # a group that assigns anew at once
     f.broken()
     f.daemon.start(env=f.env)
-    f.daemon.wait(lambda: "can't be noted" in f.daemon.stream_status("s")["reason"], 30, "it says so")
+    f.daemon.wait(lambda: "waits, since it can't be noted" in f.daemon.stream_status("s")["reason"], 30,
+                  "it says so")
     assert f.daemon.events("meta.full")
     f.mended()
     f.daemon.wait_rows(engine, f.table, 2000)
