@@ -50,7 +50,7 @@ static void drain_turn(uv_idle_t *handle)
 
 void kafka_source_wake(struct kafka_source *s)
 {
-    if (!s->closing)
+    if (!s->closing && !s->renew_started)
         uv_idle_start(&s->drain_idle, drain_turn);
 }
 
@@ -157,7 +157,7 @@ void kafka_source_drain(struct kafka_source *s)
     rd_kafka_message_t *batch[KAFKA_TAKE_PER_CALL];
     unsigned taken = 0;
 
-    if (s->closing || s->in_poll)
+    if (s->closing || s->renew_started || s->in_poll)
         return;
     s->in_poll = true;
     s->kick_looked = 0;
@@ -268,6 +268,9 @@ static void timer_fired(uv_timer_t *timer)
         s->close_commits_over = true;
         close_try(s);
         break;
+    case KAFKA_T_RENEW:
+        kafka_renew_look(s);
+        break;
     case KAFKA_TIMERS:
         break;
     }
@@ -335,9 +338,10 @@ static int client_hook(struct kafka_source *s, const struct kafka_options *optio
     return kafka_hook_attach(s->hook, conf, error);
 }
 
-static int create_client(struct kafka_source *s, const struct kafka_options *options,
-                         struct spool_error *error)
+int kafka_source_client(struct kafka_source *s, struct spool_error *error)
 {
+    const struct kafka_options *options = &s->options;
+    static const uint64_t one = 1;
     rd_kafka_conf_t *conf = NULL;
     char text[400];
     int status = kafka_conf_build(options, true, &conf, error);
@@ -363,9 +367,8 @@ static int create_client(struct kafka_source *s, const struct kafka_options *opt
     rd_kafka_poll_set_consumer(s->client);
     s->consumer_queue = rd_kafka_queue_get_consumer(s->client);
     s->commit_queue = rd_kafka_queue_new(s->client);
-    s->topics = rd_kafka_topic_partition_list_new((int)options->topic_count);
-    for (size_t i = 0; i < options->topic_count; i++)
-        rd_kafka_topic_partition_list_add(s->topics, options->topics[i], RD_KAFKA_PARTITION_UA);
+    rd_kafka_queue_io_event_enable(s->consumer_queue, s->consumer_fd, &one, sizeof(one));
+    rd_kafka_queue_io_event_enable(s->commit_queue, s->commit_fd, &one, sizeof(one));
     return SPOOL_OK;
 }
 
@@ -393,8 +396,6 @@ static void source_free(struct kafka_source *s)
 
 static void init_handles(struct kafka_source *s)
 {
-    static const uint64_t one = 1;
-
     uv_idle_init(s->loop, &s->drain_idle);
     uv_idle_init(s->loop, &s->turn_idle);
     s->drain_idle.data = s->turn_idle.data = s;
@@ -406,8 +407,6 @@ static void init_handles(struct kafka_source *s)
     uv_poll_init(s->loop, &s->commit_poll, s->commit_fd);
     s->consumer_poll.data = s->commit_poll.data = s;
     s->handles = 2 + KAFKA_TIMERS + 2;
-    rd_kafka_queue_io_event_enable(s->consumer_queue, s->consumer_fd, &one, sizeof(one));
-    rd_kafka_queue_io_event_enable(s->commit_queue, s->commit_fd, &one, sizeof(one));
 }
 
 int kafka_source_create(uv_loop_t *loop, const struct kafka_options *options,
@@ -423,6 +422,7 @@ int kafka_source_create(uv_loop_t *loop, const struct kafka_options *options,
     s->thread = uv_thread_self();
     s->callbacks = *callbacks;
     s->arg = arg;
+    s->options = *options;
     s->reset = options->auto_offset_reset;
     s->static_member = options->group_instance_id && options->group_instance_id[0];
     s->largest_bytes = RECORD_BYTES_UNKNOWN;
@@ -438,20 +438,22 @@ int kafka_source_create(uv_loop_t *loop, const struct kafka_options *options,
     if (s->consumer_fd < 0 || s->commit_fd < 0)
         status = spool_error_set_errno(error, SPOOL_E_IO, errno, "eventfd");
     else
-        status = create_client(s, options, error);
+        status = kafka_source_client(s, error);
     if (status) {
         source_free(s);
         return status;
     }
+    s->topics = rd_kafka_topic_partition_list_new((int)options->topic_count);
+    for (size_t i = 0; i < options->topic_count; i++)
+        rd_kafka_topic_partition_list_add(s->topics, options->topics[i], RD_KAFKA_PARTITION_UA);
     init_handles(s);
     *out = s;
     return SPOOL_OK;
 }
 
-int kafka_source_start(struct kafka_source *s, struct spool_error *error)
+void kafka_source_listen(struct kafka_source *s)
 {
     uint64_t poll_ms = s->max_poll_interval_ms / 4;
-    rd_kafka_resp_err_t err;
 
     if (poll_ms > POLL_TIMER_MAX_MS)
         poll_ms = POLL_TIMER_MAX_MS;
@@ -460,6 +462,21 @@ int kafka_source_start(struct kafka_source *s, struct spool_error *error)
     uv_poll_start(&s->consumer_poll, UV_READABLE, consumer_ready);
     uv_poll_start(&s->commit_poll, UV_READABLE, commit_ready);
     uv_timer_start(&s->timers[KAFKA_T_POLL], timer_fired, poll_ms, poll_ms);
+}
+
+void kafka_source_deaf(struct kafka_source *s)
+{
+    uv_idle_stop(&s->drain_idle);
+    uv_poll_stop(&s->consumer_poll);
+    for (int i = 0; i < KAFKA_TIMERS; i++)
+        uv_timer_stop(&s->timers[i]);
+}
+
+int kafka_source_start(struct kafka_source *s, struct spool_error *error)
+{
+    rd_kafka_resp_err_t err;
+
+    kafka_source_listen(s);
     err = rd_kafka_subscribe(s->client, s->topics);
     if (err)
         return spool_error_set(error, SPOOL_E_INVALID, "cannot subscribe: %s",
@@ -547,7 +564,15 @@ static bool may_destroy(const struct kafka_source *s)
 {
     if (!s->started)
         return true;
-    return s->close_leave ? s->assigned_once : s->settled && !kafka_join_under_way(s);
+    return s->close_leave ? s->joined_once : s->settled && !kafka_join_under_way(s);
+}
+
+void kafka_source_end_queues(struct kafka_source *s)
+{
+    rd_kafka_queue_io_event_enable(s->consumer_queue, -1, NULL, 0);
+    rd_kafka_queue_io_event_enable(s->commit_queue, -1, NULL, 0);
+    rd_kafka_queue_destroy(s->consumer_queue);
+    rd_kafka_queue_destroy(s->commit_queue);
 }
 
 /* rd_kafka_destroy waits for the client's threads: a pool job. */
@@ -556,6 +581,8 @@ static void close_work(uv_work_t *work)
     struct kafka_source *s = work->data;
     int flags = RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE;
 
+    if (!s->client)
+        return;
     if (s->close_leave) {
         /* Closing alone never makes a static member leave; unsubscribing does, once the
            revocation it causes is answered. */
@@ -568,10 +595,7 @@ static void close_work(uv_work_t *work)
         rd_kafka_consumer_close(s->client);
         flags = 0;
     }
-    rd_kafka_queue_io_event_enable(s->consumer_queue, -1, NULL, 0);
-    rd_kafka_queue_io_event_enable(s->commit_queue, -1, NULL, 0);
-    rd_kafka_queue_destroy(s->consumer_queue);
-    rd_kafka_queue_destroy(s->commit_queue);
+    kafka_source_end_queues(s);
     /* The process is about to end, and nothing is polled any more: the client is left to that end. */
     if (!may_destroy(s)) {
         s->hook = NULL; /* its threads go on writing there */
@@ -586,19 +610,26 @@ static bool commits_open(const struct kafka_source *s)
     return s->commit_in_flight || (kafka_commit_waits(s) && !kafka_join_under_way(s));
 }
 
+bool kafka_source_busy(const struct kafka_source *s)
+{
+    return s->runs_out > 0 || s->lookup || s->question.committed || s->kick.active ||
+           s->probe.active;
+}
+
 /* Goes on when no run, no job and no commit is under way. */
 static void close_try(struct kafka_source *s)
 {
-    if (s->close_started || s->runs_out > 0 || s->lookup || s->question.committed ||
-        s->kick.active || s->probe.active)
+    if (s->close_started || s->renew_started || kafka_source_busy(s))
         return;
     if (!s->close_commits_over && commits_open(s))
         return;
     s->close_started = true;
-    kafka_health_deafen(s);
     s->close_served = s->partition_count == 0;
     uv_idle_stop(&s->turn_idle);
-    kafka_partitions_unassign(s, s->partitions, s->partition_count);
+    if (s->client) {
+        kafka_health_deafen(s);
+        kafka_partitions_unassign(s, s->partitions, s->partition_count);
+    }
     kafka_group_let_go(s, s->kept_count);
     while (s->partition_count)
         kafka_partition_remove(s->partitions[s->partition_count - 1]);
@@ -624,10 +655,7 @@ void kafka_source_close(struct kafka_source *s, bool leave, void (*closed)(void 
     s->closed = closed;
     s->closed_arg = arg;
     s->callbacks.committed = ignore_committed;
-    uv_idle_stop(&s->drain_idle);
-    uv_poll_stop(&s->consumer_poll);
-    for (int i = 0; i < KAFKA_TIMERS; i++)
-        uv_timer_stop(&s->timers[i]);
+    kafka_source_deaf(s);
     for (uint32_t i = 0; i < s->partition_count; i++)
         kafka_run_discard(s->partitions[i]);
     s->revoking_count = 0; /* the pipeline is told nothing more; they go with the rest */

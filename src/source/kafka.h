@@ -76,7 +76,7 @@ struct kafka_callbacks {
     void (*traced)(void *arg, struct kafka_partition *partition, int64_t offset);
     /* It begins at offset, which was asked for as KAFKA_OFFSET_POLICY or KAFKA_OFFSET_BEGINNING. */
     void (*begun)(void *arg, struct kafka_partition *partition, int64_t offset);
-    /* A fatal error of the client (fenced instance, ...): the daemon exits 1. */
+    /* A fatal error of the client (fenced by another member of its name, ...): the daemon exits 1. */
     void (*fatal)(void *arg, const char *text);
     /* We joined the group (again) and have its answer: what it took away before, if anything, it has
        given to somebody else. */
@@ -93,6 +93,7 @@ struct kafka_callbacks {
    rest must be accepted by librdkafka. Usable for --check-config: connects to nothing. */
 int kafka_options_check(const struct kafka_options *options, struct spool_error *error);
 
+/* What options points to must outlive the source. */
 int kafka_source_create(uv_loop_t *loop, const struct kafka_options *options,
                         const struct kafka_callbacks *callbacks, void *arg,
                         struct kafka_source **out, struct spool_error *error);

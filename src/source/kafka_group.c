@@ -45,6 +45,7 @@ void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
     }
     s->settled = err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
     s->assigned_once |= s->settled;
+    s->joined_once |= s->settled;
     note = calloc(1, sizeof(*note));
     assert(note); /* an unanswered rebalance would hang the group */
     note->kind = err;
@@ -151,9 +152,7 @@ static void group_add(struct kafka_source *s, const rd_kafka_topic_partition_lis
     }
 }
 
-/* Of a member that the group had forgotten: whatever it has yet may have been another's meanwhile, and
-   begins as what is new does. */
-static void group_begin_again(struct kafka_source *s)
+static rd_kafka_topic_partition_list_t *lose_all(struct kafka_source *s)
 {
     rd_kafka_topic_partition_list_t *list =
         rd_kafka_topic_partition_list_new((int)s->partition_count + 1);
@@ -164,8 +163,25 @@ static void group_begin_again(struct kafka_source *s)
                                               s->partitions[i]->number);
     if (list->cnt)
         group_revoke(s, list, true);
+    return list;
+}
+
+/* Of a member that the group had forgotten: whatever it has yet may have been another's meanwhile, and
+   begins as what is new does. */
+static void group_begin_again(struct kafka_source *s)
+{
+    rd_kafka_topic_partition_list_t *list = lose_all(s);
+
     group_add(s, list);
     rd_kafka_topic_partition_list_destroy(list);
+}
+
+/* Those that are being revoked go at once, too. */
+void kafka_group_lose_all(struct kafka_source *s)
+{
+    rd_kafka_topic_partition_list_destroy(lose_all(s));
+    if (s->revoking_count)
+        revoke_now(s);
 }
 
 /* joined: else it is what was given with a revocation, before we joined again. */
@@ -193,7 +209,9 @@ void kafka_group_serve(struct kafka_source *s)
         if (!s->rebalances)
             s->rebalances_end = &s->rebalances;
         s->reseek_due = true; /* with the answer that it gets, now or later */
-        if (note->kind == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
+        if (s->renewing) {
+            answer_while_closing(s->client, note->kind);
+        } else if (note->kind == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
             group_assign(s, note->list, note->joined, note->forgotten);
         } else {
             group_revoke(s, note->list, note->lost || note->forgotten);

@@ -193,8 +193,10 @@ void kafka_health_tell_fatal(struct kafka_source *s)
     err = rd_kafka_fatal_error(s->client, text, sizeof(text));
     if (!err)
         snprintf(text, sizeof(text), "the Kafka client stopped");
+    s->connected = false;
     set_reason(s, text);
-    s->callbacks.fatal(s->arg, text);
+    if (err != RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID || !kafka_renew(s, text))
+        s->callbacks.fatal(s->arg, text);
 }
 
 /* An error that came in place of a record. */

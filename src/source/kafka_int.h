@@ -198,9 +198,12 @@ struct kafka_hook {
         int32_t number;
     } doubts[KAFKA_DOUBTS];
     unsigned doubt_count;
-    atomic_bool joining;     /* kafka_join.c */
-    atomic_bool nameless;    /* the member has no id */
-    atomic_bool forgotten;   /* ... or had none since the group gave an assignment */
+    atomic_bool joining;         /* kafka_join.c */
+    atomic_bool nameless;        /* the member has no id */
+    atomic_bool forgotten;       /* ... or had none since the group gave an assignment */
+    atomic_bool named, unnamed;  /* it has had one; and lost it, and has none yet */
+    _Atomic uint64_t renamed_ms; /* by the clock since boot: it got one again; 0: never */
+    atomic_bool answering;       /* the client waits for the answer to an assignment */
     atomic_bool away, back;  /* the coordinator is not there; has come since that was looked at */
     atomic_bool commit_kept; /* the client has one in hand that waits for it */
     /* kafka_commit.c: what the broker said of each partition, where it took some and refused others */
@@ -227,6 +230,7 @@ enum kafka_timer {
     KAFKA_T_COMMIT,
     KAFKA_T_PROBE,
     KAFKA_T_CLOSE,
+    KAFKA_T_RENEW,
     KAFKA_TIMERS
 };
 
@@ -240,8 +244,9 @@ struct kafka_source {
     uint32_t run_rows, run_linger_ms;
     uint64_t max_poll_interval_ms, session_ms;
     bool static_member;
+    struct kafka_options options; /* what it points to is the caller's */
 
-    rd_kafka_t *client;
+    rd_kafka_t *client; /* NULL: being made anew */
     struct kafka_hook *hook;
     rd_kafka_queue_t *consumer_queue, *commit_queue;
     rd_kafka_topic_partition_list_t *topics;
@@ -298,7 +303,11 @@ struct kafka_source {
 
     bool started;       /* subscribed */
     bool assigned_once; /* the group has given an assignment, if an empty one */
+    bool joined_once;   /* ... to this client */
     bool settled;       /* the last rebalance was one: none follows unless the group joins again */
+    bool renewing;      /* kafka_renew.c: the client is given up */
+    bool renew_started; /* ... and its end has begun */
+    uv_work_t renew_work;
     bool closing, close_leave, close_started, close_commits_over;
     volatile bool close_served; /* pool thread only: the closing rebalance was answered */
     uv_work_t close_work;
@@ -316,6 +325,15 @@ void kafka_source_drain(struct kafka_source *s);
 void kafka_source_wake(struct kafka_source *s); /* drains in the next turn */
 void kafka_source_timer(struct kafka_source *s, enum kafka_timer which, uint64_t ms);
 void kafka_source_room(struct kafka_source *s); /* something held was let go */
+int kafka_source_client(struct kafka_source *s, struct spool_error *error); /* makes it */
+void kafka_source_listen(struct kafka_source *s);     /* its queues wake the loop */
+void kafka_source_deaf(struct kafka_source *s);       /* they do no more: nothing is served */
+void kafka_source_end_queues(struct kafka_source *s); /* a pool job */
+bool kafka_source_busy(const struct kafka_source *s); /* a run is out, or a job asks the client */
+
+/* kafka_renew.c */
+bool kafka_renew(struct kafka_source *s, const char *reason); /* false: it ends the daemon */
+void kafka_renew_look(struct kafka_source *s);
 
 /* kafka_partition.c */
 struct kafka_partition *kafka_partition_find(struct kafka_source *s, const char *topic, int32_t n);
@@ -357,6 +375,7 @@ void kafka_kick_fire(struct kafka_source *s);
 void kafka_group_rebalance_cb(rd_kafka_t *client, rd_kafka_resp_err_t err,
                               rd_kafka_topic_partition_list_t *list, void *opaque);
 void kafka_group_serve(struct kafka_source *s);
+void kafka_group_lose_all(struct kafka_source *s);
 void kafka_group_let_go(struct kafka_source *s, size_t count); /* of the first kept ones */
 void kafka_group_revoke_over(struct kafka_source *s);
 void kafka_group_try_finish_revoke(struct kafka_source *s);
@@ -395,6 +414,8 @@ void kafka_join_commit_answered(struct kafka_source *s);
 bool kafka_join_under_way(const struct kafka_source *s);
 bool kafka_join_forgotten(struct kafka_source *s, bool assigned); /* see kafka_group.c */
 bool kafka_join_coordinator_away(const struct kafka_source *s);
+/* Whether the member lost its id and has none yet, or has had a new one for less than a session. */
+bool kafka_join_renamed(const struct kafka_source *s);
 bool kafka_join_heard(const struct kafka_source *s); /* in the first half of the session as it is */
 /* Whether a commit may be queued now; if so, end must follow, with nothing else between. */
 bool kafka_join_commit_begin(struct kafka_source *s);

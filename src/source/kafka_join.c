@@ -222,6 +222,20 @@ static bool becomes(const char *text, const char *state)
     return arrow && strncmp(arrow + strlen(" -> "), state, strlen(state)) == 0;
 }
 
+static void note_name(struct kafka_hook *h, bool named)
+{
+    atomic_store(&h->nameless, !named);
+    if (!named) {
+        atomic_store(&h->forgotten, true);
+        if (atomic_load(&h->named))
+            atomic_store(&h->unnamed, true);
+        return;
+    }
+    atomic_store(&h->named, true);
+    if (atomic_exchange(&h->unnamed, false))
+        atomic_store(&h->renamed_ms, clock_boot_ms());
+}
+
 bool kafka_join_note(struct kafka_hook *h, const char *facility, const char *text)
 {
     bool was_cut_off = is_cut_off(h);
@@ -229,9 +243,9 @@ bool kafka_join_note(struct kafka_hook *h, const char *facility, const char *tex
     if (strcmp(facility, "REJOIN") == 0) {
         atomic_store(&h->joining, true);
     } else if (strcmp(facility, "MEMBERID") == 0) {
-        atomic_store(&h->nameless, becomes(text, "\"\""));
-        if (h->nameless)
-            atomic_store(&h->forgotten, true);
+        note_name(h, !becomes(text, "\"\""));
+    } else if (strcmp(facility, "CGRPJOINSTATE") == 0) {
+        atomic_store(&h->answering, becomes(text, "wait-assign-call"));
     } else if (strcmp(facility, "COMMIT") == 0 && strstr(text, " unable to OffsetCommit ")) {
         atomic_store(&h->commit_kept, true);
     } else if (strcmp(facility, "CGRPSTATE") == 0) {
@@ -283,6 +297,13 @@ bool kafka_join_forgotten(struct kafka_source *s, bool assigned)
 bool kafka_join_coordinator_away(const struct kafka_source *s)
 {
     return atomic_load(&s->hook->away);
+}
+
+bool kafka_join_renamed(const struct kafka_source *s)
+{
+    uint64_t at = atomic_load(&s->hook->renamed_ms);
+
+    return atomic_load(&s->hook->unnamed) || (at && clock_boot_ms() - at < s->session_ms);
 }
 
 bool kafka_join_heard(const struct kafka_source *s)

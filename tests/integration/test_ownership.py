@@ -129,6 +129,30 @@ def test_instance_frozen_past_the_session_timeout(kafka, engine, spoold):
     group.drain(producer.stop())
 
 
+def test_fenced_by_what_it_sent_before_it_lost_its_session(kafka, engine, spoold):
+    """A broker that hung answers one join of a member and reads an earlier one behind it."""
+    group = Group(kafka, engine, spoold)
+    first, second = group.daemon(), group.daemon().start()
+    first.config["kafka"]["group_instance_id"] = "first"
+    first.start()
+    group.wait_owned(2, 2)
+    producer = kafka.producer(group.topic, 10**9, "--rate", 2000)
+    first.wait(lambda: first.stream_status("s")["rows_inserted"] > 1000, 30, "its rows")
+    kafka.child.signal(signal.SIGSTOP)
+    try:
+        first.wait_log(r"kafka\.lost", 30)
+    finally:
+        kafka.child.signal(signal.SIGCONT)
+    first.wait(lambda: len(first.events("kafka.assigned")) > 1, 60, "it joined again")
+    kafka.join_as(group.name, "first", group.topic)
+    first.wait_log(r"kafka\.fenced", 30)
+    group.wait_owned(2, 2)
+    inserted = first.stream_status("s")["rows_inserted"]
+    first.wait(lambda: first.stream_status("s")["rows_inserted"] > inserted + 1000, 60, "goes on")
+    group.drain(producer.stop())
+    assert first.sigterm() == 0 and second.sigterm() == 0
+
+
 def test_rows_held_by_one_are_sent_by_the_other_and_discarded_when_it_is_back(
         kafka, engine, spoold):
     group = Group(kafka, engine, spoold, 2)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import tempfile
@@ -136,6 +137,11 @@ class Producer:
         return self.finish()
 
 
+def _text(text):
+    """As the broker's protocol has strings."""
+    return struct.pack(">h", len(text)) + text.encode()
+
+
 class Kafka:
     """A broker that keeps its port and its data over stop, kill and start."""
 
@@ -248,6 +254,20 @@ class Kafka:
 
     def end_offsets(self, name):
         return {e["partition"]: e["high"] for e in self.tool.run("ends", name)}
+
+    def join_as(self, group, instance, topic):
+        """What a static member sends when it has lost its session, by a connection of its own that ends
+        with the answer: the member that has the name is fenced from then on."""
+        subscription = struct.pack(">hi", 1, 1) + _text(topic) + struct.pack(">ii", -1, 0)
+        body = (_text(group) + struct.pack(">ii", 6000, 60000) + _text("") + _text(instance) +
+                _text("consumer") + struct.pack(">i", 1) + _text("cooperative-sticky") +
+                struct.pack(">i", len(subscription)) + subscription)
+        request = struct.pack(">hhi", 11, 5, 1) + _text("tests") + body  # JoinGroup, version 5
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as s:
+            s.sendall(struct.pack(">i", len(request)) + request)
+            answer = s.recv(14, socket.MSG_WAITALL)
+        error, = struct.unpack(">h", answer[12:14])  # behind size, correlation and throttle time
+        assert error == 0, error
 
     # ---- records ----
 

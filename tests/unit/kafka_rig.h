@@ -64,6 +64,7 @@ struct rig {
     uv_timer_t tick; /* uv_run returns at latest after a tick: a timer may have met the condition */
     bool expired, waited;
     struct kafka_source *source;
+    const char *topic;
     struct seat seats[RIG_PARTITIONS_MAX]; /* by partition number */
     bool hold_assigned;                    /* don't answer assigned() */
     int64_t begin;                         /* where to begin without a committed offset */
@@ -408,9 +409,9 @@ static UNUSED void rig_start(struct rig *rig, struct cluster *c, const char *top
                              struct kafka_options options)
 {
     static const struct kafka_property session = {"session.timeout.ms", "6000"};
-    const char *topics[] = {topic};
     struct spool_error error;
 
+    rig->topic = topic;
     if (!options.property_count) { /* the mock waits out nearly a session at each rebalance */
         options.properties = &session;
         options.property_count = 1;
@@ -419,7 +420,7 @@ static UNUSED void rig_start(struct rig *rig, struct cluster *c, const char *top
     options.brokers = c->brokers;
     if (!options.group_id)
         options.group_id = "group";
-    options.topics = topics;
+    options.topics = &rig->topic;
     options.topic_count = 1;
     if (!options.run_linger_ms)
         options.run_linger_ms = 20;

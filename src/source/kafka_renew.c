@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A client that was fenced by its own former self is made anew.
+ *
+ * A member whose session is over joins again without an id, and a broker gives it the place of the member
+ * that has its group.instance.id; whatever that one still sends is "fenced". If the broker did not answer
+ * for longer than a session, more than one such join is on its way to it, over connections that were given
+ * up one after the other, and nothing says in which order it reads them: the member that it answers may be
+ * the one it fences next. To the client (2.0.2) that is fatal. To us it is a session lost: all partitions
+ * go as lost, and another client joins in the same place.
+ *
+ * Only for as long as a session after the member got its new id. A fenced member otherwise has met another
+ * spoold with its group.instance.id, and must not take turns with it: that ends the daemon.
+ *
+ * The client ends when nothing uses it any more: no run is out, no pool job asks it, no commit is under
+ * way, and the pipeline has let go of every partition. A fatal error makes it give up its assignment by
+ * itself, but for one that is being answered: it would wait for that for ever (rd_kafka_cgrp_unassign).
+ */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "source/kafka_int.h"
+
+#define RENEW_LOOK_MS 20
+
+bool kafka_renew(struct kafka_source *s, const char *reason)
+{
+    assert(!s->renewing);
+    if (!kafka_join_renamed(s) || s->closing)
+        return false;
+    s->renewing = true;
+    log_event(LOG_WARN, "kafka.fenced", "reason", reason, "action",
+              "the session was lost, and what this member sent then has taken its place: it joins "
+              "once more",
+              NULL);
+    kafka_group_lose_all(s);
+    kafka_source_timer(s, KAFKA_T_RENEW, RENEW_LOOK_MS);
+    return true;
+}
+
+static void renew_work(uv_work_t *work)
+{
+    struct kafka_source *s = work->data;
+
+    kafka_source_end_queues(s);
+    rd_kafka_destroy_flags(s->client, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+}
+
+/* What the new member may be fenced by was sent before the one it follows got its id. */
+static int join_again(struct kafka_source *s, struct spool_error *error)
+{
+    uint64_t renamed_ms = atomic_load(&s->hook->renamed_ms);
+    int status;
+
+    kafka_hook_destroy(s->hook);
+    s->hook = NULL;
+    status = kafka_source_client(s, error);
+    if (status != SPOOL_OK)
+        return status;
+    atomic_store(&s->hook->renamed_ms, renamed_ms);
+    return kafka_source_start(s, error);
+}
+
+static void renew_after(uv_work_t *work, int status)
+{
+    struct kafka_source *s = work->data;
+    struct spool_error error;
+
+    (void)status;
+    s->client = NULL;
+    s->consumer_queue = s->commit_queue = NULL;
+    s->renewing = s->renew_started = false;
+    s->settled = s->joined_once = s->fatal_seen = s->fatal_told = false;
+    if (s->closing)
+        kafka_source_schedule(s);
+    else if (join_again(s, &error) != SPOOL_OK)
+        s->callbacks.fatal(s->arg, error.text);
+}
+
+void kafka_renew_look(struct kafka_source *s)
+{
+    if (!s->renewing || s->renew_started)
+        return;
+    if (kafka_source_busy(s) || s->commit_in_flight || s->rebalances || s->kept_count ||
+        s->partition_count) {
+        kafka_source_timer(s, KAFKA_T_RENEW, RENEW_LOOK_MS);
+        return;
+    }
+    if (atomic_load(&s->hook->answering)) {
+        s->callbacks.fatal(s->arg, s->reason);
+        return;
+    }
+    s->renew_started = true;
+    s->connected = s->waiting = s->choked = s->fresh = false;
+    s->last_topic = NULL;
+    s->last_partition = NULL;
+    kafka_health_deafen(s);
+    kafka_source_deaf(s);
+    uv_poll_stop(&s->commit_poll);
+    s->renew_work.data = s;
+    uv_queue_work(s->loop, &s->renew_work, renew_work, renew_after);
+}

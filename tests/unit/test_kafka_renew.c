@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A member that is fenced by what it sent itself before it lost its session. */
+#include "base/clock.h"
+#include "kafka_rig.h"
+
+#define API_JOIN_GROUP 11
+#define API_HEARTBEAT  12
+#define API_SYNC_GROUP 14
+
+static struct rig rig;
+
+static const struct kafka_property quick[] = {
+    {"session.timeout.ms", "6000"},
+    {"heartbeat.interval.ms", "100"},
+    {"max.poll.interval.ms", "7000"},
+};
+
+static void refuse(struct cluster *c, int16_t api, rd_kafka_resp_err_t error)
+{
+    rd_kafka_mock_push_request_errors(c->mock, api, 1, error);
+}
+
+/* All records are read and 40 committed, as a static member. */
+static void begin(struct cluster *c)
+{
+    cluster_open(c, "t", 2);
+    produce(c, "t", 0, 100, 10);
+    rig_init(&rig);
+    rig.resume_committed = true;
+    rig_start(&rig, c, "t",
+              (struct kafka_options){
+                  .properties = quick, .property_count = 3, .group_instance_id = "spool-1"});
+    RIG_UNTIL(&rig, rig.records == 100 && rig.assigned == 2);
+    kafka_commit(rig.seats[0].partition, 40, "mine");
+    RIG_UNTIL(&rig, rig.seats[0].commit_ok == 40);
+}
+
+/* The broker forgets it, and it joins again under a new id. */
+static void lose_session(struct cluster *c)
+{
+    uint64_t assigned = rig.assigned;
+
+    refuse(c, API_HEARTBEAT, RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID);
+    RIG_UNTIL(&rig, rig.assigned == assigned + 2);
+    RIG_UNTIL(&rig, rig.seats[0].last == 99);
+    assert_true(atomic_load(&rig.source->hook->renamed_ms) > 0);
+}
+
+/* At once after it got its new id, whenever that was: the mock lets each rebalance wait for nearly a
+   session. */
+static void fence(struct cluster *c, int16_t api)
+{
+    atomic_store(&rig.source->hook->renamed_ms, clock_boot_ms());
+    refuse(c, api, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
+}
+
+/* Ten more records come, up to end. */
+static void goes_on(struct cluster *c, int64_t end)
+{
+    produce(c, "t", 0, 10, 10);
+    RIG_UNTIL(&rig, rig.seats[0].last == end - 1);
+    kafka_commit(rig.seats[0].partition, end, "mine");
+    RIG_UNTIL(&rig, rig.seats[0].commit_ok == end);
+    assert_string_equal(rig.fatal, "");
+}
+
+static void test_by_a_heartbeat(void **state)
+{
+    const rd_kafka_t *client;
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    lose_session(&c);
+    client = rig.source->client;
+    fence(&c, API_HEARTBEAT);
+    RIG_UNTIL(&rig, rig.source->client != client && rig.assigned == 6);
+    assert_int_equal(rig.lost, 4);
+    assert_int_equal(rig.seats[0].committed, 40);
+    goes_on(&c, 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+static void test_while_it_joins(void **state)
+{
+    static const int16_t at[] = {API_JOIN_GROUP, API_SYNC_GROUP};
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    for (int i = 0; i < 2; i++) {
+        uint64_t assigned = rig.assigned;
+        fence(&c, at[i]);
+        refuse(&c, API_HEARTBEAT, RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS);
+        RIG_UNTIL(&rig, rig.assigned == assigned + 2);
+        goes_on(&c, 110 + 10 * i);
+    }
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* The client has messages of ours, and must not end before they are released. */
+static void test_with_runs_out(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    rig.hold_runs = rig.hold_revoke = true;
+    produce(&c, "t", 0, 10, 10);
+    RIG_UNTIL(&rig, rig.parked);
+    fence(&c, API_HEARTBEAT);
+    RIG_UNTIL(&rig, rig.lost == 2);
+    rig_let_pass(&rig, 200);
+    assert_true(rig.source->renewing && !rig.source->renew_started);
+    kafka_revoke_done(rig.source);
+    rig.hold_revoke = false;
+    rig_let_pass(&rig, 200);
+    assert_true(rig.source->renewing && !rig.source->renew_started);
+    rig_release(&rig);
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    assert_int_equal(rig.seats[0].committed, 40);
+    goes_on(&c, 120);
+    rig_close(&rig, false);
+    cluster_close(&c);
+}
+
+static void test_while_partitions_are_taken_away(void **state)
+{
+    rd_kafka_topic_partition_list_t *list;
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    rig.hold_revoke = true;
+    list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, "t", 1);
+    kafka_group_rebalance_cb(rig.source->client, RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS, list,
+                             rig.source->hook);
+    rd_kafka_topic_partition_list_destroy(list);
+    RIG_UNTIL(&rig, rig.revoked == 1 && rig.source->revoke_pending);
+    fence(&c, API_HEARTBEAT);
+    RIG_UNTIL(&rig, rig.lost == 1);
+    assert_int_equal(rig.source->partition_count, 0);
+    rig.hold_revoke = false;
+    kafka_revoke_done(rig.source);
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    goes_on(&c, 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+static void test_closed_meanwhile(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    for (int started = 0; started < 2; started++) {
+        begin(&c);
+        fence(&c, API_HEARTBEAT);
+        RIG_UNTIL(&rig, started ? rig.source->renew_started : rig.source->renewing);
+        rig_close(&rig, started);
+        cluster_close(&c);
+    }
+}
+
+/* What it sent before it lost its session is long over: it is another one that has its place. */
+static void test_by_a_stranger(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    atomic_store(&rig.source->hook->renamed_ms, clock_boot_ms() - rig.source->session_ms);
+    refuse(&c, API_HEARTBEAT, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
+    RIG_UNTIL(&rig, rig.fatal[0] != '\0');
+    assert_non_null(strstr(rig.fatal, "instance"));
+    rig_close(&rig, false);
+    cluster_close(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_by_a_heartbeat),
+        cmocka_unit_test(test_while_it_joins),
+        cmocka_unit_test(test_with_runs_out),
+        cmocka_unit_test(test_while_partitions_are_taken_away),
+        cmocka_unit_test(test_closed_meanwhile),
+        cmocka_unit_test(test_by_a_stranger),
+    };
+    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
