@@ -75,6 +75,9 @@ static int tsv_field(struct tsv_reader *r, char **field, char *stop)
     *field = to;
     while (r->at < r->end) {
         char c = *r->at++;
+        /* One of a value is escaped: a profile may have lines end so. */
+        if (c == '\r' && r->at < r->end && *r->at == '\n')
+            c = *r->at++;
         if (c == '\t' || c == '\n') {
             *stop = c;
             *to = '\0';

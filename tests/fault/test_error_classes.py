@@ -695,6 +695,20 @@ def test_a_profile_that_cuts_batches(kafka, granted, spoold):
                          f"table = '{rig.tables['s']}'") == "1"
 
 
+def test_a_profile_that_ends_lines_otherwise(kafka, granted, proxy, spoold):
+    granted.start_with(output_format_tsv_crlf_end_of_line=1)
+    between = proxy(granted)
+    rig = Rig(kafka, granted, spoold, {"s": Case(0, "none", engine="MergeTree ORDER BY id")},
+              url=between.url)
+    between.arm(Fault("answer", how="rst"), "s")
+    rig.send(1000)
+    rig.daemon.start()
+    rig.daemon.wait(lambda: kafka.committed_offsets(rig.daemon.group, rig.topics["s"]) == {0: 1000},
+                    60, "committed")
+    assert [e["stored"] for e in rig.daemon.events("batch.asked")] == ["1000"]
+    assert granted.count(rig.tables["s"]) == 1000
+
+
 def test_a_profile_that_deduplicates_nothing(kafka, granted, proxy, spoold):
     granted.start_with(deduplicate_insert="disable")
     between = proxy(granted)

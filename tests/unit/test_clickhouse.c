@@ -1200,6 +1200,7 @@ static void test_tsv(void **state)
     struct tsv_reader reader;
     char *fields[2];
     char good[] = "a\\tb\t\\\\\\n\\'\n\t\n";
+    char crlf[] = "a\tb\\r\r\n\t\r\n";
 
     (void)state;
     tsv_open(&reader, good, sizeof(good) - 1, 2);
@@ -1210,6 +1211,11 @@ static void test_tsv(void **state)
     assert_string_equal(fields[0], "");
     assert_string_equal(fields[1], "");
     assert_int_equal(tsv_row(&reader, fields), SPOOL_E_END);
+    tsv_open(&reader, crlf, sizeof(crlf) - 1, 2); /* output_format_tsv_crlf_end_of_line */
+    assert_int_equal(tsv_row(&reader, fields), SPOOL_OK);
+    assert_string_equal(fields[1], "b\r");
+    assert_int_equal(tsv_row(&reader, fields), SPOOL_OK);
+    assert_string_equal(fields[1], "");
     for (size_t i = 0; i < sizeof(broken) / sizeof(broken[0]); i++) {
         size_t size = strlen(broken[i]);
         char *exact = malloc(size);
