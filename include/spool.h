@@ -501,6 +501,11 @@ struct spool_problem {
 int spool_verify(struct spool *spool, void (*each)(void *arg, const struct spool_problem *problem),
                  void *arg, uint64_t *problems, struct spool_error *error);
 
+enum spool_repair_flags {
+    SPOOL_REPAIR_DRY = 1,             /* only says it */
+    SPOOL_REPAIR_SKIP_UNREADABLE = 2, /* a new dead.mdb goes without letters that can't be read */
+};
+
 /*
  * [any] From now on spool_verify ends soon with SPOOL_E_CANCELLED, also where it is under way: for whoever
  * is about to close, and needs the lanes.
@@ -514,11 +519,12 @@ int spool_looks_go_on(const struct spool *spool, struct spool_error *error);
  * with nothing of the spool open. The old file is renamed, never overwritten. What can't be had
  * again: acknowledgements, seals, and the caller's notes; spool_stream_rebuilt_to tells which blocks
  * that concerns. Then a new dead.mdb of the letters that can be read, where one of them or the file is
- * damaged. Calls say for every line of what was found and is done; dry: only says it.
+ * damaged. Calls say for every line of what was found and is done. What can't be read (IO) is not
+ * damaged, and nothing is made without it, but for the letters that the flag allows for.
  * *wrong: meta.mdb is damaged or gone, or dead.mdb damaged. NEWER, LOCKED, IO, FULL; NOT_FOUND: no segment says anything.
  */
-int spool_repair(const char *path, bool dry, void (*say)(void *arg, const char *line), void *arg,
-                 bool *wrong, struct spool_error *error);
+int spool_repair(const char *path, unsigned flags, void (*say)(void *arg, const char *line),
+                 void *arg, bool *wrong, struct spool_error *error);
 
 #ifdef __cplusplus
 }

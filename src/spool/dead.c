@@ -104,8 +104,7 @@ static int letter_decode(struct cursor c, struct letter *out)
     return SPOOL_OK;
 }
 
-/* Splits a key; stream gets SPOOL_STREAM_NAME_MAX + 1 bytes. */
-static int key_decode(const uint8_t *key, size_t size, char *stream, uint32_t *origin,
+int dead_letter_place(const uint8_t *key, size_t size, char *stream, uint32_t *origin,
                       int64_t *offset)
 {
     size_t n = size < 14 || size > LETTER_KEY_MAX ? 0 : size - 13;
@@ -125,7 +124,7 @@ int dead_letter_check(const uint8_t *key, size_t key_size, const uint8_t *data, 
     struct cursor body;
     uint32_t origin;
     int64_t offset;
-    int status = key_decode(key, key_size, stream, &origin, &offset);
+    int status = dead_letter_place(key, key_size, stream, &origin, &offset);
 
     if (status == SPOOL_OK)
         status = record_open(RECORD_LETTER, key, key_size, data, size, &body);
@@ -546,7 +545,7 @@ static int each_letter(struct spool *spool, const MDB_val *k, const MDB_val *v,
     struct cursor body;
     uint32_t id = 0;
     int64_t offset = 0;
-    int status = key_decode(k->mv_data, k->mv_size, stream, &id, &offset);
+    int status = dead_letter_place(k->mv_data, k->mv_size, stream, &id, &offset);
 
     if (status == SPOOL_OK)
         status = record_open(RECORD_LETTER, k->mv_data, k->mv_size, v->mv_data, v->mv_size, &body);

@@ -70,7 +70,7 @@ static int choose_uuid(struct repair *r, struct spool_error *error)
 
     if (!dead)
         return repair_no_memory(error);
-    status = repair_walk(dead, "info", dead_uuid, r, NULL, error);
+    status = repair_walk_dead(r, dead, "info", NULL, dead_uuid, r, NULL, error);
     free(dead);
     if (is_cause_to_stop(status))
         return status == SPOOL_E_NOMEM ? repair_no_memory(error) : status;
@@ -264,7 +264,7 @@ static int read_origins(struct repair *r, struct spool_error *error)
     for (size_t i = 0; status == SPOOL_OK && i < 6; i++)
         status = read_each(r, i % 2, passes[i / 2].db, passes[i / 2].visit[i % 2], error);
     if (status == SPOOL_OK)
-        status = repair_walk(dead, "letters", told_letter, r, NULL, error);
+        status = repair_walk_dead(r, dead, "letters", NULL, told_letter, r, NULL, error);
     free(dead);
     if (status == SPOOL_E_NOMEM)
         return repair_no_memory(error);
@@ -469,12 +469,19 @@ static int can_open(const struct repair *r, const char *name, struct spool_error
 /* Before anything else is read: it may be all that is wrong with the file. */
 static int mend(struct repair *r, const char *name, bool *wrong, struct spool_error *error)
 {
+    const bool skips = r->skip_unreadable && !strcmp(name, "dead.mdb");
     char *path = r->dry ? NULL : path_join(r->spool->path, name);
+    struct spool_error why = {0};
     bool mended = false;
     int status = SPOOL_OK;
 
     if (!r->dry)
-        status = path ? tree_mend(path, &mended, error) : repair_no_memory(error);
+        status = path ? tree_mend(path, &mended, &why) : repair_no_memory(&why);
+    if (status == SPOOL_E_IO && why.sys_errno &&
+        skips) /* the page that is not read has no number */
+        status = SPOOL_OK;
+    if (status != SPOOL_OK && error)
+        *error = why;
     if (mended)
         repair_say(r, "%s: the number of its last commit is put right", name);
     *wrong = *wrong || mended;
@@ -482,10 +489,13 @@ static int mend(struct repair *r, const char *name, bool *wrong, struct spool_er
     return status;
 }
 
-int spool_repair(const char *path, bool dry, void (*say_line)(void *arg, const char *line),
+int spool_repair(const char *path, unsigned flags, void (*say_line)(void *arg, const char *line),
                  void *arg, bool *wrong, struct spool_error *error)
 {
-    struct repair r = {.dry = dry, .say = say_line, .arg = arg};
+    struct repair r = {.dry = flags & SPOOL_REPAIR_DRY,
+                       .skip_unreadable = flags & SPOOL_REPAIR_SKIP_UNREADABLE,
+                       .say = say_line,
+                       .arg = arg};
     int status;
 
     *wrong = false;
@@ -493,7 +503,7 @@ int spool_repair(const char *path, bool dry, void (*say_line)(void *arg, const c
     if (!r.spool)
         return repair_no_memory(error);
     r.spool->lock_fd = -1;
-    r.spool->read_only = dry;
+    r.spool->read_only = r.dry;
     r.spool->meta_reserve_bytes = DEFAULT_RESERVE;
     r.spool->path = strdup(path);
     status = r.spool->path ? SPOOL_OK : repair_no_memory(error);

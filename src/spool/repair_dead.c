@@ -16,6 +16,7 @@
 
 #define COMMIT_BYTES   (4 * MIB)
 #define COMMIT_LETTERS 4096
+#define PLACE_BYTES    320
 
 struct letter {
     uint8_t *bytes; /* key, then value */
@@ -26,7 +27,9 @@ struct rebuild {
     struct repair *repair;
     bool dry;
     uint64_t readable, damaged;
-    bool half; /* read by one meta page alone */
+    uint64_t unreadable; /* of the damaged ones: the disk does not give them */
+    uint64_t gaps;       /* pages whose letters are not known */
+    bool half;           /* read by one meta page alone */
     struct letter letters[COMMIT_LETTERS];
     size_t count, bytes;
     int status; /* of writing */
@@ -72,6 +75,50 @@ static int keep_letter(struct rebuild *b, const struct tree_item *item, const ui
     return SPOOL_OK;
 }
 
+/* Of which letter a key is, in words. */
+static const char *place_text(const struct rebuild *b, const uint8_t *key, size_t size,
+                              char text[PLACE_BYTES])
+{
+    char stream[SPOOL_STREAM_NAME_MAX + 1];
+    const struct origin *origin;
+    uint32_t id = 0;
+    int64_t offset = 0;
+
+    if (dead_letter_place(key, size, stream, &id, &offset) != SPOOL_OK)
+        return "a key that is none of a letter";
+    origin = origin_of(b->repair->spool, id);
+    snprintf(text, PLACE_BYTES, "offset %lld of %.150s in stream %s", (long long)offset,
+             origin ? origin->name : "an origin without a name", stream);
+    return text;
+}
+
+static void tell_gap(void *arg, const struct tree_gap *gap)
+{
+    struct rebuild *b = arg;
+    char from[PLACE_BYTES], to[PLACE_BYTES];
+
+    b->gaps++;
+    if (strcmp(gap->db, "letters") != 0)
+        repair_say(b->repair, "page %llu of dead.mdb can't be read", (unsigned long long)gap->page);
+    else
+        repair_say(b->repair,
+                   "page %llu of dead.mdb can't be read: it is passed over, with the letters from "
+                   "%s on to before %s",
+                   (unsigned long long)gap->page,
+                   gap->from ? place_text(b, gap->from, gap->from_size, from) : "the first one",
+                   gap->to ? place_text(b, gap->to, gap->to_size, to) : "the end");
+}
+
+static void pass_over(struct rebuild *b, const struct tree_item *item)
+{
+    char text[PLACE_BYTES];
+
+    b->damaged++;
+    b->unreadable++;
+    repair_say(b->repair, "the letter of %s can't be read: it is passed over",
+               place_text(b, item->key, item->key_size, text));
+}
+
 /* A letter that is bad is counted; what can't be written ends the walk. */
 static int each_letter(void *arg, const struct tree *tree, const struct tree_item *item)
 {
@@ -81,9 +128,12 @@ static int each_letter(void *arg, const struct tree *tree, const struct tree_ite
     uint64_t bytes = 0;
     int status = tree_value(tree, item, (size_t)tree->file_bytes, &value, NULL);
 
-    if (status == SPOOL_E_IO)
+    if (status == SPOOL_E_IO && !b->repair->skip_unreadable)
         return status;
-
+    if (status == SPOOL_E_IO) {
+        pass_over(b, item);
+        return SPOOL_OK;
+    }
     if (status == SPOOL_OK)
         status = dead_letter_check(item->key, item->key_size, value, item->size, stream, &bytes);
     if (status == SPOOL_OK)
@@ -102,7 +152,8 @@ static int each_letter(void *arg, const struct tree *tree, const struct tree_ite
 static int walk_letters(struct rebuild *b, const char *path)
 {
     struct spool_error why = {0};
-    int status = repair_walk(path, "letters", each_letter, b, &b->half, &why);
+    int status =
+        repair_walk_dead(b->repair, path, "letters", tell_gap, each_letter, b, &b->half, &why);
 
     write_letters(b);
     if (b->status != SPOOL_OK)
@@ -111,6 +162,11 @@ static int walk_letters(struct rebuild *b, const char *path)
         return repair_no_memory(b->error);
     if (status == SPOOL_E_IO || status == SPOOL_E_NOT_FOUND)
         return spool_error_set(b->error, status, "%s", why.text);
+    if ((b->gaps || b->unreadable) && !b->readable)
+        return spool_error_set(b->error, SPOOL_E_IO,
+                               "no letter of %s can be read. It is left as it is; mend the disk, "
+                               "or move the file away to go on without them",
+                               path);
     if (status != SPOOL_OK)
         repair_say(b->repair,
                    "neither meta page of dead.mdb can be read: no letter is to be found");
@@ -174,7 +230,7 @@ static int other_uuid(void *arg, const struct tree *tree, const struct tree_item
 }
 
 /* SPOOL_OK: dead.mdb is as it should be, or not there. */
-static int look_at_dead(struct repair *r, struct spool_error *why, struct spool_error *error)
+static int look_at_dead(struct repair *r, struct spool_error *why)
 {
     uint64_t problems = 0;
     bool writes = !r->spool->read_only;
@@ -184,7 +240,7 @@ static int look_at_dead(struct repair *r, struct spool_error *why, struct spool_
     status = dead_open(r->spool, why);
     r->spool->read_only = !writes;
     if (status == SPOOL_OK)
-        status = verify_dead(r->spool, &problems, error);
+        status = verify_dead(r->spool, &problems, why);
     store_close(&r->spool->dead);
     if (status != SPOOL_OK || !problems)
         return status;
@@ -203,7 +259,9 @@ int repair_dead(struct repair *r, bool *wrong, struct spool_error *error)
 
     if (status != SPOOL_OK)
         goto done;
-    status = look_at_dead(r, &why, error);
+    status = look_at_dead(r, &why);
+    if (status == SPOOL_E_IO && r->skip_unreadable)
+        status = SPOOL_E_CORRUPT;
     if (status != SPOOL_E_CORRUPT) {
         if (status != SPOOL_OK && why.text[0])
             spool_error_set(error, status, "%s", why.text);
@@ -211,7 +269,7 @@ int repair_dead(struct repair *r, bool *wrong, struct spool_error *error)
     }
     *wrong = true;
     repair_say(r, "%s", why.text);
-    status = repair_walk(path, "info", other_uuid, &uuid, NULL, error);
+    status = repair_walk_dead(r, path, "info", NULL, other_uuid, &uuid, NULL, error);
     if (is_cause_to_stop(status)) {
         if (status == SPOOL_E_NOMEM)
             repair_no_memory(error);
@@ -225,9 +283,10 @@ int repair_dead(struct repair *r, bool *wrong, struct spool_error *error)
     *b = (struct rebuild){.repair = r, .dry = r->dry, .error = error};
     status = r->dry ? walk_letters(b, path) : rebuild(b, path, fresh);
     if (status == SPOOL_OK)
-        repair_say(r, "dead.mdb%s: %llu letters can be read, %llu that are there can not",
+        repair_say(r, "dead.mdb%s: %llu letters can be read, %llu that are there can not%s",
                    r->dry ? "" : " is made anew", (unsigned long long)b->readable,
-                   (unsigned long long)b->damaged);
+                   (unsigned long long)b->damaged,
+                   b->gaps ? ", nor those of the pages that are passed over" : "");
 done:
     free(b);
     free(fresh);

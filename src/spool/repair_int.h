@@ -34,6 +34,7 @@ struct told_origin {
 struct repair {
     struct spool *spool;
     bool dry;
+    bool skip_unreadable; /* of dead.mdb */
     void (*say)(void *arg, const char *line);
     void *arg;
     struct told_stream *streams;
@@ -58,6 +59,13 @@ int repair_can_open(const char *path, struct spool_error *error);
 int repair_walk(const char *path, const char *db,
                 int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
                 void *arg, bool *half, struct spool_error *error);
+/* The same of dead.mdb; where it is to be done without what can't be read, that is stepped over, and unreadable
+   (may be NULL) told of each page. Then IO is only for a file that can't be opened, or whose meta pages can't
+   be read, or comes of visit. */
+int repair_walk_dead(const struct repair *r, const char *path, const char *db,
+                     void (*unreadable)(void *arg, const struct tree_gap *gap),
+                     int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
+                     void *arg, bool *half, struct spool_error *error);
 /* Makes a new dead.mdb of what can be read of a damaged one. *wrong: it is damaged. NEWER, IO, FULL,
    NOMEM. The uuid of the spool must be known. */
 int repair_dead(struct repair *r, bool *wrong, struct spool_error *error);

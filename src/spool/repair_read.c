@@ -81,7 +81,9 @@ int repair_can_open(const char *path, struct spool_error *error)
     return SPOOL_OK;
 }
 
-int repair_walk(const char *path, const char *db,
+/* flags: TREE_READABLE, or 0. */
+static int walk(const char *path, const char *db, unsigned flags,
+                void (*unreadable)(void *arg, const struct tree_gap *gap),
                 int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
                 void *arg, bool *half, struct spool_error *error)
 {
@@ -94,16 +96,34 @@ int repair_walk(const char *path, const char *db,
         return spool_error_set_errno(error, SPOOL_E_NOT_FOUND, errno, "cannot open %s", path);
     if (fd < 0)
         return has_to_be_read(path, strerror(errno), error);
-    status = tree_open_salvage(&tree, fd, TREE_READABLE, half ? half : &ignored, &inner);
+    status = tree_open_salvage(&tree, fd, flags, half ? half : &ignored, &inner);
     if (status == SPOOL_OK) {
-        status = tree_walk(&tree, db, TREE_SALVAGE | TREE_READABLE, visit, arg, &inner);
-        if (status == SPOOL_E_CORRUPT)
+        tree.unreadable = unreadable;
+        tree.unreadable_arg = arg;
+        status = tree_walk(&tree, db, TREE_SALVAGE | flags, visit, arg, &inner);
+        if (status == SPOOL_E_CORRUPT || (status == SPOOL_E_IO && !flags))
             status = SPOOL_OK;
     } else if (status != SPOOL_E_IO && status != SPOOL_E_NOMEM) {
         status = SPOOL_E_CORRUPT;
     }
     close(fd);
     return status == SPOOL_E_IO ? has_to_be_read(path, inner.text, error) : status;
+}
+
+int repair_walk(const char *path, const char *db,
+                int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
+                void *arg, bool *half, struct spool_error *error)
+{
+    return walk(path, db, TREE_READABLE, NULL, visit, arg, half, error);
+}
+
+int repair_walk_dead(const struct repair *r, const char *path, const char *db,
+                     void (*unreadable)(void *arg, const struct tree_gap *gap),
+                     int (*visit)(void *arg, const struct tree *tree, const struct tree_item *item),
+                     void *arg, bool *half, struct spool_error *error)
+{
+    return walk(path, db, r->skip_unreadable ? 0 : TREE_READABLE, unreadable, visit, arg, half,
+                error);
 }
 
 bool is_cause_to_stop(int status)

@@ -253,6 +253,9 @@ int dead_create(struct spool *spool, const char *path, struct spool_error *error
 /* A letter as it stood in another file, which was checked. 0, an LMDB code or a spool status. */
 int dead_letter_copy(struct spool *spool, MDB_txn *txn, uint8_t *key, size_t key_size,
                      uint8_t *value, size_t size);
+/* Splits a letter's key; stream gets SPOOL_STREAM_NAME_MAX + 1 bytes. CORRUPT: it is none. */
+int dead_letter_place(const uint8_t *key, size_t size, char *stream, uint32_t *origin,
+                      int64_t *offset);
 int dead_letter_check(const uint8_t *key, size_t key_size, const uint8_t *data, size_t size,
                       char *stream, uint64_t *bytes);
 

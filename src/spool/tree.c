@@ -258,6 +258,19 @@ static int settle(struct walk *w, int status)
     return SPOOL_OK;
 }
 
+static void tell_gap(const struct walk *w, uint64_t page, struct bound lo, struct bound hi)
+{
+    const struct tree_gap gap = {.db = w->db,
+                                 .page = page,
+                                 .from = lo.key,
+                                 .to = hi.key,
+                                 .from_size = lo.size,
+                                 .to_size = hi.size};
+
+    if (w->tree->unreadable)
+        w->tree->unreadable(w->tree->unreadable_arg, &gap);
+}
+
 static int walk_page(struct walk *w, uint64_t number, unsigned level, unsigned depth,
                      struct bound lo, struct bound hi)
 {
@@ -267,6 +280,8 @@ static int walk_page(struct walk *w, uint64_t number, unsigned level, unsigned d
 
     if (status == SPOOL_OK)
         status = load_page(w, number, level, kind, &nodes, lo, hi);
+    if (status == SPOOL_E_IO)
+        tell_gap(w, number, lo, hi);
     if (status != SPOOL_OK)
         return settle(w, status);
     p = w->page[level];

@@ -26,6 +26,15 @@ struct tree_root {
     uint16_t flags, depth;
 };
 
+/* A page of a database that can't be read. What lay in it is at or above the one key and below the other;
+   NULL: there is no such bound. */
+struct tree_gap {
+    const char *db;
+    uint64_t page;
+    const uint8_t *from, *to;
+    size_t from_size, to_size;
+};
+
 struct tree {
     int fd; /* borrowed */
     uint32_t page_bytes;
@@ -33,6 +42,10 @@ struct tree {
     uint64_t last_page;
     uint64_t transaction;
     struct tree_root free_root, main_root;
+    /* Told of each page that a salvage steps over since it can't be read; NULL: nobody is. For the caller of
+       tree_walk to set. */
+    void (*unreadable)(void *arg, const struct tree_gap *gap);
+    void *unreadable_arg;
 };
 
 struct tree_item {

@@ -163,3 +163,34 @@ def test_every_call_of_a_repair_fails(harm, how):
     print(f"{calls} calls failed, one at a time; {ended} repairs ended of it")
     assert ended > calls // 3
     assert kept <= {"LOCK", "meta.mdb", "dead.mdb", "streams", "meta.mdb.old", "dead.mdb.old"}
+
+
+def letters_of(spool):
+    return spoolctl(spool, "dead", "ls", "--json").stdout.splitlines()
+
+
+def test_a_repair_without_what_can_not_be_read():
+    """A sector of dead.mdb is bad: only when told to does a repair give up the letters in it, and says which."""
+    where = tempfile.mkdtemp(prefix="repair-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    spool = f"{where}/spool"
+    subprocess.run([os.path.join(os.environ["SUPPORT_DIR"], "mkspool"), spool, "streams=2", "dead=200"], check=True,
+                   stdout=subprocess.DEVNULL)
+    dead, letters = f"{spool}/dead.mdb", letters_of(spool)
+    assert len(letters) == 400
+    bad = next(p.at for p in Lmdb(dead).places if (p.kind, p.db) == ("value", "letters"))
+    env = {"LD_PRELOAD": os.path.join(os.environ["SUPPORT_DIR"], "preload_fail.so"), "FAIL_IN": dead,
+           "FAIL_READ": str(bad)}
+    was = content(dead)
+
+    refused = spoolctl(spool, "repair", "--yes", **env)
+    assert refused.returncode == 1 and os.strerror(errno.EIO) in refused.stderr, refused
+    said = spoolctl(spool, "repair", "--skip-unreadable", **env)
+    assert said.returncode == 1 and content(dead) == was, said
+    done = spoolctl(spool, "repair", "--skip-unreadable", "--yes", **env)
+    assert done.returncode == 0 and "can't be read: it is passed over" in done.stdout, done
+    assert [content(path) for path in glob.glob(dead + ".old-*")] == [was]
+    left = letters_of(spool)
+    assert 300 < len(left) < 400 and set(left) < set(letters)
+    assert f": {len(left)} letters can be read" in done.stdout, done.stdout
+    assert spoolctl(spool, "verify").returncode == 0
+    shutil.rmtree(where)

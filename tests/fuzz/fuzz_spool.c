@@ -264,7 +264,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     patch(data[0] % FILES, data + 1, size - 1, data[0] & 0x80);
     if (data[0] & 0x40) {
         (void)unlink(files[1].path);
-        repaired = spool_repair(directory, false, line_said, NULL, &wrong, &error) == SPOOL_OK;
+        repaired = spool_repair(directory, 0, line_said, NULL, &wrong, &error) == SPOOL_OK;
         assert(repaired ? wrong : error.text[0] != 0);
         remove_kept();
     }

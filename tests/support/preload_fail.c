@@ -12,6 +12,7 @@
  *   FAIL_CALLS=NAMES  of these calls alone, "fsync,fdatasync"; pread fails where it is named
  *   FAIL_ERRNO=N      with this; EIO by default
  *   FAIL_MIN=N        no writes of fewer bytes: a full disk takes LMDB's meta page, which is in its place
+ *   FAIL_READ=BYTE    nothing but each pread of that byte of the file FAIL_IN: a bad sector
  *   FAIL_SHORT=1      a write does not fail, but writes half of its bytes, every time
  */
 #include <dirent.h>
@@ -49,17 +50,23 @@ static int begins(const char *path, const char *directory)
     return !strncmp(path, directory, strlen(directory));
 }
 
-static int is_below(int fd, const char *directory)
+/* The file's path, or "". */
+static const char *path_of(int fd, char path[4096])
 {
-    char link[64], path[4096];
+    char link[64];
     ssize_t n;
 
     snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    n = readlink(link, path, sizeof(path) - 1);
-    if (n < 0)
-        return 0;
-    path[n] = 0;
-    return begins(path, directory);
+    n = readlink(link, path, 4095);
+    path[n < 0 ? 0 : n] = 0;
+    return path;
+}
+
+static int is_below(int fd, const char *directory)
+{
+    char path[4096];
+
+    return begins(path_of(fd, path), directory);
 }
 
 /* Whether this call, of a file that is asked for, fails; *first: it is to write half. */
@@ -173,8 +180,13 @@ void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t 
 
 ssize_t pread(int fd, void *data, size_t size, off_t at)
 {
-    const char *names = getenv("FAIL_CALLS");
+    const char *names = getenv("FAIL_CALLS"), *byte = getenv("FAIL_READ"), *in = getenv("FAIL_IN");
+    off_t bad = byte ? strtoll(byte, NULL, 10) : 0;
+    char path[4096];
     int first = 0;
+
+    if (byte && in && at <= bad && bad < at + (off_t)size && !strcmp(path_of(fd, path), in))
+        return broken();
     return names && strstr(names, "pread") && fails(fd, "pread", SIZE_MAX, &first)
                ? broken()
                : REAL(pread)(fd, data, size, at);

@@ -353,13 +353,12 @@ static void test_streams_not_listed(void **state)
         unreadable = names[i / 2];
         from_the_start = i % 2;
         assert_int_equal(spool_open(&options, &spool, &the_error), SPOOL_E_IO);
-        assert_int_equal(spool_repair(path, false, ignore_line, NULL, &wrong, &the_error),
-                         SPOOL_E_IO);
+        assert_int_equal(spool_repair(path, 0, ignore_line, NULL, &wrong, &the_error), SPOOL_E_IO);
         unreadable = NULL;
         assert_int_equal(access(meta, F_OK), -1);
     }
     assert_int_equal(spool_open(&options, &spool, &the_error), SPOOL_E_CORRUPT);
-    check_ok(spool_repair(path, false, ignore_line, NULL, &wrong, &the_error));
+    check_ok(spool_repair(path, 0, ignore_line, NULL, &wrong, &the_error));
     assert_true(wrong);
     spool = open_spool(path, 0);
     check_verified(spool);

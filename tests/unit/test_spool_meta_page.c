@@ -189,7 +189,7 @@ static void live(enum victim victim, const struct failure *how, unsigned commits
     spool_close(l.spool);
 
     check_read_only(path);
-    check_ok(spool_repair(path, true, no_line, NULL, &wrong, &the_error));
+    check_ok(spool_repair(path, SPOOL_REPAIR_DRY, no_line, NULL, &wrong, &the_error));
     assert_false(wrong);
     for (unsigned i = 0; i < 3; i++) {
         life_open(&l, path);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* spool_repair: what comes back of a spool without its meta.mdb. */
+#include <errno.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "spool_data.h"
 
@@ -138,14 +140,14 @@ static void test_repair(void **state)
             assert_int_equal(unlink(meta), 0);
         else if (h < 3)
             assert_int_equal(truncate(meta, h == 1 ? 0 : 3 * 4096), 0);
-        check_ok(spool_repair(path, true, count_line, &lines, &wrong, &the_error));
+        check_ok(spool_repair(path, SPOOL_REPAIR_DRY, count_line, &lines, &wrong, &the_error));
         assert_true(lines > 0 && wrong == (h < 3));
         assert_true((access(meta, F_OK) == 0) == (h > 0)); /* nothing was changed */
-        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        check_ok(spool_repair(path, 0, count_line, &lines, &wrong, &the_error));
         assert_int_equal(wrong, h < 3);
         if (h < 3)
             check_rebuilt(path, refs);
-        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        check_ok(spool_repair(path, 0, count_line, &lines, &wrong, &the_error));
         assert_false(wrong);
         free(meta);
         remove_tree(path);
@@ -203,9 +205,9 @@ static void test_repair_letters(void **state)
         spool_close(spool);
         assert_true(asprintf(&file, "%s/dead.mdb", path) > 0);
         harm_letters(file, cut);
-        check_ok(spool_repair(path, true, count_line, &lines, &wrong, &the_error));
+        check_ok(spool_repair(path, SPOOL_REPAIR_DRY, count_line, &lines, &wrong, &the_error));
         assert_true(wrong);
-        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        check_ok(spool_repair(path, 0, count_line, &lines, &wrong, &the_error));
         assert_true(wrong);
         spool = open_spool(path, 0);
         assert_int_equal(spool_dead_each(spool, "s", each_there, there, &the_error), 0);
@@ -218,7 +220,7 @@ static void test_repair_letters(void **state)
         check_ok(spool_dead_change(spool, "s", &gone, 1, &lines, &the_error));
         check_verified(spool);
         spool_close(spool);
-        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        check_ok(spool_repair(path, 0, count_line, &lines, &wrong, &the_error));
         assert_false(wrong);
         free(file);
         free(there);
@@ -273,7 +275,7 @@ static void test_repair_half(void **state)
         spool_close(spool);
         assert_true(asprintf(&file, "%s/dead.mdb", path) > 0);
         harm_meta_page(file, newer, harm);
-        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        check_ok(spool_repair(path, 0, count_line, &lines, &wrong, &the_error));
         spool = open_spool(path, 0);
         assert_int_equal(spool_dead_each(spool, "s", each_there, there, &the_error), 0);
         for (size_t k = 0; k < LETTERS; k++)
@@ -310,11 +312,131 @@ static void test_repair_nothing_left(void **state)
     assert_true(asprintf(&file, "%s/dead.mdb", path) > 0);
     harm_meta_page(file, true, HARM_MAGIC);
     harm_meta_page(file, false, HARM_MAGIC);
-    check_ok(spool_repair(path, false, keep_line, said, &wrong, &the_error));
+    check_ok(spool_repair(path, 0, keep_line, said, &wrong, &the_error));
     assert_true(wrong);
     assert_non_null(strstr(said, "neither meta page"));
     assert_non_null(strstr(said, "the old dead.mdb is kept"));
     free(file);
+    remove_tree(path);
+    free(path);
+}
+
+static ino_t bad_file; /* 0: none is */
+static off_t bad_page;
+
+/* As from a disk with one bad sector. */
+ssize_t pread(int fd, void *data, size_t size, off_t at)
+{
+    struct stat st;
+
+    if (bad_file && at < bad_page + 4096 && at + (off_t)size > bad_page && !fstat(fd, &st) &&
+        st.st_ino == bad_file) {
+        errno = EIO;
+        return -1;
+    }
+    return syscall(SYS_pread64, fd, data, size, at);
+}
+
+/* The number of letters that the report says can be read. */
+static size_t said_readable(const char *said)
+{
+    size_t n = LETTERS + 1;
+
+    for (const char *at = said; (at = strstr(at, "dead.mdb: ")); at++)
+        if (sscanf(at, "dead.mdb: %zu letters can be read", &n) == 1)
+            return n;
+    fail_msg("no number of letters: %s", said);
+    return n;
+}
+
+static char *letters_and_a_long_one(ino_t *file, off_t *pages)
+{
+    static const char record[10000] = "long";
+    const struct spool_dead letter = {
+        .stream = "t", .origin = 1, .offset = 77, .record = record, .record_size = sizeof(record)};
+    char *path = make_directory(), *name = NULL;
+    struct spool *spool = open_spool(path, 0);
+    struct stat st;
+    size_t added;
+
+    (void)open_origin(spool, "kafka/t/0");
+    check_ok(spool_dead_put(spool, &letter, 1, &added, &the_error));
+    put_letters(spool);
+    spool_close(spool);
+    assert_true(asprintf(&name, "%s/dead.mdb", path) > 0);
+    assert_int_equal(stat(name, &st), 0);
+    *file = st.st_ino;
+    *pages = st.st_size / 4096;
+    free(name);
+    return path;
+}
+
+/* A repair ends where a page can't be read; told to go on without it, it misses what lay there and no more:
+   each letter lies on one leaf page, the long one on three others too. */
+static void test_repair_skips_what_can_not_be_read(void **state)
+{
+    off_t pages, chosen = 0;
+    size_t passed = 0, missing = 0, there_count = 0, inner = 0;
+    uint8_t *there = calloc(1, LETTERS);
+    bool wrong = false, long_one = false;
+    char said[4096];
+    struct spool *spool;
+    ino_t file;
+    char *path = letters_and_a_long_one(&file, &pages);
+
+    (void)state;
+    assert_non_null(there);
+    for (off_t page = 2; page < pages; page++) {
+        int strict, status;
+        bad_file = file;
+        bad_page = page * 4096;
+        said[0] = 0;
+        strict = spool_repair(path, SPOOL_REPAIR_DRY, keep_line, said, &wrong, &the_error);
+        if (strict == SPOOL_OK) { /* nothing lies there */
+            assert_false(wrong);
+            continue;
+        }
+        assert_int_equal(strict, SPOOL_E_IO);
+        said[0] = 0;
+        status = spool_repair(path, SPOOL_REPAIR_DRY | SPOOL_REPAIR_SKIP_UNREADABLE, keep_line,
+                              said, &wrong, &the_error);
+        if (status != SPOOL_OK) { /* it leads to all of them */
+            assert_int_equal(status, SPOOL_E_IO);
+            assert_non_null(strstr(the_error.text, "no letter of"));
+            continue;
+        }
+        assert_true(wrong);
+        missing = LETTERS + 1 - said_readable(said);
+        if (strstr(said, "one meta page")) /* it proves the last commit: only that is missing */
+            continue;
+        if (missing > 64) { /* an inner page, with all that it leads to */
+            inner += missing;
+            continue;
+        }
+        passed += missing;
+        long_one |= strstr(said, "the letter of offset 77 of kafka/t/0 in stream t can't") != NULL;
+        if (missing > 1 && strstr(said, "from offset"))
+            chosen = page;
+    }
+    assert_int_equal(passed, LETTERS + 1 + 3);
+    assert_int_equal(inner, LETTERS + 1);
+    assert_true(long_one && chosen);
+
+    bad_page = chosen * 4096;
+    assert_int_equal(spool_repair(path, 0, keep_line, said, &wrong, &the_error), SPOOL_E_IO);
+    said[0] = 0;
+    check_ok(spool_repair(path, SPOOL_REPAIR_SKIP_UNREADABLE, keep_line, said, &wrong, &the_error));
+    assert_true(wrong);
+    assert_non_null(strstr(said, "the old dead.mdb is kept"));
+    spool = open_spool(path, 0);
+    assert_int_equal(spool_dead_each(spool, "s", each_there, there, &the_error), 0);
+    for (size_t i = 0; i < LETTERS; i++)
+        there_count += there[i];
+    assert_true(there_count < LETTERS && there_count > LETTERS - 100);
+    check_verified(spool);
+    spool_close(spool);
+    bad_file = 0;
+    free(there);
     remove_tree(path);
     free(path);
 }
@@ -337,15 +459,14 @@ static void test_repair_cannot_open(void **state)
         assert_int_equal(unlink(meta), 0);
         (void)unlink(file);
         assert_int_equal(symlink(file, file), 0); /* a loop */
-        assert_int_equal(spool_repair(path, false, count_line, &lines, &wrong, &the_error),
-                         SPOOL_E_IO);
+        assert_int_equal(spool_repair(path, 0, count_line, &lines, &wrong, &the_error), SPOOL_E_IO);
         assert_non_null(strstr(the_error.text, file));
         assert_non_null(strstr(the_error.text, "move the file away"));
         assert_int_equal(lstat(file, &st), 0);
         assert_true(S_ISLNK(st.st_mode));
         assert_int_equal(access(meta, F_OK), -1);
         assert_int_equal(unlink(file), 0);
-        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        check_ok(spool_repair(path, 0, count_line, &lines, &wrong, &the_error));
         free(file);
         free(meta);
         remove_tree(path);
@@ -363,22 +484,20 @@ static void test_repair_refused(void **state)
     size_t lines = 0;
 
     (void)state;
-    assert_int_equal(spool_repair(path, false, count_line, &lines, &wrong, &the_error),
-                     SPOOL_E_LOCKED);
+    assert_int_equal(spool_repair(path, 0, count_line, &lines, &wrong, &the_error), SPOOL_E_LOCKED);
     spool_close(spool);
-    assert_int_equal(spool_repair(empty, false, count_line, &lines, &wrong, &the_error),
+    assert_int_equal(spool_repair(empty, 0, count_line, &lines, &wrong, &the_error),
                      SPOOL_E_NOT_FOUND);
-    assert_int_equal(spool_repair("/nowhere", false, count_line, &lines, &wrong, &the_error),
+    assert_int_equal(spool_repair("/nowhere", 0, count_line, &lines, &wrong, &the_error),
                      SPOOL_E_NOT_FOUND);
     assert_true(asprintf(&meta, "%s/meta.mdb", path) > 0);
     assert_true(asprintf(&fresh, "%s/meta.mdb.new", path) > 0);
     assert_int_equal(truncate(meta, 0), 0);
     assert_int_equal(mkdir(fresh, 0700), 0); /* in the way of the new file */
-    assert_int_not_equal(spool_repair(path, false, count_line, &lines, &wrong, &the_error),
-                         SPOOL_OK);
+    assert_int_not_equal(spool_repair(path, 0, count_line, &lines, &wrong, &the_error), SPOOL_OK);
     assert_int_equal(rmdir(fresh), 0);
     assert_int_equal(access(meta, F_OK), 0);
-    check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+    check_ok(spool_repair(path, 0, count_line, &lines, &wrong, &the_error));
     check_rebuilt(path, refs);
     free(meta);
     free(fresh);
@@ -436,7 +555,7 @@ static void test_repair_newest(void **state)
             harm_meta_page(newest, true, HARM_ORDER);
         else
             change_byte(newest, record_behind(newest, "totals", 6));
-        check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+        check_ok(spool_repair(path, 0, count_line, &lines, &wrong, &the_error));
         spool = open_spool(path, 0);
         check_ok(spool_stream_open(spool, "s", &stream, &the_error));
         if (!harm) {
@@ -476,7 +595,7 @@ static void test_repair_nameless(void **state)
     free(file);
     assert_true(asprintf(&file, "%s/streams/s/000000000001.seg", path) > 0);
     change_byte(file, record_behind(file, "kafka/t/", 8));
-    check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+    check_ok(spool_repair(path, 0, count_line, &lines, &wrong, &the_error));
     spool = open_spool(path, 0);
     stream = open_stream(spool, "s");
     check_ok(spool_stream_high(stream, ref.origin, &high));
@@ -513,7 +632,7 @@ static void test_repair_silent(void **state)
     free(file);
     assert_true(asprintf(&file, "%s/streams/s/000000000002.seg", path) > 0);
     change_byte(file, record_behind(file, "db.tabl", 7));
-    check_ok(spool_repair(path, false, count_line, &lines, &wrong, &the_error));
+    check_ok(spool_repair(path, 0, count_line, &lines, &wrong, &the_error));
     spool = open_spool(path, 0);
     stream = open_stream(spool, "s");
     assert_int_equal(open_origin(spool, "new"), 3);
@@ -533,6 +652,7 @@ int main(void)
         cmocka_unit_test(test_repair_letters),
         cmocka_unit_test(test_repair_half),
         cmocka_unit_test(test_repair_nothing_left),
+        cmocka_unit_test(test_repair_skips_what_can_not_be_read),
         cmocka_unit_test(test_repair_cannot_open),
         cmocka_unit_test(test_repair_refused),
         cmocka_unit_test(test_repair_newest),

@@ -26,6 +26,9 @@ int command_repair(const struct command *command, const struct arguments *args)
 {
     const char *path = args->spool ? args->spool : DEFAULT_SPOOL;
     bool wrong = false, dry = !args->given[OPTION_YES];
+    const unsigned flags =
+        (dry ? SPOOL_REPAIR_DRY : 0u) |
+        (args->given[OPTION_SKIP_UNREADABLE] ? SPOOL_REPAIR_SKIP_UNREADABLE : 0u);
     struct report report = {.json = args->given[OPTION_JSON]};
     struct spool_error error = {0};
     struct buf out;
@@ -37,7 +40,7 @@ int command_repair(const struct command *command, const struct arguments *args)
     json_writer_init(&report.w, &out);
     json_writer_open(&report.w, NULL, '{');
     json_writer_open(&report.w, "found", '[');
-    status = spool_repair(path, dry, on_line, &report, &wrong, &error);
+    status = spool_repair(path, flags, on_line, &report, &wrong, &error);
     json_writer_close(&report.w, ']');
     json_writer_bool(&report.w, "ok", status == SPOOL_OK && !(wrong && dry));
     json_writer_bool(&report.w, "repaired", status == SPOOL_OK && wrong && !dry);

@@ -31,6 +31,8 @@ static const struct option {
     [OPTION_CODE] = {"--code", "N", "only of this code: spoold's reason, or ClickHouse's"},
     [OPTION_YES] = {"--yes", NULL, "do it; without, only say what would be done"},
     [OPTION_ACCEPT_BAD] = {"--accept-bad", NULL, "let rows over bad_ratio go to the dead letters"},
+    [OPTION_SKIP_UNREADABLE] = {"--skip-unreadable", NULL,
+                                "give up dead letters that the disk does not give"},
     [OPTION_HELP] = {"--help", NULL, "this text"},
     [OPTION_VERSION] = {"--version", NULL, "the version"},
 };
@@ -55,8 +57,10 @@ const struct command commands[] = {
      "offset\n"
      "that the Kafka group committed are not sent again, others are asked about where the table\n"
      "has origin columns, and may come twice elsewhere. A new dead.mdb gets the letters that can\n"
-     "still be read.\n",
-     0, 0, BIT(OPTION_YES), false, command_repair},
+     "still be read. What the disk does not give (a bad sector) is not damaged, and ends a repair\n"
+     "with an error: it may be read the next time. With --skip-unreadable the new dead.mdb goes\n"
+     "without the letters that can't be read, and each page and letter passed over is named.\n",
+     0, 0, BIT(OPTION_YES) | BIT(OPTION_SKIP_UNREADABLE), false, command_repair},
     {"dead ls", "[STREAM]", "the dead letters, one a line",
      "The letters of a stream, or of all, in order of origin and offset, with the beginning of\n"
      "each record. `dead show` tells all of a letter.\n",
