@@ -82,13 +82,25 @@ static bool next_is_damaged(const struct segment *g)
     return g->next && g->next->damaged;
 }
 
-/* Nothing of it is missing that is not acknowledged. */
-static bool nothing_lost(const struct load_job *l, const struct segment *g)
+static uint64_t rows_found(const struct batch *b)
 {
-    const struct spool_salvage *v = &l->salvage;
+    uint64_t rows = 0;
 
-    return !next_is_damaged(g) && v->first_sequence && v->last_sequence &&
-           v->last_sequence + 1 - v->first_sequence == l->ref_count + acked_and_gone(l);
+    for (size_t i = 0; i < b->part_count; i++)
+        rows += b->parts[i].rows;
+    return rows;
+}
+
+/* Nothing of it is missing that is not acknowledged. Of a block that is in part, a seal has the rest. */
+static bool nothing_lost(const struct salvage *v, const struct load_job *l)
+{
+    const struct spool_salvage *found = &l->salvage;
+
+    for (size_t i = 0; i < v->batch_count; i++)
+        if (rows_found(v->batches[i]) < v->batches[i]->rows)
+            return false;
+    return !next_is_damaged(v->segment) && found->first_sequence && found->last_sequence &&
+           found->last_sequence + 1 - found->first_sequence == l->ref_count + acked_and_gone(l);
 }
 
 static void lost_elsewhere(struct stream *s, struct segment *g, const struct origin *o,
@@ -162,15 +174,6 @@ static bool is_tail(const struct segment *g)
     while (next_is_damaged(g))
         g = g->next;
     return !g->next;
-}
-
-static uint64_t rows_found(const struct batch *b)
-{
-    uint64_t rows = 0;
-
-    for (size_t i = 0; i < b->part_count; i++)
-        rows += b->parts[i].rows;
-    return rows;
 }
 
 /* Nothing of it is there: its seal is gone. */
@@ -276,7 +279,7 @@ void segment_salvaged(struct stream *s, struct segment *g, const struct load_job
         v->noted = l->noted;
         status = salvage_batches(v);
     }
-    if (status == SPOOL_OK && g->damaged && !l->noted && !nothing_lost(l, g))
+    if (status == SPOOL_OK && g->damaged && !l->noted && !nothing_lost(v, l))
         status = salvage_holes(v, l);
     if (status == SPOOL_OK && g->damaged) {
         s->damaged_blocks++;

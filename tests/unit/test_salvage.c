@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is read again of segments that were damaged or lost: all that is not acknowledged of them. */
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "pipeline_rig.h"
+#include "spool/record.h"
+
+#define ROWS 100000 /* of each block; two fill a segment */
+
+static const struct kafka_committed nothing = {.offset = -1, .low = 0, .high = 10 * ROWS};
+
+static struct kafka_partition *given(struct flow *f)
+{
+    struct kafka_partition *p = flow_partition(f, 0);
+
+    assert_non_null(flow_assign(f, p, nothing));
+    return p;
+}
+
+static char *segment_file(const struct flow *f, int number)
+{
+    static char file[512];
+
+    snprintf(file, sizeof(file), "%s/streams/s/%012d.seg", f->path, number);
+    return file;
+}
+
+static const struct block *block_of(const struct flow *f, int64_t offset)
+{
+    for (const struct segment *g = f->stream->segments_first; g; g = g->next)
+        for (const struct block *b = g->first; b; b = b->next_in_segment)
+            if (b->ref.first_offset <= offset && b->ref.last_offset >= offset)
+                return b;
+    fail_msg("no block has offset %lld", (long long)offset);
+    return NULL;
+}
+
+/* Rows [row, row + rows) of a block get a seal; the others of it are acknowledged. */
+static void seal(struct flow *f, const struct block *b, uint32_t row, uint32_t rows)
+{
+    struct stream *s = f->stream;
+    const struct spool_block_ref *ref = &b->ref;
+    struct spool_range range = {ref->sequence, row, rows}, rest[2];
+    struct spool_seal seal = {.stream = s->id,
+                              .batch = s->next_batch,
+                              .segment = ref->segment,
+                              .ranges = &range,
+                              .range_count = 1,
+                              .token = "token",
+                              .attributes = "4\n1\nhttp://127.0.0.1:1\n\n\na=1\n",
+                              .sealed_ms = 1,
+                              .rows = rows};
+    struct spool_change changes[2] = {
+        {.kind = SPOOL_CHANGE_SEAL, .stream = s->id, .batch = seal.batch, .seal = &seal},
+        {.kind = SPOOL_CHANGE_DISCARD, .stream = s->id, .segment = ref->segment, .ranges = rest}};
+
+    seal.attributes_size = strlen(seal.attributes);
+    if (row)
+        rest[changes[1].range_count++] = (struct spool_range){ref->sequence, 0, row};
+    if (row + rows < ref->rows)
+        rest[changes[1].range_count++] =
+            (struct spool_range){ref->sequence, row + rows, ref->rows - row - rows};
+    check_ok(spool_commit(f->spool, changes, changes[1].range_count ? 2 : 1, &the_error));
+}
+
+/* Its entry fails its checksum, in every state of the page that holds it; all else is whole. */
+static void lose_index_entry(const char *file, const struct spool_block_ref *ref)
+{
+    struct stat st;
+    uint8_t *bytes, sequence[8], first[8];
+    int fd = open(file, O_RDWR), found = 0;
+
+    assert_true(fd >= 0 && fstat(fd, &st) == 0);
+    bytes = malloc((size_t)st.st_size);
+    assert_non_null(bytes);
+    assert_int_equal(pread(fd, bytes, (size_t)st.st_size, 0), st.st_size);
+    put_be64(sequence, ref->sequence);
+    put_le64(first, (uint64_t)ref->first_offset);
+    for (off_t at = 0; at + 32 <= st.st_size; at++) {
+        uint8_t flipped;
+        if (memcmp(bytes + at, sequence, 8) != 0 || memcmp(bytes + at + 16, first, 8) != 0)
+            continue;
+        flipped = bytes[at + 8] ^ 0xff;
+        assert_int_equal(pwrite(fd, &flipped, 1, at + 8), 1);
+        found++;
+    }
+    assert_true(found > 0);
+    free(bytes);
+    close(fd);
+}
+
+/* Rows of it wait in a seal, and others are acknowledged: so it is not done with. */
+static void test_a_lost_block_that_was_stored_in_part(void **state)
+{
+    struct kafka_partition *p;
+    struct spool_block_ref ref;
+    const struct hole *h;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    flow_segment_bytes = MIB;
+    flow_open(&f, make_directory());
+    p = given(&f);
+    for (int64_t i = 0; i < 6; i++)
+        flow_read(&f, p, i * ROWS, ROWS);
+    ref = block_of(&f, 2 * ROWS)->ref;
+    assert_int_equal(ref.segment, 2);
+    assert_int_equal(f.stream->segments_last->number, 3);
+    seal(&f, block_of(&f, 2 * ROWS), 10, 40);
+    path = f.path;
+    flow_close(&f);
+    f.path = path;
+    lose_index_entry(segment_file(&f, 2), &ref);
+    flow_open(&f, path);
+    assert_true(segments_all_loaded(f.stream));
+    assert_null(f.stream->batches);
+    h = f.stream->origins->holes;
+    assert_non_null(h);
+    assert_int_equal(h->first, 2 * ROWS);
+    assert_int_equal(h->last, 3 * ROWS - 1);
+    assert_true(h->suspect);
+    flow_remove(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_lost_block_that_was_stored_in_part),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
