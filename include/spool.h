@@ -242,6 +242,7 @@ struct spool_salvage {
     struct spool_lost *lost; /* also for the damaged segments right behind it */
     size_t lost_count;
     uint64_t first_sequence, last_sequence; /* of what those held; 0: not known */
+    uint64_t end_sequence;                  /* of the stream: what is appended later lies above */
 };
 
 /* [stream] NOT_FOUND where the segment is not one that was found damaged. */

@@ -134,7 +134,7 @@ static int salvage_holes(struct salvage *v, const struct load_job *l)
                                  .first = lost->first < 0 ? 0 : lost->first,
                                  .last = lost->last,
                                  .segment = v->segment->number,
-                                 .after = found->last_sequence,
+                                 .after = found->end_sequence,
                                  .suspect = suspect};
         if (!o)
             return SPOOL_E_NOMEM;

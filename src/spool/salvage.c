@@ -223,6 +223,7 @@ int spool_segment_salvage(struct spool_stream *stream, uint64_t number, struct s
     out->lost_count = m.lost_count;
     out->first_sequence = m.first_sequence;
     out->last_sequence = m.last_sequence;
+    out->end_sequence = stream->next_sequence - 1;
     free(m.refs);
     high_free(&m.before);
     high_free(&m.after);

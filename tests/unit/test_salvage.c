@@ -30,7 +30,8 @@ static const struct block *block_of(const struct flow *f, int64_t offset)
 {
     for (const struct segment *g = f->stream->segments_first; g; g = g->next)
         for (const struct block *b = g->first; b; b = b->next_in_segment)
-            if (b->ref.first_offset <= offset && b->ref.last_offset >= offset)
+            if (b->state != BLOCK_ACKED && b->ref.first_offset <= offset &&
+                b->ref.last_offset >= offset)
                 return b;
     fail_msg("no block has offset %lld", (long long)offset);
     return NULL;
@@ -124,10 +125,84 @@ static void test_a_lost_block_that_was_stored_in_part(void **state)
     flow_remove(&f);
 }
 
+/* --- refills -------------------------------------------------------------------------------- */
+
+/* The block that begins there turns out to be damaged, and is read again: a refill in a new segment. */
+static void refill(struct flow *f, int64_t first)
+{
+    const bool damaged = true;
+    struct kafka_partition *p;
+
+    seal(f, block_of(f, first), 0, ROWS);
+    flow_reopen(f);
+    f->stream_options.flush_rows = 10 * ROWS; /* all is in memory */
+    assert_int_equal(batch_set_aside(f->stream->batches, &damaged, NULL, 0, false), SPOOL_OK);
+    flow_run(f);
+    p = given(f);
+    flow_read(f, p, first, ROWS);
+    assert_true(block_of(f, first)->ref.flags & SPOOL_BLOCK_REFILL);
+}
+
+static const struct hole *lost_segment(struct flow *f, int number)
+{
+    char *path = f->path;
+
+    flow_close(f);
+    f->path = path;
+    assert_int_equal(unlink(segment_file(f, number)), 0);
+    flow_open(f, path);
+    assert_true(segments_all_loaded(f->stream));
+    assert_non_null(f->stream->origins->holes);
+    return f->stream->origins->holes;
+}
+
+static void open_with(struct flow *f, int64_t blocks)
+{
+    struct kafka_partition *p;
+
+    flow_segment_bytes = MIB;
+    flow_open(f, make_directory());
+    p = given(f);
+    for (int64_t i = 0; i < blocks; i++)
+        flow_read(f, p, i * ROWS, ROWS);
+}
+
+/* Refills of an earlier hole say nothing of a later one, which reaches beyond it. */
+static void test_refills_of_an_earlier_hole(void **state)
+{
+    struct spool_change change = {.kind = SPOOL_CHANGE_DISCARD, .range_count = 1};
+    const struct spool_block_ref *ref;
+    struct spool_range range;
+    const struct hole *h;
+    struct flow f;
+
+    (void)state;
+    open_with(&f, 4);
+    refill(&f, 3 * ROWS);
+    ref = &block_of(&f, 3 * ROWS)->ref;
+    assert_int_equal(ref->segment, 3);
+    range = (struct spool_range){ref->sequence, 0, ROWS};
+    change.stream = f.stream->id;
+    change.segment = ref->segment;
+    change.ranges = &range;
+    check_ok(spool_commit(f.spool, &change, 1, &the_error));
+    h = lost_segment(&f, 2);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(h->first, 2 * ROWS);
+        assert_int_equal(h->stored, 2 * ROWS);
+        assert_int_equal(h->last, 4 * ROWS - 1);
+        flow_reopen(&f);
+        h = f.stream->origins->holes;
+        assert_non_null(h);
+    }
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_lost_block_that_was_stored_in_part),
+        cmocka_unit_test(test_refills_of_an_earlier_hole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
