@@ -2,7 +2,7 @@
 /*
  * A segment that was found damaged when it was loaded. Its blocks that can still be found are
  * delivered as any others, each being checked before it is sent. What it held beside them becomes
- * holes (hole.c). A seal that names lost blocks stands for those that are there; where there are
+ * holes (hole.c), and so does what refills that it may have held had taken the place of. A seal that names lost blocks stands for those that are there; where there are
  * none, the commit that notes the holes ends it. A note says that this was done, so that a restart
  * does not do it again:
  *
@@ -117,39 +117,114 @@ static void lost_elsewhere(struct stream *s, struct segment *g, const struct ori
               NULL);
 }
 
+/* Of an origin, offsets from first to last. */
+static int salvage_hole(struct salvage *v, const struct load_job *l, struct origin *o,
+                        const struct spool_lost *lost, bool suspect)
+{
+    struct hole_spec spec = {.origin = o,
+                             .first = lost->first < 0 ? 0 : lost->first,
+                             .last = lost->last,
+                             .segment = v->segment->number,
+                             .after = l->salvage.end_sequence,
+                             .suspect = suspect};
+    struct hole_spec *more;
+
+    if (o->committed > spec.first) /* all below is acknowledged */
+        spec.first = o->committed;
+    if (spec.first > spec.last)
+        return SPOOL_OK;
+    more = realloc(v->holes, (v->hole_count + 1) * sizeof(*more));
+    if (!more)
+        return SPOOL_E_NOMEM;
+    v->holes = more;
+    v->holes[v->hole_count++] = spec;
+    return SPOOL_OK;
+}
+
 static int salvage_holes(struct salvage *v, const struct load_job *l)
 {
     const struct spool_salvage *found = &l->salvage;
     struct stream *s = v->stream;
     bool suspect =
         v->batch_count || acked_and_gone(l) || !v->segment->next || next_is_damaged(v->segment);
+    int status = SPOOL_OK;
 
-    v->holes = calloc(found->lost_count + 1, sizeof(*v->holes));
-    if (!v->holes)
-        return SPOOL_E_NOMEM;
-    for (size_t i = 0; i < found->lost_count; i++) {
+    for (size_t i = 0; i < found->lost_count && status == SPOOL_OK; i++) {
         const struct spool_lost *lost = &found->lost[i];
         struct origin *o = origin_get(s, lost->origin);
-        struct hole_spec spec = {.origin = o,
-                                 .first = lost->first < 0 ? 0 : lost->first,
-                                 .last = lost->last,
-                                 .segment = v->segment->number,
-                                 .after = found->end_sequence,
-                                 .suspect = suspect};
         if (!o)
             return SPOOL_E_NOMEM;
         if (o->discard_to >= lost->last)
             continue; /* others have them */
-        if (!origin_reads_again(o)) {
+        if (origin_reads_again(o))
+            status = salvage_hole(v, l, o, lost, suspect);
+        else
             lost_elsewhere(s, v->segment, o, lost);
-            continue;
-        }
-        if (o->committed > spec.first) /* all below is acknowledged */
-            spec.first = o->committed;
-        if (spec.first <= spec.last)
-            v->holes[v->hole_count++] = spec;
     }
-    return SPOOL_OK;
+    return status;
+}
+
+/* --- refills that are lost ------------------------------------------------------------------ */
+
+/* The refill of the hole that waits and has the offset, or the first above it; NULL: there is none. */
+static const struct block *refill_from(const struct hole *h, const struct block *first,
+                                       int64_t offset)
+{
+    const struct block *found = NULL;
+
+    for (const struct block *b = first; b; b = b->next_in_origin)
+        if (b->ref.flags & SPOOL_BLOCK_REFILL && b->ref.sequence > h->after &&
+            b->ref.last_offset >= offset &&
+            (!found || b->ref.first_offset < found->ref.first_offset))
+            found = b;
+    return found;
+}
+
+/*
+ * What of a hole was in the spool again, and is not in a refill that waits here: it may have been in
+ * the segment. It is read once more, under a hole of its own, since more of the first may be on its
+ * way; it may be acknowledged, or stand in a segment that is not loaded yet.
+ */
+static int refills_of_hole(struct salvage *v, const struct load_job *l, struct origin *o,
+                           const struct hole *h)
+{
+    int status = SPOOL_OK;
+
+    for (int64_t at = h->first, end; at < h->stored && status == SPOOL_OK; at = end) {
+        const struct block *b = refill_from(h, o->first, at);
+        struct spool_lost lost = {o->id, at, h->stored - 1};
+        if (b && b->ref.first_offset <= lost.last)
+            lost.last = b->ref.first_offset - 1;
+        if (lost.first <= lost.last)
+            status = salvage_hole(v, l, o, &lost, true);
+        end = b ? b->ref.last_offset + 1 : h->stored;
+    }
+    return status;
+}
+
+/* Of several in a row the first answers for all. */
+static bool is_first_of_row(const struct stream *s, const struct segment *g)
+{
+    const struct segment *before = s->segments_first;
+
+    while (before != g && before->next != g)
+        before = before->next;
+    return before == g || !before->damaged;
+}
+
+/* They lie below what their origins hold, so neither offsets nor `high` tell of them. */
+static int salvage_refills(struct salvage *v, const struct load_job *l)
+{
+    const uint64_t last = l->salvage.last_sequence;
+    int status = SPOOL_OK;
+
+    if (!is_first_of_row(v->stream, v->segment))
+        return SPOOL_OK;
+    for (struct origin *o = v->stream->origins; o; o = o->next)
+        for (struct hole *h = o->holes; h && status == SPOOL_OK; h = h->next)
+            if ((!last || h->after < last) && origin_reads_again(o) && o->discard_to < h->last)
+                status = refills_of_hole(v, l, o, h);
+    return status;
 }
 
 /* --- batches that name what is lost --------------------------------------------------------- */
@@ -281,6 +356,8 @@ void segment_salvaged(struct stream *s, struct segment *g, const struct load_job
     }
     if (status == SPOOL_OK && g->damaged && !l->noted && !nothing_lost(v, l))
         status = salvage_holes(v, l);
+    if (status == SPOOL_OK && g->damaged && !l->noted && !nothing_lost(v, l))
+        status = salvage_refills(v, l);
     if (status == SPOOL_OK && g->damaged) {
         s->damaged_blocks++;
         metrics_add(s->p->metrics, METRIC_DAMAGED_BLOCKS, 1, s->options->name);

@@ -167,6 +167,33 @@ static void open_with(struct flow *f, int64_t blocks)
         flow_read(f, p, i * ROWS, ROWS);
 }
 
+/* What refills had taken the place of is a hole again where these are lost. */
+static void test_lost_refills(void **state)
+{
+    const struct hole *h;
+    struct flow f;
+
+    (void)state;
+    open_with(&f, 2);
+    refill(&f, 0);
+    assert_int_equal(block_of(&f, 0)->ref.segment, 2);
+    h = lost_segment(&f, 2);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(h->first, 0);
+        assert_int_equal(h->stored, 0);
+        assert_int_equal(h->last, ROWS - 1);
+        assert_true(h->suspect);
+        assert_null(h->next);
+        flow_reopen(&f);
+        h = f.stream->origins->holes;
+        assert_non_null(h);
+    }
+    flow_read(&f, given(&f), 0, ROWS);
+    assert_int_equal(f.stream->origins->holes->stored, ROWS);
+    assert_true(block_of(&f, 0)->suspect);
+    flow_remove(&f);
+}
+
 /* Refills of an earlier hole say nothing of a later one, which reaches beyond it. */
 static void test_refills_of_an_earlier_hole(void **state)
 {
@@ -202,6 +229,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_lost_block_that_was_stored_in_part),
+        cmocka_unit_test(test_lost_refills),
         cmocka_unit_test(test_refills_of_an_earlier_hole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
