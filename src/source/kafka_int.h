@@ -307,6 +307,7 @@ struct kafka_source {
     bool settled;       /* the last rebalance was one: none follows unless the group joins again */
     bool renewing;      /* kafka_renew.c: the client is given up */
     bool renew_started; /* ... and its end has begun */
+    bool renew_leaves;  /* ... which it can't come to: it is not destroyed */
     uv_work_t renew_work;
     bool closing, close_leave, close_started, close_commits_over;
     volatile bool close_served; /* pool thread only: the closing rebalance was answered */

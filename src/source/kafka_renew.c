@@ -14,7 +14,10 @@
  *
  * The client ends when nothing uses it any more: no run is out, no pool job asks it, no commit is under
  * way, and the pipeline has let go of every partition. A fatal error makes it give up its assignment by
- * itself, but for one that is being answered: it would wait for that for ever (rd_kafka_cgrp_unassign).
+ * itself, but for one that is being answered: to destroy it would wait for that for ever
+ * (rd_kafka_cgrp_unassign). And before its first assignment that is an assertion that does not hold
+ * (rd_kafka_sticky_assignor_state_destroy). Such a client is left as it is until the process ends, with its
+ * threads, which do nothing any more.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -43,18 +46,15 @@ static void renew_work(uv_work_t *work)
     struct kafka_source *s = work->data;
 
     kafka_source_end_queues(s);
-    rd_kafka_destroy_flags(s->client, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+    if (!s->renew_leaves)
+        rd_kafka_destroy_flags(s->client, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
 }
 
-/* What the new member may be fenced by was sent before the one it follows got its id. */
-static int join_again(struct kafka_source *s, struct spool_error *error)
+/* renamed_ms: what the new member may be fenced by was sent before the one it follows got its id. */
+static int join_again(struct kafka_source *s, uint64_t renamed_ms, struct spool_error *error)
 {
-    uint64_t renamed_ms = atomic_load(&s->hook->renamed_ms);
-    int status;
+    int status = kafka_source_client(s, error);
 
-    kafka_hook_destroy(s->hook);
-    s->hook = NULL;
-    status = kafka_source_client(s, error);
     if (status != SPOOL_OK)
         return status;
     atomic_store(&s->hook->renamed_ms, renamed_ms);
@@ -65,15 +65,19 @@ static void renew_after(uv_work_t *work, int status)
 {
     struct kafka_source *s = work->data;
     struct spool_error error;
+    uint64_t renamed_ms = atomic_load(&s->hook->renamed_ms);
 
     (void)status;
+    if (!s->renew_leaves) /* else its threads go on writing there */
+        kafka_hook_destroy(s->hook);
+    s->hook = NULL;
     s->client = NULL;
     s->consumer_queue = s->commit_queue = NULL;
     s->renewing = s->renew_started = false;
     s->settled = s->joined_once = s->fatal_seen = s->fatal_told = false;
     if (s->closing)
         kafka_source_schedule(s);
-    else if (join_again(s, &error) != SPOOL_OK)
+    else if (join_again(s, renamed_ms, &error) != SPOOL_OK)
         s->callbacks.fatal(s->arg, error.text);
 }
 
@@ -86,11 +90,8 @@ void kafka_renew_look(struct kafka_source *s)
         kafka_source_timer(s, KAFKA_T_RENEW, RENEW_LOOK_MS);
         return;
     }
-    if (atomic_load(&s->hook->answering)) {
-        s->callbacks.fatal(s->arg, s->reason);
-        return;
-    }
     s->renew_started = true;
+    s->renew_leaves = !s->joined_once || atomic_load(&s->hook->answering);
     s->connected = s->waiting = s->choked = s->fresh = false;
     s->last_topic = NULL;
     s->last_partition = NULL;

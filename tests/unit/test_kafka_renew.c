@@ -3,9 +3,10 @@
 #include "base/clock.h"
 #include "kafka_rig.h"
 
-#define API_JOIN_GROUP 11
-#define API_HEARTBEAT  12
-#define API_SYNC_GROUP 14
+#define API_OFFSET_COMMIT 8
+#define API_JOIN_GROUP    11
+#define API_HEARTBEAT     12
+#define API_SYNC_GROUP    14
 
 static struct rig rig;
 
@@ -100,6 +101,60 @@ static void test_while_it_joins(void **state)
     cluster_close(&c);
 }
 
+/* The new client is fenced, too, before it has an assignment. */
+static void test_once_more(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    fence(&c, API_HEARTBEAT);
+    RIG_UNTIL(&rig, rig.source->renewing);
+    refuse(&c, API_SYNC_GROUP, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
+    RIG_UNTIL(&rig, !rig.source->renewing);
+    rig.source->session_ms *= 10; /* however long the mock's rebalance takes */
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    goes_on(&c, 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* The client waits for an answer that it does not get. */
+static void test_with_an_answer_due(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    rig.hold_revoke = true;
+    fence(&c, API_HEARTBEAT);
+    RIG_UNTIL(&rig, rig.lost == 2);
+    rig_let_pass(&rig, 200);
+    atomic_store(&rig.source->hook->answering, true);
+    rig.hold_revoke = false;
+    kafka_revoke_done(rig.source);
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    goes_on(&c, 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* The answer to a commit says it. */
+static void test_by_a_commit(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    fence(&c, API_OFFSET_COMMIT);
+    kafka_commit(rig.seats[0].partition, 60, "mine");
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    assert_int_equal(rig.seats[0].committed, 40);
+    goes_on(&c, 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 /* The client has messages of ours, and must not end before they are released. */
 static void test_with_runs_out(void **state)
 {
@@ -163,6 +218,13 @@ static void test_closed_meanwhile(void **state)
         rig_close(&rig, started);
         cluster_close(&c);
     }
+    begin(&c); /* and with a client that is left */
+    fence(&c, API_HEARTBEAT);
+    RIG_UNTIL(&rig, rig.source->renewing);
+    refuse(&c, API_JOIN_GROUP, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
+    RIG_UNTIL(&rig, rig.source->renew_leaves);
+    rig_close(&rig, true);
+    cluster_close(&c);
 }
 
 /* What it sent before it lost its session is long over: it is another one that has its place. */
@@ -185,6 +247,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_by_a_heartbeat),
         cmocka_unit_test(test_while_it_joins),
+        cmocka_unit_test(test_once_more),
+        cmocka_unit_test(test_with_an_answer_due),
+        cmocka_unit_test(test_by_a_commit),
         cmocka_unit_test(test_with_runs_out),
         cmocka_unit_test(test_while_partitions_are_taken_away),
         cmocka_unit_test(test_closed_meanwhile),
