@@ -310,8 +310,14 @@ struct remove_job {
 static void remove_work(struct job *job)
 {
     struct remove_job *r = (struct remove_job *)job;
-    r->status = r->damaged ? spool_segment_forsake(r->stream->spool, r->segment->number, &r->error)
-                           : spool_segment_remove(r->stream->spool, r->segment->number, &r->error);
+    struct spool_stream *stream = r->stream->spool;
+    const uint64_t number = r->segment->number;
+
+    r->status = r->damaged ? spool_segment_forsake(stream, number, &r->error)
+                           : spool_segment_remove(stream, number, &r->error);
+    /* One that was found damaged after it was loaded: all of it is acknowledged even so. */
+    if (r->status == SPOOL_E_INVALID && spool_segment_forsake(stream, number, NULL) == SPOOL_OK)
+        r->status = SPOOL_OK;
 }
 
 static void segment_unlink(struct stream *s, struct segment *g)

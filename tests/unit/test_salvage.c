@@ -225,12 +225,33 @@ static void test_refills_of_an_earlier_hole(void **state)
     flow_remove(&f);
 }
 
+/* --- while it runs -------------------------------------------------------------------------- */
+
+/* It turns out when the acknowledgements come: there is nothing more to be had of it, and it goes. */
+static void test_damage_of_what_is_delivered(void **state)
+{
+    struct spool_block_ref ref;
+    struct flow f;
+
+    (void)state;
+    open_with(&f, 4);
+    ref = block_of(&f, 0)->ref;
+    lose_index_entry(segment_file(&f, 1), &ref);
+    origin_pass(f.stream->origins, 2 * ROWS - 1);
+    flow_run(&f);
+    assert_int_equal(f.stream->segments_first->number, 2);
+    assert_int_equal(access(segment_file(&f, 1), F_OK), -1);
+    assert_int_equal(stream_spooled_rows(f.stream), 2 * ROWS);
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_lost_block_that_was_stored_in_part),
         cmocka_unit_test(test_lost_refills),
         cmocka_unit_test(test_refills_of_an_earlier_hole),
+        cmocka_unit_test(test_damage_of_what_is_delivered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
