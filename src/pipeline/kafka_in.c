@@ -67,7 +67,7 @@ static void on_revoking(void *arg, struct kafka_partition *const *partitions, si
     for (size_t i = 0; i < count; i++) {
         struct origin *o = kafka_partition_user(partitions[i]);
         kafka_assign_gone(p, partitions[i]);
-        if (!o)
+        if (!o || o->partition != partitions[i]) /* it is over, and the next epoch waits */
             continue;
         log_event(LOG_INFO, lost ? "partition.lost" : "partition.revoking", "stream",
                   o->stream->options->name, "origin", o->name, NULL);

@@ -537,6 +537,36 @@ static void test_no_room_once_an_epoch_began(void **state)
     flow_remove(&f);
 }
 
+/* ... and where the partition goes meanwhile, the rows of the log that is over stay to be sent: a commit of
+   whoever has it next is of the other one. */
+static void test_gone_while_there_is_no_room_once_an_epoch_began(void **state)
+{
+    struct kafka_committed later = {.offset = 50, .low = 0, .high = 1000};
+    struct kafka_partition *p;
+    struct origin *old;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    p = taken(&f);
+    later.metadata = flow_metadata(&f, 5);
+    p = back(&f, p);
+    old = flow_assign(&f, p, later);
+    take(&f, p); /* the epoch before this one is looked for, and made; one more is missing */
+    assert_non_null(old->first);
+    writes_fail("", 2, ENOSPC);
+    f.source->callbacks.new_log(f.source->arg, p, 50);
+    flow_run(&f);
+    assert_true(f.stream->holds[HOLD_NAMES]);
+    flow_revoke(&f, p);
+    writes_again(&f);
+    assert_true(old->superseded && old->owned);
+    f.source->callbacks.told(f.source->arg, "t", 0, 1000, "");
+    flow_run(&f);
+    assert_int_equal(old->discard_to, -1);
+    flow_remove(&f);
+}
+
 /* --- at the start --------------------------------------------------------------------------- */
 
 static void test_the_members_name(void **state)
@@ -725,6 +755,8 @@ int main(void)
         cmocka_unit_test_teardown(test_no_room_behind_that_the_log_is_the_same, all_is_well),
         cmocka_unit_test_teardown(test_no_room_for_that_the_log_is_the_same, all_is_well),
         cmocka_unit_test_teardown(test_no_room_once_an_epoch_began, all_is_well),
+        cmocka_unit_test_teardown(test_gone_while_there_is_no_room_once_an_epoch_began,
+                                  all_is_well),
         cmocka_unit_test_teardown(test_the_members_name, all_is_well),
         cmocka_unit_test_teardown(test_a_table, all_is_well),
         cmocka_unit_test_teardown(test_a_hole, all_is_well),
