@@ -164,8 +164,7 @@ static int open_segment(struct spool_stream *stream, uint64_t number, bool newes
         status = tree_mend(path, NULL, &inner);
     if (status == SPOOL_OK)
         status = segment_scan(stream->spool, path, stream->id, false, segment, &wants, &inner);
-    if (status == SPOOL_E_NEWER || is_out_of_reach(status, &inner) ||
-        (status == SPOOL_E_IO && !inner.sys_errno)) {
+    if (status != SPOOL_OK && !is_damage(status, &inner)) {
         spool_error_set(error, status, "%s: %s", path, inner.text);
         goto done;
     }

@@ -96,6 +96,12 @@ static inline bool is_out_of_reach(int status, const struct spool_error *error)
     return status == SPOOL_E_NOMEM ||
            (status == SPOOL_E_IO && (error->sys_errno == EACCES || is_scarce(error->sys_errno)));
 }
+/* What was found in reading a segment whole is damage of it; also bad sectors, wherever they lie. */
+static inline bool is_damage(int status, const struct spool_error *error)
+{
+    return status != SPOOL_OK && status != SPOOL_E_NEWER && !is_out_of_reach(status, error) &&
+           (status != SPOOL_E_IO || error->sys_errno);
+}
 static inline bool is_spool_status(int rc)
 {
     return rc < 0 && rc > -100;

@@ -266,7 +266,7 @@ static int scan_known(struct spool_stream *stream, uint64_t number,
         return spool_error_set(error, SPOOL_E_NOMEM, "no memory for a path");
     *out = (struct segment){.number = number};
     status = segment_scan(stream->spool, path, stream->id, false, out, wants, &inner);
-    if (status == SPOOL_E_CORRUPT || status == SPOOL_E_NOT_FOUND) {
+    if (is_damage(status, &inner)) {
         segment_damage(segment, inner.text);
         if (number == stream_newest(stream)->number) {
             segment_close_newest(stream);

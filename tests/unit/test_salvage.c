@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What is read again of segments that were damaged or lost: all that is not acknowledged of them. */
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "pipeline_rig.h"
 #include "spool/record.h"
@@ -245,6 +247,49 @@ static void test_damage_of_what_is_delivered(void **state)
     flow_remove(&f);
 }
 
+static ino_t bad_file; /* 0: none is */
+
+ssize_t pread(int fd, void *data, size_t size, off_t at)
+{
+    struct stat st;
+
+    if (bad_file && at + (off_t)size > 2 * 4096 && !fstat(fd, &st) && st.st_ino == bad_file) {
+        errno = EIO;
+        return -1;
+    }
+    return syscall(SYS_pread64, fd, data, size, at);
+}
+
+/* Bad sectors under a backlog are damage before the next start, too: what lies behind does not wait. */
+static void test_a_disk_that_fails_under_a_backlog(void **state)
+{
+    struct kafka_partition *p;
+    const struct hole *h;
+    struct stat st;
+    struct flow f;
+
+    (void)state;
+    flow_segment_bytes = MIB;
+    flow_open(&f, make_directory());
+    f.stream_options.flush_rows = ROWS / 2;
+    p = given(&f);
+    for (int64_t i = 0; i < 8; i++)
+        flow_read(&f, p, i * ROWS, ROWS);
+    assert_false(segment_find(f.stream, 3)->loaded);
+    assert_int_equal(stat(segment_file(&f, 3), &st), 0);
+    bad_file = st.st_ino;
+    origin_discard(f.stream->origins, 4 * ROWS - 1);
+    flow_run(&f);
+    bad_file = 0;
+    assert_null(segment_find(f.stream, 3)); /* nothing was found of it */
+    assert_true(segments_all_loaded(f.stream));
+    h = f.stream->origins->holes;
+    assert_non_null(h);
+    assert_int_equal(h->first, 4 * ROWS);
+    assert_int_equal(h->last, 6 * ROWS - 1);
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -252,6 +297,7 @@ int main(void)
         cmocka_unit_test(test_lost_refills),
         cmocka_unit_test(test_refills_of_an_earlier_hole),
         cmocka_unit_test(test_damage_of_what_is_delivered),
+        cmocka_unit_test(test_a_disk_that_fails_under_a_backlog),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
