@@ -64,6 +64,7 @@ static void flow_run(struct flow *f)
 }
 
 static uint64_t flow_segment_bytes;      /* of the spool; 0: as by default */
+static size_t flow_endpoints = 1;        /* 1 or 2 */
 static uint32_t flow_ask_delay_ms;       /* clickhouse.ask_delay */
 static bool flow_marks;                  /* records have marks, as Kafka's do */
 static const char *flow_type = "UInt64"; /* of the column id */
@@ -73,7 +74,7 @@ static int flow_create(struct flow *f, char *path)
 {
     static struct column_wish wishes[] = {{.name = "id"}};
     static const char *const topics[] = {"t"};
-    static const char *const urls[] = {"http://127.0.0.1:1"};
+    static const char *const urls[] = {"http://127.0.0.1:1", "http://127.0.0.1:2"};
     const struct pipeline_callbacks callbacks = {flow_fatal, flow_ready};
 
     memset(f, 0, sizeof(*f));
@@ -93,13 +94,14 @@ static int flow_create(struct flow *f, char *path)
                                                 .max_in_flight = 2,
                                                 .max_record_bytes = MIB,
                                                 .dead_letters_max_bytes = MIB};
-    f->options = (struct pipeline_options){.streams = &f->stream_options,
-                                           .stream_count = 1,
-                                           .clickhouse = {.urls = urls, .url_count = 1},
-                                           .kafka = &f->kafka_options,
-                                           .max_bytes = 1024 * MIB,
-                                           .ask_delay_ms = flow_ask_delay_ms,
-                                           .segment_bytes = flow_segment_bytes};
+    f->options =
+        (struct pipeline_options){.streams = &f->stream_options,
+                                  .stream_count = 1,
+                                  .clickhouse = {.urls = urls, .url_count = flow_endpoints},
+                                  .kafka = &f->kafka_options,
+                                  .max_bytes = 1024 * MIB,
+                                  .ask_delay_ms = flow_ask_delay_ms,
+                                  .segment_bytes = flow_segment_bytes};
     return pipeline_create(&f->loop, &f->options, f->spool, f->metrics, &callbacks, f, &f->pipeline,
                            &the_error);
 }

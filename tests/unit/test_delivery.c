@@ -40,9 +40,12 @@ static void table_is_known(struct flow *f)
     t->generation = 1;
 }
 
-/* A batch of all there is, sealed for that endpoint a moment ago, whose bytes are being checked. */
-static struct batch *checked(struct flow *f, bool maybe_stored)
+#define OTHER_BOOT "00000000-0000-0000-0000-000000000000"
+
+/* A batch of all there is, sealed for that endpoint so long ago, that may be sent; as a restart finds it. */
+static struct batch *sealed(struct flow *f, bool maybe_stored, const char *boot_id, int64_t ago_ms)
 {
+    char attributes[200];
     struct kafka_partition *p;
     struct spool_range range;
     struct spool_seal seal = {.batch = 1,
@@ -50,7 +53,7 @@ static struct batch *checked(struct flow *f, bool maybe_stored)
                               .ranges = &range,
                               .range_count = 1,
                               .token = "token",
-                              .attributes = "4\n1\nhttp://127.0.0.1:1\n\n\na=1\n",
+                              .attributes = attributes,
                               .sealed_ms = 1,
                               .rows = ROWS};
     struct spool_change change = {.kind = SPOOL_CHANGE_SEAL, .batch = 1, .seal = &seal};
@@ -62,7 +65,10 @@ static struct batch *checked(struct flow *f, bool maybe_stored)
     flow_take(f, p, 0, ROWS, false);
     flow_run(f);
     change.stream = seal.stream = f->stream->id;
-    seal.attributes_size = strlen(seal.attributes);
+    seal.attributes_size = (size_t)snprintf(
+        attributes, sizeof(attributes), "4\n1\nhttp://127.0.0.1:1\n%s %lld %lld\n\na=1\n",
+        boot_id ? boot_id : f->pipeline->boot_id, (long long)STARTED,
+        (long long)clock_boot_ms() - (long long)ago_ms);
     range = (struct spool_range){f->stream->segments_first->first->ref.sequence, 0, ROWS};
     check_ok(spool_commit(f->spool, &change, 1, &the_error));
     flow_reopen(f);
@@ -72,10 +78,17 @@ static struct batch *checked(struct flow *f, bool maybe_stored)
     assert_non_null(flow_assign(f, flow_partition(f, 0), nothing)); /* it is ours again */
     table_is_known(f);
     b->maybe_stored = maybe_stored;
-    b->endpoint = b->sent_to = ENDPOINT;
-    b->server_start_ms = STARTED;
-    b->sealed_boot_ms = (int64_t)clock_boot_ms();
+    b->sent_to = ENDPOINT;
     b->retry_at_ms = 0;
+    assert_int_equal(b->endpoint, ENDPOINT);
+    return b;
+}
+
+/* One that was sealed a moment ago, and whose bytes are being checked. */
+static struct batch *checked(struct flow *f, bool maybe_stored)
+{
+    struct batch *b = sealed(f, maybe_stored, NULL, 0);
+
     f->pipeline->started = true;
     batches_advance(f->stream);
     f->pipeline->started = false; /* what comes of it, and nothing else */
@@ -142,6 +155,69 @@ static void test_the_endpoint_is_down(void **state)
     is_sent(&f, b, false);
 }
 
+/* The rows were sealed for one server, and must not go to another: a restart would ask the first. */
+static void test_another_endpoint_takes_its_place(void **state)
+{
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    flow_endpoints = 2;
+    for (int maybe_stored = 0; maybe_stored < 2; maybe_stored++) {
+        b = checked(&f, maybe_stored);
+        f.pipeline->clickhouse->endpoints[ENDPOINT].state = ENDPOINT_DOWN;
+        f.pipeline->clickhouse->endpoints[1].state = ENDPOINT_UP;
+        f.pipeline->clickhouse->endpoints[1].start_ms = STARTED;
+        f.stream->targets->asked = f.stream->targets->endpoint = 1; /* which has such a table */
+        is_sent(&f, b, false);
+    }
+    flow_endpoints = 1;
+}
+
+/* Another instance sends its rows from now on. */
+static void test_its_partition_is_lost(void **state)
+{
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    b = checked(&f, false);
+    flow_revoke(&f, b->parts[0].block->origin->partition);
+    is_sent(&f, b, false);
+}
+
+/* A table forgets a token after so many seconds, and after so many inserts: of both, half is to spare. */
+static void test_the_window_is_short(void **state)
+{
+    static const struct {
+        uint64_t seconds, entries; /* 0: no limit */
+        bool holds;
+    } rows[] = {{0, 0, true}, {3600, 100, true}, {3, 100, false}, {3600, 1, false}};
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        b = sealed(&f, true, NULL, 2000);
+        f.stream->targets->description->dedup_window_seconds = rows[i].seconds;
+        f.stream->targets->description->dedup_window_entries = rows[i].entries;
+        assert_int_equal(batch_token_holds(b, ENDPOINT), rows[i].holds);
+        flow_remove(&f);
+    }
+}
+
+/* The server of then gave its start by the clock of then, and nobody knows how long ago that was. */
+static void test_the_machine_started_again(void **state)
+{
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    b = sealed(&f, true, OTHER_BOOT, 0);
+    assert_false(batch_token_holds(b, ENDPOINT));
+    flow_remove(&f);
+}
+
 /* What is known of the table is noted where it changes. Each look at the table would wait in memory else,
    while there is no room for a commit. */
 static void test_a_table_is_noted_once(void **state)
@@ -181,6 +257,10 @@ int main(void)
         cmocka_unit_test(test_the_table_is_in_doubt),
         cmocka_unit_test(test_the_server_started_again),
         cmocka_unit_test(test_the_endpoint_is_down),
+        cmocka_unit_test(test_another_endpoint_takes_its_place),
+        cmocka_unit_test(test_its_partition_is_lost),
+        cmocka_unit_test(test_the_window_is_short),
+        cmocka_unit_test(test_the_machine_started_again),
         cmocka_unit_test(test_a_table_is_noted_once),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));

@@ -444,33 +444,56 @@ static void ignore_problem(void *arg, const struct spool_problem *problem)
     (void)problem;
 }
 
-/* Killed when the rows of a replay were durable and their letters not removed: one that is damaged by then
-   would stand in the way of the start, and of every other replay. */
-static void test_a_damaged_letter_of_a_replay_that_was_cut_off(void **state)
+/* The letters 256 to 259 are replayed under four numbers from first on: a note says so before their rows
+   are appended. */
+static void note_replay(struct flow *f, uint64_t first)
 {
     char key[64];
     struct spool_change note = {.kind = SPOOL_CHANGE_PUT, .key = key};
     struct buf value;
+
+    buf_init(&value, KIB);
+    assert_int_equal(buf_put_u8(&value, 1), SPOOL_OK);
+    assert_int_equal(buf_put_u32le(&value, f->stream->origins->id), SPOOL_OK);
+    assert_int_equal(buf_put_u64le(&value, first), SPOOL_OK);
+    assert_int_equal(buf_put_u32le(&value, 4), SPOOL_OK);
+    for (int64_t offset = 256; offset < 260; offset++) {
+        assert_int_equal(buf_put_u32le(&value, f->stream->origins->id), SPOOL_OK);
+        assert_int_equal(buf_put_u64le(&value, (uint64_t)offset), SPOOL_OK);
+    }
+    snprintf(key, sizeof(key), "replay/%u", f->stream->id);
+    note.value = value.data;
+    note.value_size = value.len;
+    check_ok(spool_commit(f->spool, &note, 1, &the_error));
+    buf_free(&value);
+}
+
+/* Killed before any of its rows was durable: the letters are all there is of them. */
+static void test_letters_of_a_replay_that_was_cut_off_before_their_rows(void **state)
+{
+    uint64_t bytes = 0;
+    struct flow f;
+
+    (void)state;
+    begin(&f, 250, true);
+    note_replay(&f, 260);
+    flow_reopen(&f);
+    assert_int_equal(f.stream->dead_letters, 4);
+    assert_int_equal(letters_of(&f, &bytes), 4);
+    flow_remove(&f);
+}
+
+/* Killed when the rows of a replay were durable and their letters not removed: one that is damaged by then
+   would stand in the way of the start, and of every other replay. */
+static void test_a_damaged_letter_of_a_replay_that_was_cut_off(void **state)
+{
     uint64_t bytes = 0, problems = 0;
     struct flow f;
 
     (void)state;
     begin(&f, 250, true);
     assert_int_equal(letters_of(&f, &bytes), 4);
-    buf_init(&value, KIB);
-    assert_int_equal(buf_put_u8(&value, 1), SPOOL_OK);
-    assert_int_equal(buf_put_u32le(&value, f.stream->origins->id), SPOOL_OK);
-    assert_int_equal(buf_put_u64le(&value, 257), SPOOL_OK); /* of 257 to 260, the last has no row */
-    assert_int_equal(buf_put_u32le(&value, 4), SPOOL_OK);
-    for (int64_t offset = 256; offset < 260; offset++) {
-        assert_int_equal(buf_put_u32le(&value, f.stream->origins->id), SPOOL_OK);
-        assert_int_equal(buf_put_u64le(&value, (uint64_t)offset), SPOOL_OK);
-    }
-    snprintf(key, sizeof(key), "replay/%u", f.stream->id);
-    note.value = value.data;
-    note.value_size = value.len;
-    check_ok(spool_commit(f.spool, &note, 1, &the_error));
-    buf_free(&value);
+    note_replay(&f, 257); /* of 257 to 260, the last has no row */
     flow_close(&f);
     damage_letter(f.path, "{\"id\":257}");
     flow_open(&f, f.path);
@@ -526,6 +549,7 @@ int main(void)
         cmocka_unit_test(test_letters_of_an_epoch_that_a_commit_ended),
         cmocka_unit_test(test_letters_of_a_log_that_is_over),
         cmocka_unit_test(test_a_letter_that_is_read_again_is_not_replayed),
+        cmocka_unit_test(test_letters_of_a_replay_that_was_cut_off_before_their_rows),
         cmocka_unit_test(test_a_damaged_letter_of_a_replay_that_was_cut_off),
         cmocka_unit_test(test_a_letter_with_very_many_headers_is_replayed),
     };

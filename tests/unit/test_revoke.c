@@ -153,6 +153,26 @@ static void test_a_lost_partition_is_not_waited_for(void **state)
     teardown(&f);
 }
 
+/* Its answer comes, and till then nobody else may begin with its rows. */
+static void test_what_is_under_way_is_waited_for(void **state)
+{
+    static const enum batch_state under_way[] = {BATCH_SEALING, BATCH_CHECKING, BATCH_SENDING,
+                                                 BATCH_ACKING};
+    struct fixture f;
+    struct batch *b;
+
+    (void)state;
+    setup(&f);
+    b = waiting(&f);
+    for (size_t i = 0; i < sizeof(under_way) / sizeof(under_way[0]); i++) {
+        b->state = under_way[i];
+        assert_false(goes(&f));
+    }
+    batch_remove(b);
+    assert_true(goes(&f));
+    teardown(&f);
+}
+
 /* By the token, or blindly, at once or somewhat later. */
 static void test_what_may_be_stored_is_waited_for(void **state)
 {
@@ -261,6 +281,7 @@ int main(void)
         cmocka_unit_test(test_runs_are_waited_for),
         cmocka_unit_test(test_runs_of_a_log_that_is_over_are_not_waited_for),
         cmocka_unit_test(test_a_lost_partition_is_not_waited_for),
+        cmocka_unit_test(test_what_is_under_way_is_waited_for),
         cmocka_unit_test(test_what_may_be_stored_is_waited_for),
         cmocka_unit_test(test_an_outage_is_not_waited_for),
         cmocka_unit_test(test_a_hold_is_not_waited_for),
