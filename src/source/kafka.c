@@ -610,16 +610,15 @@ static bool commits_open(const struct kafka_source *s)
     return s->commit_in_flight || (kafka_commit_waits(s) && !kafka_join_under_way(s));
 }
 
-bool kafka_source_busy(const struct kafka_source *s)
+bool kafka_source_asks(const struct kafka_source *s)
 {
-    return s->runs_out > 0 || s->lookup || s->question.committed || s->kick.active ||
-           s->probe.active;
+    return s->lookup || s->question.committed || s->kick.active || s->probe.active;
 }
 
 /* Goes on when no run, no job and no commit is under way. */
 static void close_try(struct kafka_source *s)
 {
-    if (s->close_started || s->renew_started || kafka_source_busy(s))
+    if (s->close_started || s->renew_started || s->runs_out > 0 || kafka_source_asks(s))
         return;
     if (!s->close_commits_over && commits_open(s))
         return;

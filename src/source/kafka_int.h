@@ -308,6 +308,7 @@ struct kafka_source {
     bool renewing;      /* kafka_renew.c: the client is given up */
     bool renew_started; /* ... and its end has begun */
     bool renew_leaves;  /* ... which it can't come to: it is not destroyed */
+    uint64_t renew_since_ms;
     uv_work_t renew_work;
     bool closing, close_leave, close_started, close_commits_over;
     volatile bool close_served; /* pool thread only: the closing rebalance was answered */
@@ -330,7 +331,7 @@ int kafka_source_client(struct kafka_source *s, struct spool_error *error); /* m
 void kafka_source_listen(struct kafka_source *s);     /* its queues wake the loop */
 void kafka_source_deaf(struct kafka_source *s);       /* they do no more: nothing is served */
 void kafka_source_end_queues(struct kafka_source *s); /* a pool job */
-bool kafka_source_busy(const struct kafka_source *s); /* a run is out, or a job asks the client */
+bool kafka_source_asks(const struct kafka_source *s); /* a pool job asks the client */
 
 /* kafka_renew.c */
 bool kafka_renew(struct kafka_source *s, const char *reason); /* false: it ends the daemon */

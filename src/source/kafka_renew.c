@@ -17,7 +17,8 @@
  * itself, but for one that is being answered: to destroy it would wait for that for ever
  * (rd_kafka_cgrp_unassign). And before its first assignment that is an assertion that does not hold
  * (rd_kafka_sticky_assignor_state_destroy). Such a client is left as it is until the process ends, with its
- * threads, which do nothing any more.
+ * threads, which do nothing any more. So is one whose records are in use for long: those of a stream that is
+ * held may be for days.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@
 #include "source/kafka_int.h"
 
 #define RENEW_LOOK_MS 20
+#define RENEW_RUNS_MS 10000
 
 bool kafka_renew(struct kafka_source *s, const char *reason)
 {
@@ -32,6 +34,7 @@ bool kafka_renew(struct kafka_source *s, const char *reason)
     if (!kafka_join_renamed(s) || s->closing)
         return false;
     s->renewing = true;
+    s->renew_since_ms = uv_now(s->loop);
     log_event(LOG_WARN, "kafka.fenced", "reason", reason, "action",
               "the session was lost, and what this member sent then has taken its place: it joins "
               "once more",
@@ -83,15 +86,17 @@ static void renew_after(uv_work_t *work, int status)
 
 void kafka_renew_look(struct kafka_source *s)
 {
+    bool runs_wait = s->runs_out > 0 && uv_now(s->loop) - s->renew_since_ms < RENEW_RUNS_MS;
+
     if (!s->renewing || s->renew_started)
         return;
-    if (kafka_source_busy(s) || s->commit_in_flight || s->rebalances || s->kept_count ||
-        s->partition_count) {
+    if (runs_wait || kafka_source_asks(s) || s->commit_in_flight || s->rebalances ||
+        s->kept_count || s->partition_count) {
         kafka_source_timer(s, KAFKA_T_RENEW, RENEW_LOOK_MS);
         return;
     }
     s->renew_started = true;
-    s->renew_leaves = !s->joined_once || atomic_load(&s->hook->answering);
+    s->renew_leaves = s->runs_out > 0 || !s->joined_once || atomic_load(&s->hook->answering);
     s->connected = s->waiting = s->choked = s->fresh = false;
     s->last_topic = NULL;
     s->last_partition = NULL;

@@ -181,6 +181,41 @@ static void test_with_runs_out(void **state)
     cluster_close(&c);
 }
 
+static void drop_parked(void)
+{
+    while (rig.parked) {
+        struct parked_run *parked = rig.parked;
+        uint64_t bytes = parked->run->bytes;
+        uint32_t count = parked->run->count;
+        rig.parked = parked->next;
+        parked->run->ops->release(parked->run);
+        kafka_run_done(rig.source, parked->partition, count, bytes);
+        free(parked);
+    }
+}
+
+/* Those of a stream that is held may stay out for days. */
+static void test_with_runs_out_for_long(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    rig.hold_runs = true;
+    produce(&c, "t", 0, 10, 10);
+    RIG_UNTIL(&rig, rig.parked);
+    fence(&c, API_HEARTBEAT);
+    RIG_UNTIL(&rig, rig.source->renewing);
+    rig.source->renew_since_ms -= 10000;
+    rig.hold_runs = false;
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    RIG_UNTIL(&rig, rig.seats[0].last == 109);
+    drop_parked();
+    goes_on(&c, 120);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 static void test_while_partitions_are_taken_away(void **state)
 {
     rd_kafka_topic_partition_list_t *list;
@@ -251,6 +286,7 @@ int main(void)
         cmocka_unit_test(test_with_an_answer_due),
         cmocka_unit_test(test_by_a_commit),
         cmocka_unit_test(test_with_runs_out),
+        cmocka_unit_test(test_with_runs_out_for_long),
         cmocka_unit_test(test_while_partitions_are_taken_away),
         cmocka_unit_test(test_closed_meanwhile),
         cmocka_unit_test(test_by_a_stranger),
