@@ -381,7 +381,7 @@ def test_a_replica_is_asked_where_its_endpoint_may_not_be(kafka, pair_of_one_tab
     daemon.wait(lambda: daemon.stream_status("s")["rows_inserted"] == 2000, 30, "flows on")
     assert daemon.stream_status("s")["state"] == "running"
     daemon.wait(lambda: second.asked, 30, "the second is asked, and lacks them")
-    second.has = "".join(f"kafka/{topic}/0\t{offset}\n" for offset in range(1000, 2000))
+    second.has = "".join(f"1\t{offset}\n" for offset in range(1000, 2000))  # of the first origin asked for
     daemon.wait(lambda: daemon.stream_status("s")["rows_inserted"] == 3000, 60, "proved")
     daemon.wait(lambda: kafka.committed_offsets(daemon.group, topic) == {0: 3000}, 20, "committed")
     assert len(shared.attempts) == before + 2
