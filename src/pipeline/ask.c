@@ -19,7 +19,7 @@
 #include "pipeline/ask_int.h"
 
 #define ASK_RETRY_MS    500
-#define ASK_ORIGINS_MAX 2000 /* so that the statement stays under max_query_size (256 KiB) */
+#define ASK_ORIGINS_MAX 2000 /* a statement of 1.5 MiB at most */
 /* An answer has a line for each row, and for a row that is in twice one more. */
 #define ASK_LINE_BYTES  (sizeof("2000\t-9223372036854775808\n") - 1)
 #define ASK_REPLY_BYTES (128 * MIB) /* or what all rows take, where that is more */
