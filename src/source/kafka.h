@@ -62,7 +62,8 @@ struct kafka_callbacks {
     void (*run)(void *arg, struct kafka_partition *partition, struct record_run *run);
     /* These partitions go. lost: no commit may be sent for them any more. Runs handed out may still
        be in decode. Call kafka_revoke_done(source) when in-flight work is answered and committed,
-       at latest after max_ms (then it is called as done by itself). */
+       at latest after max_ms (then it is called as done by itself). Those that are lost before that is
+       called are named once more. */
     void (*revoking)(void *arg, struct kafka_partition *const *partitions, size_t count, bool lost,
                      uint32_t max_ms);
     /* Offsets [from, to) of the partition are gone (retention, truncation): a counted gap. */

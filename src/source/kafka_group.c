@@ -91,15 +91,18 @@ static void revoke_mark(struct kafka_source *s, const rd_kafka_topic_partition_l
     }
 }
 
-/* The partitions go now, whether or not the pipeline is done with them: out of the assignment and
-   out of the table (they may be assigned again at once). Their memory stays until it is. */
-static void revoke_now(struct kafka_source *s)
+/* The partitions go now, whether or not the pipeline is done with them (it is with so many, the first):
+   out of the assignment and out of the table (they may be assigned again at once). Their memory stays
+   until it is. */
+static void revoke_now(struct kafka_source *s, size_t done)
 {
     size_t count = s->revoking_count;
     struct kafka_partition **grown = realloc(s->kept, (s->kept_count + count + 1) * sizeof(*grown));
 
     assert(grown);
     s->kept = grown;
+    if (done) /* it says so once for all, so it is with those before, too */
+        s->kept_done = s->kept_count + done;
     uv_timer_stop(&s->timers[KAFKA_T_REVOKE]);
     for (size_t i = 0; i < count; i++) {
         kafka_commit_forget(s->revoking[i]);
@@ -113,19 +116,22 @@ static void revoke_now(struct kafka_source *s)
         kafka_partition_remove(s->kept[i]);
 }
 
+/* Where they are lost, those that the pipeline is not done with yet are lost with them: it is told so once
+   more, lest it wait for the answers to their commits. */
 static void group_revoke(struct kafka_source *s, const rd_kafka_topic_partition_list_t *list,
                          bool lost)
 {
-    size_t before = s->revoking_count, count;
+    size_t before = lost && !s->revoke_done ? 0 : s->revoking_count, count;
+    size_t pending = s->revoking_count - before;
     struct kafka_partition **told;
 
     revoke_mark(s, list);
     count = s->revoking_count - before;
     told = s->revoking + before;
     log_event(lost ? LOG_WARN : LOG_INFO, lost ? "kafka.lost" : "kafka.revoked", "partitions",
-              log_i64(list->cnt), "total", log_u64(s->partition_count), NULL);
+              log_i64(list->cnt + (int64_t)pending), "total", log_u64(s->partition_count), NULL);
     if (lost) {
-        revoke_now(s);
+        revoke_now(s, before);
         told = s->kept + s->kept_count - count;
     } else {
         s->revoke_pending = true;
@@ -161,7 +167,7 @@ static rd_kafka_topic_partition_list_t *lose_all(struct kafka_source *s)
         if (s->partitions[i]->state != KAFKA_P_REVOKING)
             rd_kafka_topic_partition_list_add(list, s->partitions[i]->topic,
                                               s->partitions[i]->number);
-    if (list->cnt)
+    if (list->cnt || s->revoking_count)
         group_revoke(s, list, true);
     return list;
 }
@@ -180,8 +186,6 @@ static void group_begin_again(struct kafka_source *s)
 void kafka_group_lose_all(struct kafka_source *s)
 {
     rd_kafka_topic_partition_list_destroy(lose_all(s));
-    if (s->revoking_count)
-        revoke_now(s);
 }
 
 /* joined: else it is what was given with a revocation, before we joined again. */
@@ -273,5 +277,5 @@ void kafka_group_revoke_over(struct kafka_source *s)
 {
     if (s->revoking_count && !s->revoke_done)
         log_event(LOG_WARN, "kafka.revoke_late", "partitions", log_u64(s->revoking_count), NULL);
-    revoke_now(s);
+    revoke_now(s, s->revoke_done ? s->revoking_count : 0);
 }

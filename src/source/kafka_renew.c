@@ -90,8 +90,8 @@ void kafka_renew_look(struct kafka_source *s)
 
     if (!s->renewing || s->renew_started)
         return;
-    if (runs_wait || kafka_source_asks(s) || s->commit_in_flight || s->rebalances ||
-        s->kept_count || s->partition_count) {
+    if (runs_wait || kafka_source_asks(s) || s->commit_in_flight || s->kept_count ||
+        s->partition_count) {
         kafka_source_timer(s, KAFKA_T_RENEW, RENEW_LOOK_MS);
         return;
     }

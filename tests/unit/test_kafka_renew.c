@@ -216,25 +216,104 @@ static void test_with_runs_out_for_long(void **state)
     cluster_close(&c);
 }
 
+/* As the client's callback says it. */
+static void take_away(int32_t first, int32_t last)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(2);
+
+    rd_kafka_topic_partition_list_add_range(list, "t", first, last);
+    kafka_group_rebalance_cb(rig.source->client, RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS, list,
+                             rig.source->hook);
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+/* Those that the pipeline is not done with are lost, too, and it is told so. */
 static void test_while_partitions_are_taken_away(void **state)
 {
-    rd_kafka_topic_partition_list_t *list;
     struct cluster c;
 
     (void)state;
     begin(&c);
     rig.hold_revoke = true;
-    list = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(list, "t", 1);
-    kafka_group_rebalance_cb(rig.source->client, RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS, list,
-                             rig.source->hook);
-    rd_kafka_topic_partition_list_destroy(list);
+    take_away(1, 1);
     RIG_UNTIL(&rig, rig.revoked == 1 && rig.source->revoke_pending);
     fence(&c, API_HEARTBEAT);
-    RIG_UNTIL(&rig, rig.lost == 1);
+    RIG_UNTIL(&rig, rig.lost == 2);
+    assert_int_equal(rig.revoked, 3);
     assert_int_equal(rig.source->partition_count, 0);
     rig.hold_revoke = false;
     kafka_revoke_done(rig.source);
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    goes_on(&c, 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* The broker takes two seconds to answer it. */
+static void commit_slowly(struct cluster *c)
+{
+    rd_kafka_mock_broker_push_request_error_rtts(c->mock, 1, API_OFFSET_COMMIT, 1,
+                                                 RD_KAFKA_RESP_ERR_NO_ERROR, 2000);
+    kafka_commit(rig.seats[0].partition, 60, "mine");
+    RIG_UNTIL(&rig, rig.source->commit_in_flight);
+}
+
+static void fence_at_once(void)
+{
+    atomic_store(&rig.source->hook->renamed_ms, clock_boot_ms());
+    rd_kafka_test_fatal_error(rig.source->client, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID, "test");
+    RIG_UNTIL(&rig, rig.source->renewing);
+}
+
+/* Its answer comes to the client that is given up; else no other would be sent. */
+static void test_with_a_commit_under_way(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    commit_slowly(&c);
+    fence_at_once();
+    assert_true(rig.source->commit_in_flight);
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    goes_on(&c, 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* The pipeline has let go of all there is, and nothing but the answer to a commit is waited for. */
+static void test_with_the_last_commit_of_a_revocation(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    commit_slowly(&c);
+    take_away(0, 1);
+    RIG_UNTIL(&rig, rig.source->revoke_done);
+    fence_at_once();
+    assert_int_equal(rig.revoked, 2);
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    goes_on(&c, 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
+/* A revocation ran out of time, with the pipeline done and a commit not answered. */
+static void test_behind_a_late_commit(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    commit_slowly(&c);
+    take_away(0, 1);
+    RIG_UNTIL(&rig, rig.source->revoke_done);
+    kafka_source_timer(rig.source, KAFKA_T_REVOKE, 0);
+    RIG_UNTIL(&rig, rig.source->partition_count == 0);
+    rig_let_pass(&rig, 50);
+    assert_int_equal(rig.source->kept_count, 0);
+    fence_at_once();
     RIG_UNTIL(&rig, rig.assigned == 4);
     goes_on(&c, 110);
     rig_close(&rig, true);
@@ -288,6 +367,9 @@ int main(void)
         cmocka_unit_test(test_with_runs_out),
         cmocka_unit_test(test_with_runs_out_for_long),
         cmocka_unit_test(test_while_partitions_are_taken_away),
+        cmocka_unit_test(test_with_a_commit_under_way),
+        cmocka_unit_test(test_with_the_last_commit_of_a_revocation),
+        cmocka_unit_test(test_behind_a_late_commit),
         cmocka_unit_test(test_closed_meanwhile),
         cmocka_unit_test(test_by_a_stranger),
     };
