@@ -406,6 +406,7 @@ static void seek_all(struct kafka_source *s, rd_kafka_topic_partition_list_t *li
 static void became_active(struct kafka_partition *p)
 {
     p->state = KAFKA_P_ACTIVE;
+    p->range_tries = 0;
     p->taken = p->handed = p->start - 1;
     p->end_seen = -1;
     p->kick_position = p->kick_high = -1;

@@ -570,6 +570,32 @@ static void test_beyond_the_end(void **state)
     cluster_close(&c);
 }
 
+/* An end that was told too low and then right is no part of a proof, however often that happens. */
+static void test_beyond_the_end_now_and_then(void **state)
+{
+    struct seat *seat = &rig.seats[0];
+    struct kafka_partition *p;
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    produce(&c, "t", 0, 10, 10);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", (struct kafka_options){0});
+    RIG_UNTIL(&rig, rig.records == 10);
+    p = seat->partition;
+    for (int64_t end = 10; end <= 50; end += 10) {
+        seat->last = -1;
+        kafka_partition_begin(p, end + 5);
+        RIG_UNTIL(&rig, p->in_lookup || seat->out_of_range >= 0);
+        assert_int_equal(seat->out_of_range, -1);
+        produce(&c, "t", 0, 10, 10);
+        RIG_UNTIL(&rig, seat->last == end + 9);
+    }
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 static void test_stop_hands_over(void **state)
 {
     struct cluster c;
@@ -678,6 +704,7 @@ int main(void)
         cmocka_unit_test(test_pauses_in_every_mixture),
         cmocka_unit_test(test_gap_at_start_and_underway),
         cmocka_unit_test(test_beyond_the_end),
+        cmocka_unit_test(test_beyond_the_end_now_and_then),
         cmocka_unit_test(test_stop_hands_over),
         cmocka_unit_test(test_no_memory_for_a_run),
         cmocka_unit_test(test_thousand_partitions),
