@@ -213,8 +213,10 @@ void kafka_health_record_error(struct kafka_source *s, const rd_kafka_message_t 
             kafka_mark_end(p, m->offset);
         return;
     case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
-        if (p && p->fetched)
+        if (p && p->fetched) {
+            p->beyond = true;
             kafka_partition_refused(p);
+        }
         return;
     case RD_KAFKA_RESP_ERR__FATAL:
         s->fatal_seen = true;

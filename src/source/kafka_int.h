@@ -90,6 +90,7 @@ struct kafka_partition {
     bool want_lookup;
     bool lookup_failed; /* the job's watermarks did not come */
     unsigned pause_reasons;
+    bool beyond; /* fetching showed that the log may end before our offset */
     unsigned range_tries;
     uint64_t epoch; /* tells two assignments of one partition apart */
     uint64_t paused_at_ms;

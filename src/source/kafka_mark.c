@@ -96,6 +96,7 @@ void kafka_mark_end(struct kafka_partition *p, int64_t end)
 {
     if (p->verifying && end <= p->taken) {
         p->verifying = false;
+        p->beyond = true;
         kafka_partition_look_again(p); /* the log is shorter than we were */
         return;
     }

@@ -184,7 +184,7 @@ void kafka_partition_start(struct kafka_partition *p, int64_t offset,
         return;
     assert(p->announced);
     p->range_tries = 0;
-    p->tracing = false;
+    p->tracing = p->beyond = false;
     if (!is_place(offset) && p->state != KAFKA_P_WAITING)
         p->low = p->high = -1; /* the lookup's are old by now */
     if (before && before->known) {
@@ -277,7 +277,9 @@ static bool settle_start(struct kafka_partition *p)
         if (p->state != KAFKA_P_STARTING)
             return false;
     }
-    if (p->high >= 0 && p->start > p->high) {
+    /* The end that is told is the one in front of an open transaction, and somebody else may have committed
+       behind that: whether the log has the offset is seen by fetching there. */
+    if (p->high >= 0 && p->start > p->high && p->beyond) {
         /* A new leader may not know the true end at once, so one look is no proof. */
         if (++p->range_tries <= KAFKA_RANGE_TRIES) {
             p->low = p->high = -1;
@@ -406,6 +408,7 @@ static void seek_all(struct kafka_source *s, rd_kafka_topic_partition_list_t *li
 static void became_active(struct kafka_partition *p)
 {
     p->state = KAFKA_P_ACTIVE;
+    p->beyond = false;
     p->range_tries = 0;
     p->taken = p->handed = p->start - 1;
     p->end_seen = -1;
