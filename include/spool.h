@@ -239,9 +239,10 @@ struct spool_salvage {
     void *schema; /* NULL: unreadable, and then there are no refs either */
     size_t schema_size;
     char *destination;
-    struct spool_lost *lost; /* also for the damaged segments right behind it */
+    uint64_t first_segment, last_segment; /* the row of damaged ones it is in */
+    struct spool_lost *lost;              /* of all of these */
     size_t lost_count;
-    uint64_t first_sequence, last_sequence; /* of what those held; 0: not known */
+    uint64_t first_sequence, last_sequence; /* of what they held; 0: not known */
     uint64_t end_sequence;                  /* of the stream: what is appended later lies above */
 };
 

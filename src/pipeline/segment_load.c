@@ -98,7 +98,8 @@ static int load_salvage(struct load_job *l)
     v->destination = NULL;
     salvage_note_key(l->stream, l->segment->number, key, sizeof(key));
     status = note_read(l->job.pipeline->spool, key, &value, &size, &l->error);
-    l->noted = value != NULL;
+    l->answered = value != NULL;
+    l->noted = value && size && *(const char *)value == SALVAGE_DONE[0];
     free(value);
     return status;
 }

@@ -6,7 +6,11 @@
  * none, the commit that notes the holes ends it. A note says that this was done, so that a restart
  * does not do it again:
  *
- *   salvaged/<stream id>/<segment>
+ *   salvaged/<stream id>/<segment> -> 1; 2 for another one in the same row
+ *
+ * Of several damaged segments in a row the first that is loaded answers for all: only what lies between
+ * whole ones is known. Where one of them was answered for before, or was whole when it was loaded, what
+ * nothing stands for yet of the row's offsets is read again, as possibly stored.
  *
  * The file goes when its blocks are acknowledged, unless it may hold rows that nobody else has.
  */
@@ -16,6 +20,8 @@
 #include "base/log.h"
 #include "pipeline/segment_load_int.h"
 
+#define SALVAGE_KEY_SIZE 64
+
 struct salvage {
     struct stream *stream;
     struct segment *segment;
@@ -23,7 +29,8 @@ struct salvage {
     size_t hole_count;
     struct batch **batches; /* that name blocks which are not there */
     size_t batch_count;
-    bool noted; /* this was done before */
+    uint64_t answers_to; /* it answers for the segments up to there; 0: for itself */
+    bool noted;          /* this was done before */
 };
 
 void salvage_note_key(const struct stream *s, uint64_t segment, char *key, size_t size)
@@ -33,7 +40,7 @@ void salvage_note_key(const struct stream *s, uint64_t segment, char *key, size_
 
 void salvage_forget(struct stream *s, uint64_t segment)
 {
-    char key[64];
+    char key[SALVAGE_KEY_SIZE];
     struct spool_change change = {.kind = SPOOL_CHANGE_DELETE, .key = key};
 
     salvage_note_key(s, segment, key, sizeof(key));
@@ -76,7 +83,6 @@ static uint64_t acked_and_gone(const struct load_job *l)
     return count;
 }
 
-/* Then it answers for that one too: what lies between intact segments is known as one range. */
 static bool next_is_damaged(const struct segment *g)
 {
     return g->next && g->next->damaged;
@@ -99,7 +105,8 @@ static bool nothing_lost(const struct salvage *v, const struct load_job *l)
     for (size_t i = 0; i < v->batch_count; i++)
         if (rows_found(v->batches[i]) < v->batches[i]->rows)
             return false;
-    return !next_is_damaged(v->segment) && found->first_sequence && found->last_sequence &&
+    return found->first_segment == found->last_segment && found->first_sequence &&
+           found->last_sequence &&
            found->last_sequence + 1 - found->first_sequence == l->ref_count + acked_and_gone(l);
 }
 
@@ -117,36 +124,88 @@ static void lost_elsewhere(struct stream *s, struct segment *g, const struct ori
               NULL);
 }
 
-/* Of an origin, offsets from first to last. */
-static int salvage_hole(struct salvage *v, const struct load_job *l, struct origin *o,
-                        const struct spool_lost *lost, bool suspect)
+/* Something else stands for [first, last]: the range ends before that, or nothing of it is left up to
+   *next. */
+static void stands(struct spool_lost *range, int64_t first, int64_t last, int64_t *next)
 {
-    struct hole_spec spec = {.origin = o,
-                             .first = lost->first < 0 ? 0 : lost->first,
-                             .last = lost->last,
-                             .segment = v->segment->number,
-                             .after = l->salvage.end_sequence,
-                             .suspect = suspect};
-    struct hole_spec *more;
+    if (first > range->last || last < range->first || first > last)
+        return;
+    if (first > range->first)
+        range->last = first - 1;
+    else if (last >= *next)
+        *next = last + 1;
+}
 
-    if (o->committed > spec.first) /* all below is acknowledged */
-        spec.first = o->committed;
-    if (spec.first > spec.last)
-        return SPOOL_OK;
-    more = realloc(v->holes, (v->hole_count + 1) * sizeof(*more));
+/*
+ * The beginning of the range that nothing stands for yet; *next: where the rest begins. Holes do that,
+ * also for refills of theirs that are in the spool, unless these are what is looked for; and blocks that
+ * wait here.
+ */
+static struct spool_lost first_unanswered(const struct salvage *v, const struct origin *o,
+                                          const struct spool_lost *lost, bool refills,
+                                          int64_t *next)
+{
+    struct spool_lost range = *lost;
+
+    *next = lost->first;
+    for (const struct hole *h = o->holes; h; h = h->next)
+        stands(&range, refills ? h->stored : h->first, h->last, next);
+    for (size_t i = 0; i < v->hole_count; i++)
+        if (v->holes[i].origin == o)
+            stands(&range, v->holes[i].first, v->holes[i].last, next);
+    for (const struct block *b = o->first; b; b = b->next_in_origin)
+        if (b->state != BLOCK_ACKED)
+            stands(&range, b->ref.first_offset, b->ref.last_offset, next);
+    if (*next > range.first)
+        range.last = range.first - 1;
+    else
+        *next = range.last + 1;
+    return range;
+}
+
+static int salvage_hole_add(struct salvage *v, const struct hole_spec *spec)
+{
+    struct hole_spec *more = realloc(v->holes, (v->hole_count + 1) * sizeof(*more));
+
     if (!more)
         return SPOOL_E_NOMEM;
     v->holes = more;
-    v->holes[v->hole_count++] = spec;
+    v->holes[v->hole_count++] = *spec;
     return SPOOL_OK;
+}
+
+/* Of an origin, offsets from first to last, where nothing stands for them; refills: that had them. */
+static int salvage_hole(struct salvage *v, const struct load_job *l, struct origin *o,
+                        const struct spool_lost *lost, bool suspect, bool refills)
+{
+    struct hole_spec spec = {.origin = o,
+                             .segment = v->segment->number,
+                             .after = l->salvage.end_sequence,
+                             .suspect = suspect};
+    struct spool_lost left = *lost;
+    int64_t next;
+    int status = SPOOL_OK;
+
+    if (left.first < 0)
+        left.first = 0;
+    if (o->committed > left.first) /* all below is acknowledged */
+        left.first = o->committed;
+    for (; left.first <= left.last && status == SPOOL_OK; left.first = next) {
+        struct spool_lost range = first_unanswered(v, o, &left, refills, &next);
+        spec.first = range.first;
+        spec.last = range.last;
+        if (spec.first <= spec.last)
+            status = salvage_hole_add(v, &spec);
+    }
+    return status;
 }
 
 static int salvage_holes(struct salvage *v, const struct load_job *l)
 {
     const struct spool_salvage *found = &l->salvage;
     struct stream *s = v->stream;
-    bool suspect =
-        v->batch_count || acked_and_gone(l) || !v->segment->next || next_is_damaged(v->segment);
+    bool suspect = v->batch_count || acked_and_gone(l) || !v->segment->next ||
+                   found->first_segment != found->last_segment;
     int status = SPOOL_OK;
 
     for (size_t i = 0; i < found->lost_count && status == SPOOL_OK; i++) {
@@ -157,7 +216,7 @@ static int salvage_holes(struct salvage *v, const struct load_job *l)
         if (o->discard_to >= lost->last)
             continue; /* others have them */
         if (origin_reads_again(o))
-            status = salvage_hole(v, l, o, lost, suspect);
+            status = salvage_hole(v, l, o, lost, suspect, false);
         else
             lost_elsewhere(s, v->segment, o, lost);
     }
@@ -196,20 +255,10 @@ static int refills_of_hole(struct salvage *v, const struct load_job *l, struct o
         if (b && b->ref.first_offset <= lost.last)
             lost.last = b->ref.first_offset - 1;
         if (lost.first <= lost.last)
-            status = salvage_hole(v, l, o, &lost, true);
+            status = salvage_hole(v, l, o, &lost, true, true);
         end = b ? b->ref.last_offset + 1 : h->stored;
     }
     return status;
-}
-
-/* Of several in a row the first answers for all. */
-static bool is_first_of_row(const struct stream *s, const struct segment *g)
-{
-    const struct segment *before = s->segments_first;
-
-    while (before != g && before->next != g)
-        before = before->next;
-    return before == g || !before->damaged;
 }
 
 /* They lie below what their origins hold, so neither offsets nor `high` tell of them. */
@@ -218,8 +267,6 @@ static int salvage_refills(struct salvage *v, const struct load_job *l)
     const uint64_t last = l->salvage.last_sequence;
     int status = SPOOL_OK;
 
-    if (!is_first_of_row(v->stream, v->segment))
-        return SPOOL_OK;
     for (struct origin *o = v->stream->origins; o; o = o->next)
         for (struct hole *h = o->holes; h && status == SPOOL_OK; h = h->next)
             if ((!last || h->after < last) && origin_reads_again(o) && o->discard_to < h->last)
@@ -307,22 +354,48 @@ static void salvage_done(void *arg)
     stream_advance(s);
 }
 
+/* The segment's note, and those of the others that it answers for: they may be loaded when it is gone. */
+static size_t salvage_notes(const struct salvage *v, char (*keys)[SALVAGE_KEY_SIZE],
+                            struct spool_change *changes)
+{
+    size_t n = 0;
+
+    for (const struct segment *g = v->segment; g && (!n || g->number <= v->answers_to);
+         g = g->next, n++) {
+        salvage_note_key(v->stream, g->number, keys[n], sizeof(*keys));
+        changes[n] =
+            (struct spool_change){.kind = SPOOL_CHANGE_PUT,
+                                  .key = keys[n],
+                                  .value = g == v->segment ? SALVAGE_DONE : SALVAGE_ANSWERED,
+                                  .value_size = 1};
+    }
+    return n;
+}
+
+static size_t segments_from(const struct segment *g)
+{
+    size_t n = 0;
+
+    for (; g; g = g->next)
+        n++;
+    return n;
+}
+
 static int salvage_commit(struct salvage *v)
 {
     struct stream *s = v->stream;
+    size_t n = v->hole_count, segments = segments_from(v->segment);
     struct spool_change *changes =
-        calloc(v->hole_count + 2 * v->batch_count + 1, sizeof(struct spool_change));
+        calloc(n + 2 * v->batch_count + segments, sizeof(struct spool_change));
     char(*tokens)[TOKEN_NOTE_SIZE] = calloc(v->batch_count + 1, sizeof(*tokens));
-    char *notes = NULL, key[64];
-    size_t n = v->hole_count;
+    char(*keys)[SALVAGE_KEY_SIZE] = calloc(segments, sizeof(*keys));
+    char *notes = NULL;
     int status = SPOOL_E_NOMEM;
 
-    if (changes && tokens)
+    if (changes && tokens && keys)
         status = holes_plan(v->holes, v->hole_count, changes, &notes);
     if (status == SPOOL_OK) {
-        salvage_note_key(s, v->segment->number, key, sizeof(key));
-        changes[n++] = (struct spool_change){
-            .kind = SPOOL_CHANGE_PUT, .key = key, .value = "1", .value_size = 1};
+        n += salvage_notes(v, keys, &changes[n]);
         for (size_t i = 0; i < v->batch_count; i++) {
             if (rows_found(v->batches[i]))
                 continue;
@@ -338,9 +411,32 @@ static int salvage_commit(struct salvage *v)
         status = meta_changes(s->p, changes, n, salvage_done, v, s);
     }
     free(notes);
+    free(keys);
     free(tokens);
     free(changes);
     return status;
+}
+
+/* What was found damaged when the segment before it was looked at. */
+static void row_is_damaged(struct segment *g, const struct load_job *l)
+{
+    while ((g = g->next) && g->number <= l->salvage.last_segment)
+        if (!g->loaded)
+            g->damaged = true;
+}
+
+/* Plans what is lost with a damaged segment. */
+static int salvage_lost(struct salvage *v, const struct load_job *l)
+{
+    int status;
+
+    if (l->answered)
+        return SPOOL_OK;
+    v->answers_to = l->salvage.last_segment;
+    if (nothing_lost(v, l))
+        return SPOOL_OK;
+    status = salvage_holes(v, l);
+    return status == SPOOL_OK ? salvage_refills(v, l) : status;
 }
 
 void segment_salvaged(struct stream *s, struct segment *g, const struct load_job *l)
@@ -348,16 +444,16 @@ void segment_salvaged(struct stream *s, struct segment *g, const struct load_job
     struct salvage *v = calloc(1, sizeof(*v));
     int status = v ? SPOOL_OK : SPOOL_E_NOMEM;
 
+    if (l->damaged)
+        row_is_damaged(g, l);
     if (v) {
         v->stream = s;
         v->segment = g;
         v->noted = l->noted;
         status = salvage_batches(v);
     }
-    if (status == SPOOL_OK && g->damaged && !l->noted && !nothing_lost(v, l))
-        status = salvage_holes(v, l);
-    if (status == SPOOL_OK && g->damaged && !l->noted && !nothing_lost(v, l))
-        status = salvage_refills(v, l);
+    if (status == SPOOL_OK && g->damaged)
+        status = salvage_lost(v, l);
     if (status == SPOOL_OK && g->damaged) {
         s->damaged_blocks++;
         metrics_add(s->p->metrics, METRIC_DAMAGED_BLOCKS, 1, s->options->name);

@@ -57,6 +57,7 @@ struct missing {
     struct high_table before, after;        /* highest offsets held before, and before the next */
     struct spool_lost *lost;
     size_t lost_count, lost_cap;
+    size_t begin, end;      /* the damaged ones, by their places in the list */
     struct spool_error why; /* of a file that can't be read */
 };
 
@@ -68,12 +69,8 @@ static int high_before(struct missing *m, uint64_t number)
     struct segment segment = {.number = number};
     struct spool_block_ref *refs = NULL;
     const struct segment_wants wants = {.high = high, .refs = &refs};
-    char *path = segment_path(stream, number);
-    int status =
-        path ? segment_scan(stream->spool, path, stream->id, false, &segment, &wants, &m->why)
-             : SPOOL_E_NOMEM;
+    int status = segment_scan_known(stream, number, &wants, &segment, &m->why);
 
-    free(path);
     for (uint64_t i = segment.totals.blocks; status == SPOOL_OK && i-- > 0;) {
         struct high *h = high_find(high, refs[i].origin);
         if (h && !(refs[i].flags & SPOOL_BLOCK_REFILL))
@@ -85,16 +82,10 @@ static int high_before(struct missing *m, uint64_t number)
 
 static int high_of_segment(struct missing *m, uint64_t number)
 {
-    struct spool_stream *stream = m->stream;
-    struct segment segment = {.number = number};
     const struct segment_wants wants = {.high = &m->before};
-    char *path = segment_path(stream, number);
-    int status =
-        path ? segment_scan(stream->spool, path, stream->id, false, &segment, &wants, &m->why)
-             : SPOOL_E_NOMEM;
+    struct segment segment = {.number = number};
 
-    free(path);
-    return status;
+    return segment_scan_known(m->stream, number, &wants, &segment, &m->why);
 }
 
 int high_copy(const struct high_table *from, struct high_table *to)
@@ -175,27 +166,44 @@ static int group_refs(struct missing *m, size_t first, size_t last)
     return SPOOL_OK;
 }
 
-static int find_lost(struct missing *m, size_t at)
+/* The whole segment in front of the damaged ones. One that can't be read any more is one of them. */
+static int find_before(struct missing *m)
 {
-    const struct spool_stream *stream = m->stream;
-    size_t end = at;
-    int status = SPOOL_OK;
+    for (; m->begin; m->begin--) {
+        const struct segment *s = &m->stream->segments[m->begin - 1];
+        int status = high_of_segment(m, s->number);
+        if (status == SPOOL_OK)
+            m->first_sequence = s->totals.blocks ? s->totals.last_sequence + 1 : s->base_sequence;
+        if (status != SPOOL_E_CORRUPT)
+            return status;
+        high_free(&m->before);
+    }
+    return SPOOL_OK;
+}
 
-    while (end < stream->segment_count && stream->segments[end].damaged)
-        end++;
-    if (at) {
-        const struct segment *s = &stream->segments[at - 1];
-        m->first_sequence = s->totals.blocks ? s->totals.last_sequence + 1 : s->base_sequence;
-        status = high_of_segment(m, s->number);
+/* The same of the one behind them. */
+static int find_behind(struct missing *m)
+{
+    for (; m->end < m->stream->segment_count; m->end++) {
+        const struct segment *s = &m->stream->segments[m->end];
+        int status = high_before(m, s->number);
+        if (status == SPOOL_OK)
+            m->last_sequence = s->base_sequence - 1;
+        if (status != SPOOL_E_CORRUPT)
+            return status;
+        high_free(&m->after);
     }
-    if (status == SPOOL_OK && end < stream->segment_count) {
-        m->last_sequence = stream->segments[end].base_sequence - 1;
-        status = high_before(m, stream->segments[end].number);
-    } else if (status == SPOOL_OK) {
-        status = high_copy(&stream->high, &m->after);
-    }
+    return high_copy(&m->stream->high, &m->after);
+}
+
+static int find_lost(struct missing *m)
+{
+    int status = find_before(m);
+
     if (status == SPOOL_OK)
-        status = group_refs(m, at, end - 1);
+        status = find_behind(m);
+    if (status == SPOOL_OK)
+        status = group_refs(m, m->begin, m->end - 1);
     for (size_t i = 0; i < m->after.cap && status == SPOOL_OK; i++)
         if (m->after.slots[i].origin)
             status = origin_lost(m, m->after.slots[i].origin, m->after.slots[i].offset);
@@ -216,9 +224,13 @@ int spool_segment_salvage(struct spool_stream *stream, uint64_t number, struct s
                                stream->name, (unsigned long long)number);
     at = (size_t)(segment - stream->segments);
     status = read_damaged(stream, number, out, &m.why);
-    /* Of several in a row the first answers for all: where one ended and the next began is lost. */
-    if (status == SPOOL_OK && !(at && stream->segments[at - 1].damaged))
-        status = find_lost(&m, at);
+    /* Of several in a row where one ended and the next began is lost. */
+    m.begin = at;
+    m.end = at + 1;
+    if (status == SPOOL_OK)
+        status = find_lost(&m);
+    out->first_segment = stream->segments[m.begin].number;
+    out->last_segment = stream->segments[m.end - 1].number;
     out->lost = m.lost;
     out->lost_count = m.lost_count;
     out->first_sequence = m.first_sequence;

@@ -386,6 +386,10 @@ int segment_put_high(struct spool_stream *stream, MDB_txn *txn, const struct hig
 int segment_open_newest(struct spool_stream *stream, struct spool_error *error);
 void segment_close_newest(struct spool_stream *stream);
 int stream_take_acks(struct spool_stream *stream, struct spool_error *error);
+/* Reads one segment the stream has; a fault found now marks it damaged. CORRUPT: it is. */
+int segment_scan_known(struct spool_stream *stream, uint64_t number,
+                       const struct segment_wants *wants, struct segment *out,
+                       struct spool_error *error);
 void segment_damage(struct segment *segment, const char *why);
 /* rows: of every block, from segment_scan; the segment owns it from now on. */
 void waiting_set(struct segment *segment, uint32_t *rows);

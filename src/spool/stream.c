@@ -245,10 +245,9 @@ int spool_stream_segments(struct spool_stream *stream, struct spool_segment_info
     return SPOOL_OK;
 }
 
-/* Reads one segment the stream has; a fault found now marks it damaged. */
-static int scan_known(struct spool_stream *stream, uint64_t number,
-                      const struct segment_wants *wants, struct segment *out,
-                      struct spool_error *error)
+int segment_scan_known(struct spool_stream *stream, uint64_t number,
+                       const struct segment_wants *wants, struct segment *out,
+                       struct spool_error *error)
 {
     struct segment *segment = stream_segment(stream, number);
     struct spool_error inner = {0};
@@ -293,7 +292,7 @@ int spool_segment_blocks(struct spool_stream *stream, uint64_t number,
 
     *refs = NULL;
     *count = 0;
-    status = scan_known(stream, number, &wants, &segment, error);
+    status = segment_scan_known(stream, number, &wants, &segment, error);
     if (status == SPOOL_OK)
         *count = (size_t)segment.totals.blocks;
     return status;
@@ -309,7 +308,7 @@ int spool_segment_spec_get(struct spool_stream *stream, uint64_t number, void **
     int status;
 
     *destination = NULL;
-    status = scan_known(stream, number, &wants, &segment, error);
+    status = segment_scan_known(stream, number, &wants, &segment, error);
     if (status == SPOOL_OK) {
         *schema = bytes;
     } else {

@@ -215,6 +215,8 @@ static void test_refills_of_an_earlier_hole(void **state)
     change.segment = ref->segment;
     change.ranges = &range;
     check_ok(spool_commit(f.spool, &change, 1, &the_error));
+    flow_reopen(&f);
+    assert_null(f.stream->origins->holes); /* the earlier one is closed */
     h = lost_segment(&f, 2);
     for (int turn = 0; turn < 2; turn++) {
         assert_int_equal(h->first, 2 * ROWS);
@@ -247,13 +249,14 @@ static void test_damage_of_what_is_delivered(void **state)
     flow_remove(&f);
 }
 
-static ino_t bad_file; /* 0: none is */
+static ino_t bad_file, bad_file_too; /* 0: none is */
 
 ssize_t pread(int fd, void *data, size_t size, off_t at)
 {
     struct stat st;
 
-    if (bad_file && at + (off_t)size > 2 * 4096 && !fstat(fd, &st) && st.st_ino == bad_file) {
+    if (bad_file && at + (off_t)size > 2 * 4096 && !fstat(fd, &st) &&
+        (st.st_ino == bad_file || st.st_ino == bad_file_too)) {
         errno = EIO;
         return -1;
     }
@@ -290,6 +293,185 @@ static void test_a_disk_that_fails_under_a_backlog(void **state)
     flow_remove(&f);
 }
 
+static ino_t inode_of(const char *file)
+{
+    struct stat st;
+
+    assert_int_equal(stat(file, &st), 0);
+    return st.st_ino;
+}
+
+/* Blocks of which only those of the first segment are in memory. */
+static void open_backlog(struct flow *f, int64_t blocks)
+{
+    struct kafka_partition *p;
+
+    flow_segment_bytes = MIB;
+    flow_open(f, make_directory());
+    f->stream_options.flush_rows = ROWS / 2;
+    p = given(f);
+    for (int64_t i = 0; i < blocks; i++)
+        flow_read(f, p, i * ROWS, ROWS);
+    assert_true(segment_find(f->stream, 1)->loaded);
+    assert_false(segment_find(f->stream, 2)->loaded);
+}
+
+/* How many holes stand for the block that begins there; each for all of it, or for none. */
+static int holes_over(const struct flow *f, int64_t first)
+{
+    int count = 0;
+
+    for (const struct hole *h = f->stream->origins->holes; h; h = h->next) {
+        bool whole = h->first <= first && h->last >= first + ROWS - 1;
+        assert_true(whole || h->first > first + ROWS - 1 || h->last < first);
+        count += whole;
+    }
+    return count;
+}
+
+static void assert_holes(const struct flow *f, int64_t first_block, int64_t last_block, int64_t of)
+{
+    for (int64_t i = 0; i < of; i++)
+        assert_int_equal(holes_over(f, i * ROWS), i >= first_block && i <= last_block);
+}
+
+/* So is what can't be read any more in the segment behind it, which is looked at for the first. */
+static void test_a_disk_that_fails_under_two_segments(void **state)
+{
+    struct flow f;
+
+    (void)state;
+    open_backlog(&f, 10);
+    bad_file = inode_of(segment_file(&f, 3));
+    bad_file_too = inode_of(segment_file(&f, 4));
+    origin_discard(f.stream->origins, 4 * ROWS - 1);
+    flow_run(&f);
+    bad_file = bad_file_too = 0;
+    assert_null(f.stream->holds[HOLD_SEGMENT]);
+    assert_true(segments_all_loaded(f.stream));
+    assert_holes(&f, 4, 7, 10);
+    flow_remove(&f);
+}
+
+/* The one before it was whole when it was loaded, and so does not answer for it. */
+static void test_damage_behind_what_was_loaded_whole(void **state)
+{
+    struct spool_block_ref ref;
+    struct flow f;
+
+    (void)state;
+    open_backlog(&f, 8);
+    ref = block_of(&f, 0)->ref;
+    lose_index_entry(segment_file(&f, 1), &ref);
+    origin_discard(f.stream->origins, ROWS - 1);
+    f.stream->load_retry_at_ms = UINT64_MAX;
+    flow_run(&f);
+    flow_read(&f, f.stream->origins->partition, 8 * ROWS, ROWS);
+    assert_int_equal(spool_segment_blocks(f.stream->spool, 1, &(struct spool_block_ref *){0},
+                                          &(size_t){0}, NULL),
+                     SPOOL_E_CORRUPT);
+    assert_int_equal(unlink(segment_file(&f, 2)), 0);
+    f.stream->load_retry_at_ms = 0;
+    flow_run(&f);
+    assert_true(segment_find(f.stream, 3) && segment_find(f.stream, 1));
+    assert_int_equal(holes_over(&f, ROWS), 0); /* it waits in memory */
+    assert_int_equal(holes_over(&f, 2 * ROWS), 1);
+    assert_int_equal(holes_over(&f, 3 * ROWS), 1);
+    assert_int_equal(holes_over(&f, 4 * ROWS), 0);
+    flow_remove(&f);
+}
+
+/* What was damaged first is dealt with, and does not answer for what is damaged since. */
+static void test_damage_that_spreads(void **state)
+{
+    struct spool_block_ref ref;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    open_with(&f, 6);
+    ref = block_of(&f, 0)->ref;
+    path = f.path;
+    flow_close(&f);
+    f.path = path;
+    lose_index_entry(segment_file(&f, 1), &ref);
+    flow_open(&f, path);
+    assert_holes(&f, 0, 0, 6);
+    (void)lost_segment(&f, 2);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(holes_over(&f, 0), 1);
+        assert_int_equal(holes_over(&f, ROWS), 0);
+        assert_int_equal(holes_over(&f, 2 * ROWS), 1);
+        assert_int_equal(holes_over(&f, 3 * ROWS), 1);
+        assert_int_equal(holes_over(&f, 4 * ROWS), 0);
+        flow_reopen(&f);
+    }
+    flow_remove(&f);
+}
+
+/* Each once: the first of a row answers for all, also where it is gone when the next is loaded. */
+static void test_a_row_of_damaged_segments(void **state)
+{
+    struct flow f;
+
+    (void)state;
+    open_with(&f, 8);
+    assert_int_equal(unlink(segment_file(&f, 1)), 0);
+    (void)lost_segment(&f, 2);
+    assert_null(segment_find(f.stream, 1));
+    assert_holes(&f, 0, 3, 8);
+    (void)lost_segment(&f, 3);
+    assert_holes(&f, 0, 5, 8);
+    flow_remove(&f);
+}
+
+static bool any_block(const struct block *b, void *arg)
+{
+    (void)arg;
+    return b != NULL;
+}
+
+/* The first of them is delivered and gone before the second is loaded. */
+static void test_a_row_that_is_loaded_one_by_one(void **state)
+{
+    struct spool_block_ref ref;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    open_with(&f, 6);
+    ref = block_of(&f, 0)->ref;
+    path = f.path;
+    flow_close(&f);
+    f.path = path;
+    lose_index_entry(segment_file(&f, 1), &ref);
+    assert_int_equal(unlink(segment_file(&f, 2)), 0);
+    check_ok(flow_create(&f, path));
+    f.stream = &f.pipeline->streams[0];
+    f.stream->flush_before_ms = UINT64_MAX;
+    f.source = f.pipeline->kafka;
+    f.source->stopped = true;
+    segment_load(f.stream, f.stream->segments_first);
+    f.stream->load_retry_at_ms = UINT64_MAX;
+    flow_run(&f);
+    assert_holes(&f, 0, 0, 1);
+    segment_discard(f.stream, f.stream->segments_first, any_block, NULL);
+    flow_run(&f);
+    assert_int_equal(f.stream->segments_first->number, 2);
+    f.stream->load_retry_at_ms = 0;
+    flow_run(&f);
+    assert_true(segments_all_loaded(f.stream));
+    for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(holes_over(&f, 0), 1);
+        assert_int_equal(holes_over(&f, ROWS), 0);
+        assert_int_equal(holes_over(&f, 2 * ROWS), 1);
+        assert_int_equal(holes_over(&f, 3 * ROWS), 1);
+        assert_int_equal(holes_over(&f, 4 * ROWS), 0);
+        flow_reopen(&f);
+    }
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -298,6 +480,11 @@ int main(void)
         cmocka_unit_test(test_refills_of_an_earlier_hole),
         cmocka_unit_test(test_damage_of_what_is_delivered),
         cmocka_unit_test(test_a_disk_that_fails_under_a_backlog),
+        cmocka_unit_test(test_a_disk_that_fails_under_two_segments),
+        cmocka_unit_test(test_damage_behind_what_was_loaded_whole),
+        cmocka_unit_test(test_damage_that_spreads),
+        cmocka_unit_test(test_a_row_of_damaged_segments),
+        cmocka_unit_test(test_a_row_that_is_loaded_one_by_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
