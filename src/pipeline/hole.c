@@ -230,7 +230,7 @@ bool hole_run(struct origin *o, struct record_run *run, struct record_run_node *
 void hole_run_dropped(struct origin *o, const struct record_run_node *node)
 {
     for (struct hole *h = o->holes; h; h = h->next)
-        if (node->cover_first >= h->first && node->cover_first < h->asked &&
+        if (node->cover_first >= h->stored && node->cover_first < h->asked &&
             node->cover_last <= h->last)
             h->asked = node->cover_first;
 }

@@ -229,6 +229,47 @@ static void test_refills_of_an_earlier_hole(void **state)
     flow_remove(&f);
 }
 
+/* A hole within one that is read again in part, since a refill was damaged too: what is given back of it
+   says nothing of the other. */
+static void test_a_run_that_is_given_back(void **state)
+{
+    const bool damaged = true;
+    const struct hole *within, *h;
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)state;
+    open_with(&f, 2);
+    for (int turn = 0; turn < 2; turn++) {
+        const struct block *b = block_of(&f, 0);
+        assert_int_equal(b->ref.rows, turn ? ROWS / 2 : ROWS);
+        seal(&f, b, 0, b->ref.rows);
+        flow_reopen(&f);
+        f.stream_options.flush_rows = 10 * ROWS;
+        assert_int_equal(batch_set_aside(f.stream->batches, &damaged, NULL, 0, false), SPOOL_OK);
+        flow_run(&f);
+        p = given(&f);
+        if (!turn)
+            flow_read(&f, p, 0, ROWS / 2);
+    }
+    within = f.stream->origins->holes;
+    h = within->next;
+    assert_non_null(h);
+    assert_int_equal(within->last, ROWS / 2 - 1);
+    assert_int_equal(h->stored, ROWS / 2);
+    f.pipeline->decode_max = 0;
+    flow_take(&f, p, 0, ROWS / 4, false);
+    assert_int_equal(within->asked, ROWS / 4);
+    intake_release_runs(f.stream, true);
+    assert_int_equal(within->asked, 0);
+    assert_int_equal(h->asked, ROWS / 2); /* below it all is in the spool, or another's */
+    f.pipeline->decode_max = 1;
+    flow_read(&f, p, 0, ROWS / 2);
+    flow_read(&f, p, ROWS / 2, ROWS / 2);
+    assert_int_equal(stream_spooled_rows(f.stream), 2 * ROWS);
+    flow_remove(&f);
+}
+
 /* --- while it runs -------------------------------------------------------------------------- */
 
 /* It turns out when the acknowledgements come: there is nothing more to be had of it, and it goes. */
@@ -478,6 +519,7 @@ int main(void)
         cmocka_unit_test(test_a_lost_block_that_was_stored_in_part),
         cmocka_unit_test(test_lost_refills),
         cmocka_unit_test(test_refills_of_an_earlier_hole),
+        cmocka_unit_test(test_a_run_that_is_given_back),
         cmocka_unit_test(test_damage_of_what_is_delivered),
         cmocka_unit_test(test_a_disk_that_fails_under_a_backlog),
         cmocka_unit_test(test_a_disk_that_fails_under_two_segments),
