@@ -286,13 +286,19 @@ static bool hole_waits(const struct origin *o, const struct hole *h)
 
 void holes_check(struct origin *o)
 {
+    bool closed = false;
+
     if (!segments_all_loaded(o->stream))
         return;
     for (struct hole *h = o->holes, *next; h; h = next) {
         next = h->next;
-        if (h->ready && h->stored > h->last && !hole_waits(o, h))
+        if (h->ready && h->stored > h->last && !hole_waits(o, h)) {
             hole_close(o, h);
+            closed = true;
+        }
     }
+    if (closed) /* by a gap, say: no acknowledgement comes that would tell Kafka */
+        origin_commit(o);
 }
 
 int64_t origin_commit_limit(const struct origin *o)

@@ -270,6 +270,32 @@ static void test_a_run_that_is_given_back(void **state)
     flow_remove(&f);
 }
 
+/* The broker has none of it any more. Nothing else need be acknowledged for the group to be told of what lies
+   behind: else the next owner of the partition would begin before it. */
+static void test_a_hole_that_is_a_gap(void **state)
+{
+    const bool damaged = true;
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    open_with(&f, 1);
+    seal(&f, block_of(&f, 0), 0, ROWS);
+    flow_reopen(&f);
+    assert_int_equal(batch_set_aside(f.stream->batches, &damaged, NULL, 0, false), SPOOL_OK);
+    flow_run(&f);
+    p = given(&f);
+    o = p->user;
+    assert_non_null(o->holes);
+    assert_int_equal(o->committed, 0);
+    f.source->callbacks.gap(f.source->arg, p, 0, ROWS);
+    flow_run(&f);
+    assert_null(o->holes);
+    assert_int_equal(o->committed, ROWS);
+    flow_remove(&f);
+}
+
 /* --- while it runs -------------------------------------------------------------------------- */
 
 /* It turns out when the acknowledgements come: there is nothing more to be had of it, and it goes. */
@@ -520,6 +546,7 @@ int main(void)
         cmocka_unit_test(test_lost_refills),
         cmocka_unit_test(test_refills_of_an_earlier_hole),
         cmocka_unit_test(test_a_run_that_is_given_back),
+        cmocka_unit_test(test_a_hole_that_is_a_gap),
         cmocka_unit_test(test_damage_of_what_is_delivered),
         cmocka_unit_test(test_a_disk_that_fails_under_a_backlog),
         cmocka_unit_test(test_a_disk_that_fails_under_two_segments),
