@@ -80,6 +80,15 @@ static void replace_unsealed(const struct replace *r, struct segment *g)
     segment_skip_delivered(r->stream, g);
 }
 
+/* The part's block may be gone with it. */
+static void replace_acked(struct stream *s, struct segment *g, const struct part *part)
+{
+    struct origin *o = part->block->origin;
+
+    part_acked(s, g, part);
+    origin_commit(o);
+}
+
 static void replaced(void *arg)
 {
     struct replace *r = arg;
@@ -93,12 +102,9 @@ static void replaced(void *arg)
     /* Blocks without rows belong to no span: they go with the old seal. */
     for (size_t i = 0; i < r->old->part_count; i++)
         if (r->old->parts[i].rows == 0)
-            part_acked(s, g, &r->old->parts[i]);
-    for (size_t i = 0; i < r->acked_count; i++) {
-        struct origin *o = r->acked[i].block->origin;
-        part_acked(s, g, &r->acked[i]);
-        origin_commit(o);
-    }
+            replace_acked(s, g, &r->old->parts[i]);
+    for (size_t i = 0; i < r->acked_count; i++)
+        replace_acked(s, g, &r->acked[i]);
     replace_unsealed(r, g);
     FAILPOINT(FP_REPLACE_AFTER);
     for (size_t i = 0; i < r->made_count; i++) {

@@ -271,6 +271,48 @@ static void test_letters_that_are_damaged_are_passed_over(void **state)
     }
 }
 
+/* A block of letters only leaves no row, and goes with the batch that it was sealed into: also where that is
+   replaced, and nothing of its partition is acknowledged after it. */
+static void test_offsets_without_rows_are_committed_with_a_replaced_batch(void **state)
+{
+    struct spool_range ranges[2] = {{.rows = 10}, {.rows = 0}};
+    const struct row_span all = {0, 10};
+    struct spool_seal seal = {.batch = 1,
+                              .segment = 1,
+                              .ranges = ranges,
+                              .range_count = 2,
+                              .token = "token",
+                              .attributes = "4\n1\nhttp://127.0.0.1:1\n\n\na=1\n",
+                              .sealed_ms = 1,
+                              .rows = 10};
+    struct spool_change change = {.kind = SPOOL_CHANGE_SEAL, .batch = 1, .seal = &seal};
+    struct kafka_partition *p;
+    const struct block *first;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    begin(&f, 240, true);
+    p = flow_partition(&f, 1);
+    (void)flow_assign(&f, p, at(&f, 256));
+    flow_read(&f, p, 256, 10);
+    first = f.stream->segments_first->first;
+    assert_int_equal(first->next_in_segment->ref.rows, 0);
+    ranges[0].sequence = first->ref.sequence;
+    ranges[1].sequence = first->next_in_segment->ref.sequence;
+    change.stream = seal.stream = f.stream->id;
+    seal.attributes_size = strlen(seal.attributes);
+    check_ok(spool_commit(f.spool, &change, 1, &the_error));
+    flow_reopen(&f);
+    o = flow_assign(&f, flow_partition(&f, 1), at(&f, 256));
+    assert_int_equal(o->committed, 256);
+    assert_int_equal(batch_replace(f.stream->batches, &all, 1, NULL, 0, NULL), SPOOL_OK);
+    flow_run(&f);
+    assert_null(f.stream->batches);
+    assert_int_equal(o->committed, 266);
+    flow_remove(&f);
+}
+
 /* --- of a stream that the configuration does not name ---------------------------------------- */
 
 struct discarded {
@@ -545,6 +587,7 @@ int main(void)
         cmocka_unit_test(test_letters_of_several_runs),
         cmocka_unit_test(test_a_letter_beside_damaged_rows),
         cmocka_unit_test(test_letters_that_are_damaged_are_passed_over),
+        cmocka_unit_test(test_offsets_without_rows_are_committed_with_a_replaced_batch),
         cmocka_unit_test(test_letters_of_a_stream_that_is_gone_are_discarded),
         cmocka_unit_test(test_letters_of_an_epoch_that_a_commit_ended),
         cmocka_unit_test(test_letters_of_a_log_that_is_over),
