@@ -108,13 +108,31 @@ int holes_plan(const struct hole_spec *specs, size_t count, struct spool_change 
     return SPOOL_OK;
 }
 
+/* The hole, where it is open already: pieces of a block, the offsets of whose rows are not known, have each
+   the hole of the whole block. */
+static struct hole *hole_open(const struct hole_spec *s)
+{
+    struct hole *h = s->origin->holes;
+
+    while (h && (h->segment != s->segment || h->sequence != s->sequence ||
+                 h->noted_first != s->first || h->last != s->last))
+        h = h->next;
+    return h;
+}
+
 void holes_link(const struct hole_spec *specs, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         const struct hole_spec *s = &specs[i];
         struct stream *stream = s->origin->stream;
-        struct hole *h = calloc(1, sizeof(*h));
+        struct hole *h = hole_open(s);
 
+        if (h) {
+            if (h->stored > s->first) /* which the note says no more */
+                hole_save(s->origin, h);
+            continue;
+        }
+        h = calloc(1, sizeof(*h));
         if (!h) {
             pipeline_fatal(stream->p, "out of memory while setting damaged rows aside");
             return;

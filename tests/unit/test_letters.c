@@ -271,21 +271,39 @@ static void test_letters_that_are_damaged_are_passed_over(void **state)
     }
 }
 
+/* A batch of these ranges of the first segment; acked, where there is one, is acknowledged before. */
+static void seal(struct flow *f, const struct spool_range *ranges, size_t count,
+                 const struct spool_range *acked)
+{
+    static const char attributes[] = "4\n1\nhttp://127.0.0.1:1\n\n\na=1\n";
+    struct spool_seal seal = {.stream = f->stream->id,
+                              .batch = 1,
+                              .segment = 1,
+                              .ranges = ranges,
+                              .range_count = count,
+                              .token = "token",
+                              .attributes = attributes,
+                              .attributes_size = strlen(attributes),
+                              .sealed_ms = 1};
+    struct spool_change changes[2] = {
+        {.kind = SPOOL_CHANGE_SEAL, .stream = f->stream->id, .batch = 1, .seal = &seal},
+        {.kind = SPOOL_CHANGE_DISCARD,
+         .stream = f->stream->id,
+         .segment = 1,
+         .ranges = acked,
+         .range_count = 1}};
+
+    for (size_t i = 0; i < count; i++)
+        seal.rows += ranges[i].rows;
+    check_ok(spool_commit(f->spool, changes, acked ? 2 : 1, &the_error));
+}
+
 /* A block of letters only leaves no row, and goes with the batch that it was sealed into: also where that is
    replaced, and nothing of its partition is acknowledged after it. */
 static void test_offsets_without_rows_are_committed_with_a_replaced_batch(void **state)
 {
     struct spool_range ranges[2] = {{.rows = 10}, {.rows = 0}};
     const struct row_span all = {0, 10};
-    struct spool_seal seal = {.batch = 1,
-                              .segment = 1,
-                              .ranges = ranges,
-                              .range_count = 2,
-                              .token = "token",
-                              .attributes = "4\n1\nhttp://127.0.0.1:1\n\n\na=1\n",
-                              .sealed_ms = 1,
-                              .rows = 10};
-    struct spool_change change = {.kind = SPOOL_CHANGE_SEAL, .batch = 1, .seal = &seal};
     struct kafka_partition *p;
     const struct block *first;
     struct origin *o;
@@ -300,9 +318,7 @@ static void test_offsets_without_rows_are_committed_with_a_replaced_batch(void *
     assert_int_equal(first->next_in_segment->ref.rows, 0);
     ranges[0].sequence = first->ref.sequence;
     ranges[1].sequence = first->next_in_segment->ref.sequence;
-    change.stream = seal.stream = f.stream->id;
-    seal.attributes_size = strlen(seal.attributes);
-    check_ok(spool_commit(f.spool, &change, 1, &the_error));
+    seal(&f, ranges, 2, NULL);
     flow_reopen(&f);
     o = flow_assign(&f, flow_partition(&f, 1), at(&f, 256));
     assert_int_equal(o->committed, 256);
@@ -310,6 +326,41 @@ static void test_offsets_without_rows_are_committed_with_a_replaced_batch(void *
     flow_run(&f);
     assert_null(f.stream->batches);
     assert_int_equal(o->committed, 266);
+    flow_remove(&f);
+}
+
+/* Of a block with letters beside its rows one row is done with, and what is left of it in two pieces turns
+   out to be damaged: all of it is read again, once. In one batch rows would be twice, and no table tells. */
+static void test_pieces_of_a_damaged_block_are_read_again_once(void **state)
+{
+    struct spool_range acked = {.row = 2, .rows = 1};
+    struct spool_range ranges[2] = {{.row = 0, .rows = 2}, {.row = 3, .rows = 3}};
+    const bool damaged[2] = {true, true};
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    begin(&f, 250, true);
+    assert_int_equal(f.stream->segments_first->first->ref.rows, 6);
+    ranges[0].sequence = ranges[1].sequence = acked.sequence =
+        f.stream->segments_first->first->ref.sequence;
+    seal(&f, ranges, 2, &acked);
+    reopen(&f, "UInt64");
+    p = flow_partition(&f, 0);
+    o = flow_assign(&f, p, at(&f, 250));
+    assert_int_equal(batch_set_aside(f.stream->batches, damaged, NULL, 0, false), SPOOL_OK);
+    flow_run(&f);
+    assert_non_null(o->holes);
+    for (p->start = 250; p->start < 260;) /* from where it is asked for */
+        flow_read(&f, p, 250, 10);
+    assert_int_equal(stream_spooled_rows(f.stream), 10);
+    assert_true(o->first->suspect);
+    flow_reopen(&f);
+    o = flow_assign(&f, flow_partition(&f, 0), at(&f, 250));
+    assert_non_null(o->holes);
+    assert_null(o->holes->next);
+    assert_int_equal(o->holes->stored, 260);
     flow_remove(&f);
 }
 
@@ -588,6 +639,7 @@ int main(void)
         cmocka_unit_test(test_a_letter_beside_damaged_rows),
         cmocka_unit_test(test_letters_that_are_damaged_are_passed_over),
         cmocka_unit_test(test_offsets_without_rows_are_committed_with_a_replaced_batch),
+        cmocka_unit_test(test_pieces_of_a_damaged_block_are_read_again_once),
         cmocka_unit_test(test_letters_of_a_stream_that_is_gone_are_discarded),
         cmocka_unit_test(test_letters_of_an_epoch_that_a_commit_ended),
         cmocka_unit_test(test_letters_of_a_log_that_is_over),
