@@ -272,6 +272,17 @@ static size_t batch_due(struct stream *s, struct segment *g, uint64_t now, uint6
     return force || *rows >= wanted || bytes >= o->flush_bytes ? n : 0;
 }
 
+/* Offsets without rows are nothing to send, and in no seal: where that waits, for a partition that went or a
+   server that is down, Kafka would be told of nothing behind them. */
+static bool batch_has_empty(struct segment *g, size_t count)
+{
+    struct block *b = segment_next_eligible(g, NULL);
+
+    while (b && b->ref.rows && --count)
+        b = b->next_in_segment ? segment_next_eligible(g, b->next_in_segment) : NULL;
+    return b && !b->ref.rows;
+}
+
 bool batch_seal_one(struct stream *s, uint64_t now)
 {
     struct segment *g = batch_segment(s);
@@ -286,7 +297,7 @@ bool batch_seal_one(struct stream *s, uint64_t now)
     count = batch_due(s, g, now, &rows);
     if (!count)
         return false;
-    if (!rows) { /* offsets without rows: nothing to send */
+    if (!rows || batch_has_empty(g, count)) {
         (void)segment_discard(s, g, match_empty, NULL);
         return true;
     }

@@ -329,6 +329,26 @@ static void test_offsets_without_rows_are_committed_with_a_replaced_batch(void *
     flow_remove(&f);
 }
 
+/* A seal may wait for long, for a partition that went or for a server: they are in none. */
+static void test_offsets_without_rows_wait_for_no_others(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    begin(&f, 240, true);
+    p = flow_partition(&f, 1);
+    o = flow_assign(&f, p, at(&f, 256));
+    flow_read(&f, p, 256, 10);
+    assert_int_equal(f.stream->eligible_blocks, 2);
+    assert_true(batch_seal_one(f.stream, 0));
+    flow_run(&f);
+    assert_int_equal(o->committed, 266);
+    assert_int_equal(f.stream->eligible_blocks, 1);
+    flow_remove(&f);
+}
+
 /* Of a block with letters beside its rows one row is done with, and what is left of it in two pieces turns
    out to be damaged: all of it is read again, once. In one batch rows would be twice, and no table tells. */
 static void test_pieces_of_a_damaged_block_are_read_again_once(void **state)
@@ -639,6 +659,7 @@ int main(void)
         cmocka_unit_test(test_a_letter_beside_damaged_rows),
         cmocka_unit_test(test_letters_that_are_damaged_are_passed_over),
         cmocka_unit_test(test_offsets_without_rows_are_committed_with_a_replaced_batch),
+        cmocka_unit_test(test_offsets_without_rows_wait_for_no_others),
         cmocka_unit_test(test_pieces_of_a_damaged_block_are_read_again_once),
         cmocka_unit_test(test_letters_of_a_stream_that_is_gone_are_discarded),
         cmocka_unit_test(test_letters_of_an_epoch_that_a_commit_ended),
