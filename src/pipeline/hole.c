@@ -16,7 +16,7 @@
  * the spool again. suspect: rows of it may be in the table already (an insert of them ended without
  * an answer), so their refills are asked about, or counted as possible duplicates. A crash between
  * the append of a refill and the note of it is settled at the start: refills are blocks behind
- * sequence `after`, and are looked for in the segments.
+ * sequence `after`, and are looked for in the segments, damaged ones too.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -394,6 +394,22 @@ static int recover_note(void *arg, const char *key, const void *value, size_t si
     return 0;
 }
 
+/* What is found of it will be delivered; what is not is dealt with when it is loaded. */
+static int recover_damaged(struct stream *s, uint64_t number, struct spool_block_ref **refs,
+                           size_t *count, struct spool_error *error)
+{
+    struct spool_salvage found;
+    int status = spool_segment_salvage(s->spool, number, &found, error);
+
+    if (status != SPOOL_OK)
+        return status;
+    *refs = found.refs;
+    *count = found.count;
+    found.refs = NULL;
+    spool_salvage_free(&found);
+    return SPOOL_OK;
+}
+
 static int recover_segment(struct stream *s, uint64_t number, struct spool_error *error)
 {
     struct spool_block_ref *refs = NULL;
@@ -401,7 +417,7 @@ static int recover_segment(struct stream *s, uint64_t number, struct spool_error
     int status = spool_segment_blocks(s->spool, number, &refs, &count, error);
 
     if (status == SPOOL_E_CORRUPT)
-        return SPOOL_OK; /* its own damage is dealt with when it is loaded */
+        status = recover_damaged(s, number, &refs, &count, error);
     for (size_t i = 0; i < count && status == SPOOL_OK; i++) {
         struct origin *o =
             refs[i].flags & SPOOL_BLOCK_REFILL ? origin_find(s, refs[i].origin) : NULL;
@@ -425,8 +441,7 @@ int holes_recover(struct stream *s, struct spool_error *error)
     snprintf(prefix, sizeof(prefix), "hole/%u/", s->id);
     status = spool_notes(s->p->spool, prefix, recover_note, &r, error);
     for (struct segment *g = r.any ? s->segments_first : NULL; g && status == SPOOL_OK; g = g->next)
-        if (!g->damaged)
-            status = recover_segment(s, g->number, error);
+        status = recover_segment(s, g->number, error);
     for (struct origin *o = s->origins; o && status == SPOOL_OK; o = o->next) {
         if (!o->holes || o->name)
             continue;

@@ -539,6 +539,42 @@ static void test_a_row_that_is_loaded_one_by_one(void **state)
     flow_remove(&f);
 }
 
+/* The process ends before the refill is noted, and its segment is damaged elsewhere: it is found there. */
+static void test_a_refill_in_a_damaged_segment(void **state)
+{
+    struct spool_change change = {.kind = SPOOL_CHANGE_PUT};
+    struct spool_block_ref other;
+    const struct hole *h;
+    char key[160], value[96], *path;
+    struct flow f;
+
+    (void)state;
+    open_with(&f, 2);
+    refill(&f, 0);
+    flow_read(&f, f.stream->origins->partition, 2 * ROWS, ROWS);
+    other = block_of(&f, 2 * ROWS)->ref;
+    h = f.stream->origins->holes;
+    snprintf(key, sizeof(key), "hole/%u/%u/%llu/%llu/%lld", f.stream->id, f.stream->origins->id,
+             (unsigned long long)h->segment, (unsigned long long)h->sequence,
+             (long long)h->noted_first);
+    change.value_size = (size_t)snprintf(value, sizeof(value), "%lld %lld %d %llu",
+                                         (long long)h->last, (long long)h->first, 0,
+                                         (unsigned long long)h->after);
+    change.key = key;
+    change.value = value;
+    path = f.path;
+    assert_int_equal(block_of(&f, 0)->ref.segment, other.segment);
+    check_ok(spool_commit(f.spool, &change, 1, &the_error));
+    flow_close(&f);
+    f.path = path;
+    lose_index_entry(segment_file(&f, (int)other.segment), &other);
+    flow_open(&f, path);
+    assert_true(block_of(&f, 0)->ref.flags & SPOOL_BLOCK_REFILL);
+    for (h = f.stream->origins->holes; h; h = h->next)
+        assert_false(h->first == 0 && h->stored == 0);
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -554,6 +590,7 @@ int main(void)
         cmocka_unit_test(test_damage_that_spreads),
         cmocka_unit_test(test_a_row_of_damaged_segments),
         cmocka_unit_test(test_a_row_that_is_loaded_one_by_one),
+        cmocka_unit_test(test_a_refill_in_a_damaged_segment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
