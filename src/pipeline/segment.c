@@ -341,7 +341,7 @@ static void remove_done(struct job *job)
 
     g->removing = false;
     if (r->status == SPOOL_OK) {
-        if (r->damaged)
+        if (g->salvaged)
             salvage_forget(s, g->number);
         segment_unlink(s, g);
         pressure_eased(s->p);

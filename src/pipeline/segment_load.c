@@ -77,9 +77,6 @@ static int load_salvage(struct load_job *l)
 {
     struct spool_salvage *v = &l->salvage;
     struct spool_error error = {0};
-    char key[64];
-    void *value = NULL;
-    size_t size = 0;
     int status = spool_segment_salvage(l->stream->spool, l->segment->number, v, &error);
 
     if (status != SPOOL_OK) {
@@ -96,6 +93,17 @@ static int load_salvage(struct load_job *l)
     v->refs = NULL;
     v->schema = NULL;
     v->destination = NULL;
+    return SPOOL_OK;
+}
+
+/* Whether it was damaged before: also where the disk gives all of it again. */
+static int load_salvage_note(struct load_job *l)
+{
+    char key[64];
+    void *value = NULL;
+    size_t size = 0;
+    int status;
+
     salvage_note_key(l->stream, l->segment->number, key, sizeof(key));
     status = note_read(l->job.pipeline->spool, key, &value, &size, &l->error);
     l->answered = value != NULL;
@@ -115,6 +123,8 @@ static void load_work(struct job *job)
                                            &l->destination, &l->error);
     if (l->status == SPOOL_E_CORRUPT)
         l->status = load_salvage(l);
+    if (l->status == SPOOL_OK)
+        l->status = load_salvage_note(l);
     if (l->status == SPOOL_OK)
         l->status = spool_acked(job->pipeline->spool, l->stream->id, number, &l->acked,
                                 &l->acked_count, &l->error);
@@ -202,6 +212,25 @@ static void load_unread(struct stream *s, const struct load_job *l)
     }
 }
 
+/* A hole of a damaged segment stands for it. */
+static bool block_in_hole(const struct block *b, void *arg)
+{
+    (void)arg;
+    for (const struct hole *h = b->origin->holes; h; h = h->next)
+        if (!h->sequence && b->ref.sequence <= h->after && b->ref.first_offset >= h->noted_first &&
+            b->ref.last_offset <= h->last)
+            return true;
+    return false;
+}
+
+/* A segment that was damaged, and is whole: what it lacked is read again, or was, and is in the table. */
+static void load_whole_again(struct stream *s, struct segment *g)
+{
+    for (struct block *b = g->first; b; b = b->next_in_segment)
+        b->suspect = true;
+    (void)segment_discard(s, g, block_in_hole, NULL);
+}
+
 static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
 {
     uint64_t unacked_rows = 0;
@@ -251,6 +280,9 @@ static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
         g->unacked_rows = unacked_rows;
     if (batches_segment_loaded(s, g) || l->damaged)
         segment_salvaged(s, g, l);
+    g->salvaged = l->answered || l->damaged;
+    if (l->answered && !l->damaged)
+        load_whole_again(s, g);
     (void)segment_discard(s, g, block_discarded, NULL);
     segment_skip_delivered(s, g);
     segment_check_acked(g);

@@ -47,6 +47,7 @@ struct segment {
     bool loaded;       /* its blocks are in first..last */
     bool loading;
     bool damaged;  /* its blocks are what was found of it */
+    bool salvaged; /* ... or was, and a note says so */
     bool missing;  /* ... and the file is not there */
     bool kept;     /* ... and it stays: what is missing nobody else has */
     bool settling; /* ... and it is not durable yet what is missing */

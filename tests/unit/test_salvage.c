@@ -557,9 +557,9 @@ static void test_a_refill_in_a_damaged_segment(void **state)
     snprintf(key, sizeof(key), "hole/%u/%u/%llu/%llu/%lld", f.stream->id, f.stream->origins->id,
              (unsigned long long)h->segment, (unsigned long long)h->sequence,
              (long long)h->noted_first);
-    change.value_size = (size_t)snprintf(value, sizeof(value), "%lld %lld %d %llu",
-                                         (long long)h->last, (long long)h->first, 0,
-                                         (unsigned long long)h->after);
+    change.value_size =
+        (size_t)snprintf(value, sizeof(value), "%lld %lld %d %llu", (long long)h->last,
+                         (long long)h->first, 0, (unsigned long long)h->after);
     change.key = key;
     change.value = value;
     path = f.path;
@@ -572,6 +572,30 @@ static void test_a_refill_in_a_damaged_segment(void **state)
     assert_true(block_of(&f, 0)->ref.flags & SPOOL_BLOCK_REFILL);
     for (h = f.stream->origins->holes; h; h = h->next)
         assert_false(h->first == 0 && h->stored == 0);
+    flow_remove(&f);
+}
+
+/* The disk gives a segment again for which holes stand: its rows do not come twice. */
+static void test_a_segment_that_is_whole_again(void **state)
+{
+    struct spool_block_ref ref;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    open_with(&f, 6);
+    ref = block_of(&f, 2 * ROWS)->ref;
+    for (int turn = 0; turn < 2; turn++) { /* the second time it is as it was */
+        path = f.path;
+        flow_close(&f);
+        f.path = path;
+        lose_index_entry(segment_file(&f, 2), &ref);
+        flow_open(&f, path);
+        assert_holes(&f, 2, 2, 6);
+    }
+    assert_false(segment_find(f.stream, 2)->damaged);
+    assert_true(block_of(&f, 3 * ROWS)->suspect);
+    assert_int_equal(stream_spooled_rows(f.stream), 5 * ROWS);
     flow_remove(&f);
 }
 
@@ -591,6 +615,7 @@ int main(void)
         cmocka_unit_test(test_a_row_of_damaged_segments),
         cmocka_unit_test(test_a_row_that_is_loaded_one_by_one),
         cmocka_unit_test(test_a_refill_in_a_damaged_segment),
+        cmocka_unit_test(test_a_segment_that_is_whole_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
