@@ -99,7 +99,7 @@ static int load_salvage(struct load_job *l)
 /* Whether it was damaged before: also where the disk gives all of it again. */
 static int load_salvage_note(struct load_job *l)
 {
-    char key[64];
+    char key[64], text[32] = "";
     void *value = NULL;
     size_t size = 0;
     int status;
@@ -107,7 +107,11 @@ static int load_salvage_note(struct load_job *l)
     salvage_note_key(l->stream, l->segment->number, key, sizeof(key));
     status = note_read(l->job.pipeline->spool, key, &value, &size, &l->error);
     l->answered = value != NULL;
-    l->noted = value && size && *(const char *)value == SALVAGE_DONE[0];
+    if (value)
+        memcpy(text, value, size < sizeof(text) ? size : sizeof(text) - 1);
+    l->noted = text[0] == SALVAGE_DONE;
+    if (l->noted)
+        l->noted_blocks = strtoull(text + 1, NULL, 10);
     free(value);
     return status;
 }

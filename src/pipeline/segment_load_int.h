@@ -33,12 +33,13 @@ struct load_job {
     bool damaged;                 /* then refs are what was found of it */
     bool answered;                /* ... and what is missing was dealt with before */
     bool noted;                   /* ... and so were its seals */
+    uint64_t noted_blocks;        /* ... when so many blocks of it were known; 0: not noted */
     struct spool_salvage salvage; /* its refs and schema were moved out */
 };
 
-/* What the note of a damaged segment says: all is done, or what is missing is noted by another's. */
-#define SALVAGE_DONE     "1"
-#define SALVAGE_ANSWERED "2"
+/* How the note of a damaged segment begins: all is done, or what is missing is noted by another's. */
+#define SALVAGE_DONE     '1'
+#define SALVAGE_ANSWERED '2'
 void salvage_note_key(const struct stream *s, uint64_t segment, char *key, size_t size);
 /* After the blocks were taken: what is missing becomes holes; batches that name it are ended. */
 void segment_salvaged(struct stream *s, struct segment *g, const struct load_job *l);

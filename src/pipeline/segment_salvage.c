@@ -6,7 +6,10 @@
  * none, the commit that notes the holes ends it. A note says that this was done, so that a restart
  * does not do it again:
  *
- *   salvaged/<stream id>/<segment> -> 1; 2 for another one in the same row
+ *   salvaged/<stream id>/<segment> -> "1 <blocks>"; "2" for another one in the same row
+ *
+ * blocks: how many were found, or acknowledged and gone. Where there are fewer at a later start the damage
+ * has grown, and what nothing stands for is read again.
  *
  * Of several damaged segments in a row the first that is loaded answers for all: only what lies between
  * whole ones is known. Where one of them was answered for before, or was whole when it was loaded, what
@@ -20,7 +23,8 @@
 #include "base/log.h"
 #include "pipeline/segment_load_int.h"
 
-#define SALVAGE_KEY_SIZE 64
+#define SALVAGE_KEY_SIZE   64
+#define SALVAGE_VALUE_SIZE 32
 
 struct salvage {
     struct stream *stream;
@@ -30,6 +34,7 @@ struct salvage {
     struct batch **batches; /* that name blocks which are not there */
     size_t batch_count;
     uint64_t answers_to; /* it answers for the segments up to there; 0: for itself */
+    uint64_t blocks;     /* found of it, or acknowledged and gone */
     bool noted;          /* this was done before */
 };
 
@@ -204,7 +209,7 @@ static int salvage_holes(struct salvage *v, const struct load_job *l)
 {
     const struct spool_salvage *found = &l->salvage;
     struct stream *s = v->stream;
-    bool suspect = v->batch_count || acked_and_gone(l) || !v->segment->next ||
+    bool suspect = v->batch_count || l->answered || acked_and_gone(l) || !v->segment->next ||
                    found->first_segment != found->last_segment;
     int status = SPOOL_OK;
 
@@ -356,18 +361,19 @@ static void salvage_done(void *arg)
 
 /* The segment's note, and those of the others that it answers for: they may be loaded when it is gone. */
 static size_t salvage_notes(const struct salvage *v, char (*keys)[SALVAGE_KEY_SIZE],
-                            struct spool_change *changes)
+                            char done[SALVAGE_VALUE_SIZE], struct spool_change *changes)
 {
+    static const char answered = SALVAGE_ANSWERED;
     size_t n = 0;
 
-    for (const struct segment *g = v->segment; g && (!n || g->number <= v->answers_to);
-         g = g->next, n++) {
+    snprintf(done, SALVAGE_VALUE_SIZE, "%c %llu", SALVAGE_DONE, (unsigned long long)v->blocks);
+    for (const struct segment *g = v->segment->damaged ? v->segment : NULL;
+         g && (!n || g->number <= v->answers_to); g = g->next, n++) {
         salvage_note_key(v->stream, g->number, keys[n], sizeof(*keys));
-        changes[n] =
-            (struct spool_change){.kind = SPOOL_CHANGE_PUT,
-                                  .key = keys[n],
-                                  .value = g == v->segment ? SALVAGE_DONE : SALVAGE_ANSWERED,
-                                  .value_size = 1};
+        changes[n] = (struct spool_change){.kind = SPOOL_CHANGE_PUT,
+                                           .key = keys[n],
+                                           .value = g == v->segment ? done : &answered,
+                                           .value_size = g == v->segment ? strlen(done) : 1};
     }
     return n;
 }
@@ -389,13 +395,13 @@ static int salvage_commit(struct salvage *v)
         calloc(n + 2 * v->batch_count + segments, sizeof(struct spool_change));
     char(*tokens)[TOKEN_NOTE_SIZE] = calloc(v->batch_count + 1, sizeof(*tokens));
     char(*keys)[SALVAGE_KEY_SIZE] = calloc(segments, sizeof(*keys));
-    char *notes = NULL;
+    char *notes = NULL, done[SALVAGE_VALUE_SIZE];
     int status = SPOOL_E_NOMEM;
 
     if (changes && tokens && keys)
         status = holes_plan(v->holes, v->hole_count, changes, &notes);
     if (status == SPOOL_OK) {
-        n += salvage_notes(v, keys, &changes[n]);
+        n += salvage_notes(v, keys, done, &changes[n]);
         for (size_t i = 0; i < v->batch_count; i++) {
             if (rows_found(v->batches[i]))
                 continue;
@@ -430,8 +436,10 @@ static int salvage_lost(struct salvage *v, const struct load_job *l)
 {
     int status;
 
-    if (l->answered)
+    v->blocks = l->ref_count + acked_and_gone(l);
+    if (l->answered && v->blocks >= l->noted_blocks)
         return SPOOL_OK;
+    v->noted = false;
     v->answers_to = l->salvage.last_segment;
     if (nothing_lost(v, l))
         return SPOOL_OK;
@@ -462,7 +470,7 @@ void segment_salvaged(struct stream *s, struct segment *g, const struct load_job
                   log_u64(l->ref_count), "ranges_lost", log_u64(v->hole_count), "action",
                   "what is there is delivered; what Kafka has of the rest is read again", NULL);
     }
-    if (status == SPOOL_OK && (v->hole_count || v->batch_count || (g->damaged && !l->noted)))
+    if (status == SPOOL_OK && (v->hole_count || v->batch_count || (g->damaged && !v->noted)))
         status = salvage_commit(v);
     else if (v && status == SPOOL_OK)
         salvage_free(v);

@@ -599,6 +599,28 @@ static void test_a_segment_that_is_whole_again(void **state)
     flow_remove(&f);
 }
 
+/* What was found of it the first time, and waits, is not found the next time. */
+static void test_damage_that_grows(void **state)
+{
+    struct spool_block_ref refs[2];
+    struct flow f;
+    char *path;
+
+    (void)state;
+    open_with(&f, 6);
+    refs[0] = block_of(&f, 2 * ROWS)->ref;
+    refs[1] = block_of(&f, 3 * ROWS)->ref;
+    for (int turn = 0; turn < 2; turn++) {
+        path = f.path;
+        flow_close(&f);
+        f.path = path;
+        lose_index_entry(segment_file(&f, 2), &refs[turn]);
+        flow_open(&f, path);
+        assert_holes(&f, 2, 2 + turn, 6);
+    }
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -616,6 +638,7 @@ int main(void)
         cmocka_unit_test(test_a_row_that_is_loaded_one_by_one),
         cmocka_unit_test(test_a_refill_in_a_damaged_segment),
         cmocka_unit_test(test_a_segment_that_is_whole_again),
+        cmocka_unit_test(test_damage_that_grows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
