@@ -218,7 +218,9 @@ def test_damaged_segment_is_read_again(backlog, engine, harm, which):
     b.wait_all()
     status = b.daemon.stream_status("s")
     assert status["state"] == "running" and status["damaged_segments"] == 1
-    assert status["missing_segments"] == (harm is os.unlink) and status["damaged_blocks"] == 1
+    assert status["missing_segments"] == (harm is os.unlink)
+    # The segment is one; of a file that was cut the index may be whole, and each block be missed by itself.
+    assert status["damaged_blocks"] == 1 or (harm is truncated and status["damaged_blocks"] > 1)
     assert b.daemon.ctl("status", check=False)[0] == 1
     assert b.daemon.events("segment.damaged")
     assert b.daemon.metric("spoold_possible_duplicates_total") == 0
