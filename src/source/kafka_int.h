@@ -199,12 +199,14 @@ struct kafka_hook {
         int32_t number;
     } doubts[KAFKA_DOUBTS];
     unsigned doubt_count;
-    atomic_bool joining;         /* kafka_join.c */
-    atomic_bool nameless;        /* the member has no id */
-    atomic_bool forgotten;       /* ... or had none since the group gave an assignment */
-    atomic_bool named, unnamed;  /* it has had one; and lost it, and has none yet */
-    _Atomic uint64_t renamed_ms; /* by the clock since boot: it got one again; 0: never */
-    atomic_bool answering;       /* the client waits for the answer to an assignment */
+    atomic_bool joining;        /* kafka_join.c */
+    atomic_bool nameless;       /* the member has no id */
+    atomic_bool forgotten;      /* ... or had none since the group gave an assignment */
+    atomic_bool named, unnamed; /* it has had one; and lost it, and has none yet */
+    atomic_bool join_lost;      /* a join was given up, and the broker may read it yet */
+    _Atomic uint64_t
+        renamed_ms; /* by the clock since boot: it got one again, or behind such a join; 0: never */
+    atomic_bool answering;   /* the client waits for the answer to an assignment */
     atomic_bool away, back;  /* the coordinator is not there; has come since that was looked at */
     atomic_bool commit_kept; /* the client has one in hand that waits for it */
     /* kafka_commit.c: what the broker said of each partition, where it took some and refused others */

@@ -40,6 +40,7 @@
 #include "source/kafka_int.h"
 
 #define API_FETCH           1
+#define API_JOIN_GROUP      11
 #define API_HEARTBEAT       12
 #define API_SYNC_GROUP      14
 #define HEARTBEAT_SETTLE_NS 10000000u
@@ -76,6 +77,8 @@ static rd_kafka_resp_err_t response_received(rd_kafka_t *client, int fd, const c
     (void)version, (void)correlation, (void)size, (void)round_trip;
     if (api == API_FETCH && err)
         kafka_mark_fetch_failed(h);
+    if (api == API_JOIN_GROUP && err)
+        atomic_store(&h->join_lost, true);
     if ((api == API_HEARTBEAT || api == API_SYNC_GROUP) && !err)
         atomic_store(&h->heard_ms, atomic_load(&h->asked_ms));
     if (api != API_HEARTBEAT)
@@ -232,7 +235,7 @@ static void note_name(struct kafka_hook *h, bool named)
         return;
     }
     atomic_store(&h->named, true);
-    if (atomic_exchange(&h->unnamed, false))
+    if (atomic_exchange(&h->unnamed, false) | atomic_exchange(&h->join_lost, false))
         atomic_store(&h->renamed_ms, clock_boot_ms());
 }
 

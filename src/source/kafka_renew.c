@@ -9,6 +9,8 @@
  * the one it fences next. To the client (2.0.2) that is fatal. To us it is a session lost: all partitions
  * go as lost, and another client joins in the same place.
  *
+ * So it is with a member that begins while its broker does, and gave up a join before it had an id.
+ *
  * Only for as long as a session after the member got its new id. A fenced member otherwise has met another
  * spoold with its group.instance.id, and must not take turns with it: that ends the daemon.
  *

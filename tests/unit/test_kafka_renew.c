@@ -181,6 +181,30 @@ static void test_with_runs_out(void **state)
     cluster_close(&c);
 }
 
+/* At its start: the broker begins, too, and has not answered an earlier join. */
+static void test_behind_a_join_that_was_given_up(void **state)
+{
+    const rd_kafka_t *client;
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 2);
+    produce(&c, "t", 0, 100, 10);
+    refuse(&c, API_JOIN_GROUP, RD_KAFKA_RESP_ERR__TRANSPORT);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t",
+              (struct kafka_options){
+                  .properties = quick, .property_count = 3, .group_instance_id = "spool-1"});
+    RIG_UNTIL(&rig, rig.records == 100 && rig.assigned == 2);
+    assert_true(atomic_load(&rig.source->hook->renamed_ms) > 0);
+    client = rig.source->client;
+    fence(&c, API_HEARTBEAT);
+    RIG_UNTIL(&rig, rig.source->client != client && rig.assigned == 4);
+    goes_on(&c, 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 static void drop_parked(void)
 {
     while (rig.parked) {
@@ -371,6 +395,7 @@ int main(void)
         cmocka_unit_test(test_with_the_last_commit_of_a_revocation),
         cmocka_unit_test(test_behind_a_late_commit),
         cmocka_unit_test(test_closed_meanwhile),
+        cmocka_unit_test(test_behind_a_join_that_was_given_up),
         cmocka_unit_test(test_by_a_stranger),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
