@@ -273,11 +273,11 @@ static void test_while_partitions_are_taken_away(void **state)
     cluster_close(&c);
 }
 
-/* The broker takes two seconds to answer it. */
+/* The broker takes four seconds to answer it. */
 static void commit_slowly(struct cluster *c)
 {
     rd_kafka_mock_broker_push_request_error_rtts(c->mock, 1, API_OFFSET_COMMIT, 1,
-                                                 RD_KAFKA_RESP_ERR_NO_ERROR, 2000);
+                                                 RD_KAFKA_RESP_ERR_NO_ERROR, 4000);
     kafka_commit(rig.seats[0].partition, 60, "mine");
     RIG_UNTIL(&rig, rig.source->commit_in_flight);
 }
@@ -298,7 +298,6 @@ static void test_with_a_commit_under_way(void **state)
     begin(&c);
     commit_slowly(&c);
     fence_at_once();
-    assert_true(rig.source->commit_in_flight);
     RIG_UNTIL(&rig, rig.assigned == 4);
     goes_on(&c, 110);
     rig_close(&rig, true);
