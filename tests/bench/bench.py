@@ -298,7 +298,7 @@ class Bench:
                 daemon.launch()
                 memory = Memory(daemon.pid)
                 memory.start()
-                daemon.wait(daemon._answers, 20, "the daemon answers")
+                daemon.wait(daemon.answers, 20, "the daemon answers")
                 daemon.wait(lambda: daemon.metric("spoold_records_in_total") >= SPEED_RECORDS, 300,
                             "all records taken")
                 most = memory.finish()

@@ -73,8 +73,7 @@ class Kills:
         self.start()
         # Else the next life begins with batches that were stored and not acknowledged, whose answer
         # comes first.
-        wait_until(lambda: not any(s["rows_spooled"] for s in self.daemon.status()["streams"]), 30,
-                   "all is acknowledged")
+        wait_until(self.all_acknowledged, 30, "all is acknowledged")
         self.kill_daemon("idle")
         self.load.feed_origin(100, refused=False)
         # A server that lives for a second only begins again in the same one, by its own clock.
@@ -85,6 +84,10 @@ class Kills:
         self.server.kill()
         self.killed("before ask", self.server.name)
         self.server.start()
+
+    def all_acknowledged(self):
+        return self.daemon.answers() and not any(
+            s["rows_spooled"] for s in self.daemon.status()["streams"])
 
     def kill_daemon(self, kind):
         self.daemon.kill9()

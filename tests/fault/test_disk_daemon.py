@@ -209,7 +209,7 @@ def test_flipped_bytes_of_the_dead_letters(kafka, spoold, engine):
                 f.write(whole)
             damage.flip(path, page * damage.PAGE + at)
             daemon.launch()
-            wait_until(lambda: not daemon.alive() or daemon._answers(), 30, "up or ended")
+            wait_until(lambda: not daemon.alive() or daemon.answers(), 30, "up or ended")
             if daemon.alive():
                 assert daemon.sigterm() == 0
                 continue

@@ -65,7 +65,7 @@ class AtRest:
         self.put_back()
         damage.flip(os.path.join(self.daemon.spool, name), at, 1 << bit)
         self.daemon.launch()
-        wait_until(lambda: not self.daemon.alive() or self.daemon._answers(), 30, "up or ended")
+        wait_until(lambda: not self.daemon.alive() or self.daemon.answers(), 30, "up or ended")
         if self.daemon.alive():
             self.harmless += 1
             if self.settles(ACKED):

@@ -295,7 +295,7 @@ def test_closed_descriptors_are_not_used_for_others(daemon, closed):
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                preexec_fn=lambda: [os.close(fd) for fd in closed])
     try:
-        wait_until(lambda: process.poll() is not None or daemon._answers(), 20, "it answers")
+        wait_until(lambda: process.poll() is not None or daemon.answers(), 20, "it answers")
         for fd in closed:
             assert os.readlink(f"/proc/{process.pid}/fd/{fd}") == os.devnull
         process.send_signal(signal.SIGTERM)

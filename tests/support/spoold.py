@@ -119,10 +119,10 @@ class Spoold:
     def start(self, failpoints=None, env=None, seconds=20):
         """Starts the process and waits until its control socket answers."""
         self.launch(failpoints, env)
-        self.child.wait_ready(self._answers, seconds)
+        self.child.wait_ready(self.answers, seconds)
         return self
 
-    def _answers(self):
+    def answers(self):
         try:
             return self.control("GET", "/health/live", seconds=2)[0] == 200
         except OSError:
