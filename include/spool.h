@@ -465,8 +465,9 @@ struct spool_dead_change {
 };
 
 /* [dead] [durable] A letter that does not exist (any more) is passed over; *changed counts the
-   others. One that is damaged is removed like any other, and can't be changed: CORRUPT. In their order, in commits that write letters of about 64 KiB anew: pages that one gives
-   up serve a later one, so that the file hardly grows. */
+   others. One that is damaged is removed like any other, and can't be changed: CORRUPT. In their order,
+   in commits that write letters of about 64 KiB anew: pages that one gives up serve a later one, so that
+   the file hardly grows. */
 int spool_dead_change(struct spool *spool, const char *stream,
                       const struct spool_dead_change *changes, size_t count, size_t *changed,
                       struct spool_error *error);

@@ -248,9 +248,11 @@ static uint64_t batch_rows_wanted(const struct stream *s)
 }
 
 /*
- * How many blocks are due now: 0 when the batch should still grow. *rows is what they hold.
+ * How many blocks are due now: 0 when the batch should still grow. *rows is what they hold; *empty: some
+ * hold none.
  */
-static size_t batch_due(struct stream *s, struct segment *g, uint64_t now, uint64_t *rows)
+static size_t batch_due(struct stream *s, struct segment *g, uint64_t now, uint64_t *rows,
+                        bool *empty)
 {
     const struct stream_options *o = s->options;
     struct block *first = segment_next_eligible(g, NULL);
@@ -260,27 +262,18 @@ static size_t batch_due(struct stream *s, struct segment *g, uint64_t now, uint6
     size_t n = 0;
 
     *rows = 0;
+    *empty = false;
     force = force || first->arrived_ms + o->flush_interval_ms <= now;
     if (!force && s->eligible_rows < wanted && s->eligible_bytes < o->flush_bytes)
         return 0;
     for (struct block *b = first; b && *rows < wanted && bytes < o->flush_bytes;
          b = b->next_in_segment ? segment_next_eligible(g, b->next_in_segment) : NULL) {
         *rows += b->ref.rows;
+        *empty |= !b->ref.rows;
         bytes += b->ref.raw_bytes;
         n++;
     }
     return force || *rows >= wanted || bytes >= o->flush_bytes ? n : 0;
-}
-
-/* Offsets without rows are nothing to send, and in no seal: where that waits, for a partition that went or a
-   server that is down, Kafka would be told of nothing behind them. */
-static bool batch_has_empty(struct segment *g, size_t count)
-{
-    struct block *b = segment_next_eligible(g, NULL);
-
-    while (b && b->ref.rows && --count)
-        b = b->next_in_segment ? segment_next_eligible(g, b->next_in_segment) : NULL;
-    return b && !b->ref.rows;
 }
 
 bool batch_seal_one(struct stream *s, uint64_t now)
@@ -288,16 +281,19 @@ bool batch_seal_one(struct stream *s, uint64_t now)
     struct segment *g = batch_segment(s);
     uint64_t rows = 0;
     size_t count;
+    bool empty;
     int endpoint;
 
     if (!g) {
         stream_unhold(s, HOLD_SEAL);
         return false;
     }
-    count = batch_due(s, g, now, &rows);
+    count = batch_due(s, g, now, &rows, &empty);
     if (!count)
         return false;
-    if (!rows || batch_has_empty(g, count)) {
+    /* Offsets without rows are nothing to send, and in no seal: where that waits, for a partition that went
+       or a server that is down, Kafka would be told of nothing behind them. */
+    if (empty) {
         (void)segment_discard(s, g, match_empty, NULL);
         return true;
     }
