@@ -150,7 +150,7 @@ void kafka_revoke_done(struct kafka_source *source);
 
 /* The group has said, at least once, which partitions are ours. */
 bool kafka_source_assigned(const struct kafka_source *source);
-/* ... and what it said holds: no rebalance is under way, and the group's coordinator has answered what
+/* ... and what it said holds: no rebalance is under way, and the group's coordinator has taken what
    we sent it in the last half of session.timeout.ms, so that it stands for as long again. */
 bool kafka_source_settled(const struct kafka_source *source);
 /* session.timeout.ms: how long the group waits for a member that says nothing. */

@@ -218,8 +218,8 @@ struct kafka_hook {
     int heartbeat;
     uint64_t answered_ns;
     /* By the clock that counts from boot: when the coordinator was sent what keeps us a member; of the
-       last that it answered. */
-    _Atomic uint64_t asked_ms, heard_ms;
+       last that it answered, and of the last answered when it was sent another. */
+    _Atomic uint64_t asked_ms, heard_ms, heard_before_ms;
 };
 
 enum kafka_timer {

@@ -29,6 +29,11 @@
  * if the session ends then, all connections are ended, also those that are still being made (to a
  * broker that hangs, and may answer any time), and no other is made until the client has given that
  * commit up. connect_lock is held while one is made, so that none slips through in between.
+ *
+ * A heartbeat that is answered with an error keeps nobody in the group. The interceptor does not see what
+ * an answer says; the client's main thread says it when it works it off (HEARTBEAT, debug=cgrp), and sends
+ * no other heartbeat before. The answer is taken back then, and not believed before the main thread had
+ * the time for it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -55,8 +60,10 @@ static rd_kafka_resp_err_t request_sent(rd_kafka_t *client, int fd, const char *
 
     (void)client, (void)fd, (void)broker_name, (void)broker;
     (void)version, (void)correlation, (void)size;
-    if (api == API_HEARTBEAT || api == API_SYNC_GROUP)
+    if (api == API_HEARTBEAT || api == API_SYNC_GROUP) {
+        atomic_store(&h->heard_before_ms, atomic_load(&h->heard_ms));
         atomic_store(&h->asked_ms, clock_boot_ms());
+    }
     if (api != API_HEARTBEAT)
         return RD_KAFKA_RESP_ERR_NO_ERROR;
     uv_mutex_lock(&h->heartbeat_lock);
@@ -65,7 +72,8 @@ static rd_kafka_resp_err_t request_sent(rd_kafka_t *client, int fd, const char *
     return RD_KAFKA_RESP_ERR_NO_ERROR;
 }
 
-/* Also for a heartbeat that failed; before the main thread hears of it. */
+/* Also for a heartbeat that failed; before the main thread hears of it, and (2.0.2) once more when it
+   does. */
 static rd_kafka_resp_err_t response_received(rd_kafka_t *client, int fd, const char *broker_name,
                                              int32_t broker, int16_t api, int16_t version,
                                              int32_t correlation, size_t size, int64_t round_trip,
@@ -249,6 +257,8 @@ bool kafka_join_note(struct kafka_hook *h, const char *facility, const char *tex
         note_name(h, !becomes(text, "\"\""));
     } else if (strcmp(facility, "CGRPJOINSTATE") == 0) {
         atomic_store(&h->answering, becomes(text, "wait-assign-call"));
+    } else if (strcmp(facility, "HEARTBEAT") == 0 && strstr(text, " heartbeat error response ")) {
+        atomic_store(&h->heard_ms, atomic_load(&h->heard_before_ms));
     } else if (strcmp(facility, "COMMIT") == 0 && strstr(text, " unable to OffsetCommit ")) {
         atomic_store(&h->commit_kept, true);
     } else if (strcmp(facility, "CGRPSTATE") == 0) {
@@ -311,8 +321,13 @@ bool kafka_join_renamed(const struct kafka_source *s)
 
 bool kafka_join_heard(const struct kafka_source *s)
 {
-    uint64_t heard = atomic_load(&s->hook->heard_ms);
+    struct kafka_hook *h = s->hook;
+    uint64_t heard = atomic_load(&h->heard_ms);
 
+    uv_mutex_lock(&h->heartbeat_lock);
+    if (h->heartbeat == HEARTBEAT_ANSWERED && uv_hrtime() - h->answered_ns < HEARTBEAT_SETTLE_NS)
+        heard = atomic_load(&h->heard_before_ms); /* it may be a refusal */
+    uv_mutex_unlock(&h->heartbeat_lock);
     return heard && clock_boot_ms() - heard < s->session_ms / 2;
 }
 

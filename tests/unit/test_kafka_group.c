@@ -189,6 +189,27 @@ static void test_not_settled_without_an_answer(void **state)
     end(&c);
 }
 
+/* Nor does one keep the member that answers with an error: its session ends as without an answer. */
+static void test_not_settled_by_a_refusal(void **state)
+{
+    static rd_kafka_resp_err_t refused[1000];
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", quick_options);
+    RIG_UNTIL(&rig, rig.assigned == 1 && kafka_source_settled(rig.source));
+    for (size_t i = 0; i < 1000; i++)
+        refused[i] = RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    rd_kafka_mock_push_request_errors_array(c.mock, API_HEARTBEAT, 1000, refused);
+    RIG_UNTIL(&rig, !kafka_source_settled(rig.source));
+    assert_int_equal(rig.revoked, 0);
+    rd_kafka_mock_clear_request_errors(c.mock, API_HEARTBEAT);
+    RIG_UNTIL(&rig, kafka_source_settled(rig.source));
+    end(&c);
+}
+
 /* A member without an id gets one, and nothing else happens: no rebalance, no other coordinator. */
 static void test_a_commit_held_back_is_not_forgotten(void **state)
 {
@@ -626,6 +647,7 @@ int main(void)
         cmocka_unit_test(test_commit_errors),
         cmocka_unit_test(test_commit_refused_for_one),
         cmocka_unit_test(test_not_settled_without_an_answer),
+        cmocka_unit_test(test_not_settled_by_a_refusal),
         cmocka_unit_test(test_a_commit_held_back_is_not_forgotten),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_forgotten_while_it_joins),
