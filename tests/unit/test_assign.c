@@ -357,6 +357,47 @@ static void test_a_commit_goes_with_its_partition(void **state)
     flow_remove(&f);
 }
 
+/* --- revocations ---------------------------------------------------------------------------- */
+
+/* What it waits for does not come while the partition is ours yet: it is lost, which is said by a second one. */
+static void test_a_revocation_that_ends_in_a_loss(void **state)
+{
+    struct kafka_partition *p;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    p = taken(&f);
+    o = p->user;
+    flow_hold_appends(&f, true);
+    f.pipeline->decode_max = 0;
+    flow_take(&f, p, ROWS, ROWS, false);
+    o->front = 60;
+    origin_commit(o);
+    for (int lost = 0; lost < 2; lost++) {
+        f.source->callbacks.revoking(f.source->arg, &p, 1, lost, 1000000);
+        flow_run(&f);
+        assert_int_equal(f.pipeline->revoking, !lost);
+        assert_int_equal(o->revoking, !lost);
+        assert_false(may_be_sent(&f));
+    }
+    assert_int_equal(f.pipeline->commits_in_flight, 0);
+    assert_null(o->partition);
+    f.source->callbacks.committed(f.source->arg, p, 60, SPOOL_E_IO, "it is another's");
+    assert_int_equal(f.pipeline->commit_again_ms, 0);
+    kafka_partition_remove(p); /* its memory stays until the run is back */
+    p = flow_partition(&f, 0);
+    assert_ptr_equal(flow_assign(&f, p, by_us(&f, 60, 1)), o);
+    assert_int_equal(p->start, 2 * ROWS);
+    f.pipeline->decode_max = 1;
+    durable_now(&f);
+    assert_int_equal(f.source->runs_out, 0);
+    assert_int_equal(f.source->held_messages, 0);
+    assert_int_equal(f.source->held_bytes, 0);
+    assert_int_equal(f.stream->eligible_rows, 2 * ROWS);
+    flow_remove(&f);
+}
+
 /* --- holes ---------------------------------------------------------------------------------- */
 
 /* The segment that had what is damaged is lost as a whole, and all there was behind it too. */
@@ -556,6 +597,7 @@ int main(void)
         cmocka_unit_test(test_a_refused_commit_is_made_again),
         cmocka_unit_test(test_a_commit_in_flight_as_a_new_epoch_begins),
         cmocka_unit_test(test_a_commit_goes_with_its_partition),
+        cmocka_unit_test(test_a_revocation_that_ends_in_a_loss),
         cmocka_unit_test(test_a_hole_above_all_that_is_held),
         cmocka_unit_test(test_a_member_that_ends_while_it_loses_partitions_comes_back_as_another),
         cmocka_unit_test(test_others_commit_past_what_is_left),
