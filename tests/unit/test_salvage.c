@@ -599,6 +599,30 @@ static void test_a_segment_that_is_whole_again(void **state)
     flow_remove(&f);
 }
 
+/* The group was not told yet that all of the segment before it is acknowledged. */
+static void test_damage_behind_what_is_delivered_and_gone(void **state)
+{
+    struct spool_block_ref ref;
+    struct flow f;
+    char *path;
+
+    (void)state;
+    open_with(&f, 6);
+    ref = block_of(&f, 2 * ROWS)->ref;
+    segment_discard(f.stream, f.stream->segments_first, any_block, NULL);
+    flow_run(&f);
+    assert_int_equal(f.stream->segments_first->number, 2);
+    path = f.path;
+    flow_close(&f);
+    f.path = path;
+    lose_index_entry(segment_file(&f, 2), &ref);
+    flow_open(&f, path);
+    (void)given(&f);
+    assert_holes(&f, 0, 2, 6);
+    assert_true(f.stream->origins->holes->suspect);
+    flow_remove(&f);
+}
+
 /* What was found of it the first time, and waits, is not found the next time. */
 static void test_damage_that_grows(void **state)
 {
@@ -638,6 +662,7 @@ int main(void)
         cmocka_unit_test(test_a_row_that_is_loaded_one_by_one),
         cmocka_unit_test(test_a_refill_in_a_damaged_segment),
         cmocka_unit_test(test_a_segment_that_is_whole_again),
+        cmocka_unit_test(test_damage_behind_what_is_delivered_and_gone),
         cmocka_unit_test(test_damage_that_grows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
