@@ -240,7 +240,11 @@ struct spool_salvage {
     size_t schema_size;
     char *destination;
     uint64_t first_segment, last_segment; /* the row of damaged ones it is in */
-    struct spool_lost *lost;              /* of all of these */
+    struct spool_block_ref *row_refs;     /* what is found of all of these */
+    size_t row_ref_count;
+    uint64_t *row_segments; /* their numbers, ascending */
+    size_t row_segment_count;
+    struct spool_lost *lost; /* of all of these */
     size_t lost_count;
     uint64_t first_sequence, last_sequence; /* of what they held; 0: not known */
     uint64_t end_sequence;                  /* of the stream: what is appended later lies above */

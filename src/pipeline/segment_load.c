@@ -3,8 +3,10 @@
  * Loading a segment's index: its blocks, what of them is acknowledged, its origins and schema, read
  * in one job when delivery reaches it.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -96,10 +98,76 @@ static int load_salvage(struct load_job *l)
     return SPOOL_OK;
 }
 
+/* --- of a damaged segment: what is known ---------------------------------------------------- */
+
+static uint64_t block_hash(uint64_t sequence, uint64_t rows)
+{
+    const uint64_t both[2] = {sequence, rows};
+
+    return XXH3_64bits(both, sizeof(both));
+}
+
+/*
+ * Of the blocks that were found, and of those that are gone and of which rows are acknowledged; both
+ * ascending. A block that is found, acknowledged and gone since counts the same all the time; one that is gone
+ * with rows that are not acknowledged does not.
+ */
+static uint64_t known_blocks(const struct spool_block_ref *refs, size_t ref_count,
+                             const struct spool_range *acked, size_t acked_count)
+{
+    uint64_t hash = 0;
+    size_t r = 0;
+
+    for (size_t i = 0, end; i < acked_count; i = end) {
+        uint64_t sequence = acked[i].sequence, rows = 0;
+        for (end = i; end < acked_count && acked[end].sequence == sequence; end++)
+            rows += acked[end].rows;
+        for (; r < ref_count && refs[r].sequence < sequence; r++)
+            hash += block_hash(refs[r].sequence, refs[r].rows);
+        if (r == ref_count || refs[r].sequence != sequence)
+            hash += block_hash(sequence, rows);
+    }
+    for (; r < ref_count; r++)
+        hash += block_hash(refs[r].sequence, refs[r].rows);
+    return hash;
+}
+
+/* Of the segment, and of those behind it in its row, which it answers for. */
+static int load_known(struct load_job *l)
+{
+    const struct spool_salvage *v = &l->salvage;
+    int status = SPOOL_OK;
+
+    l->known = calloc(v->row_segment_count + 1, sizeof(*l->known));
+    if (!l->known)
+        return SPOOL_E_NOMEM;
+    for (size_t i = 0, r = 0; i < v->row_segment_count && status == SPOOL_OK; i++) {
+        struct load_known *known = &l->known[l->known_count];
+        struct spool_range *acked = NULL;
+        size_t first, acked_count = 0;
+
+        while (r < v->row_ref_count && v->row_refs[r].segment < v->row_segments[i])
+            r++;
+        for (first = r; r < v->row_ref_count && v->row_refs[r].segment == v->row_segments[i];)
+            r++;
+        if (v->row_segments[i] < l->segment->number)
+            continue;
+        status = spool_acked(l->job.pipeline->spool, l->stream->id, v->row_segments[i], &acked,
+                             &acked_count, &l->error);
+        known->segment = v->row_segments[i];
+        known->blocks = known_blocks(v->row_refs + first, r - first, acked, acked_count);
+        l->known_count++;
+        free(acked);
+    }
+    return status;
+}
+
 /* Whether it was damaged before: also where the disk gives all of it again. */
 static int load_salvage_note(struct load_job *l)
 {
-    char key[64], text[32] = "";
+    char key[64], text[48] = "";
+    unsigned long long blocks = 0;
+    int kept = 0, numbers;
     void *value = NULL;
     size_t size = 0;
     int status;
@@ -110,8 +178,9 @@ static int load_salvage_note(struct load_job *l)
     if (value)
         memcpy(text, value, size < sizeof(text) ? size : sizeof(text) - 1);
     l->noted = text[0] == SALVAGE_DONE;
-    if (l->noted)
-        l->noted_blocks = strtoull(text + 1, NULL, 10);
+    numbers = value ? sscanf(text + 1, "%llu %d", &blocks, &kept) : 0;
+    l->changed = l->damaged && numbers >= 1 && blocks != l->known[0].blocks;
+    l->kept = l->damaged && kept;
     free(value);
     return status;
 }
@@ -127,6 +196,8 @@ static void load_work(struct job *job)
                                            &l->destination, &l->error);
     if (l->status == SPOOL_E_CORRUPT)
         l->status = load_salvage(l);
+    if (l->status == SPOOL_OK && l->damaged)
+        l->status = load_known(l);
     if (l->status == SPOOL_OK)
         l->status = load_salvage_note(l);
     if (l->status == SPOOL_OK)
@@ -143,6 +214,7 @@ static void load_free(struct load_job *l)
     free(l->origins);
     free(l->refs);
     free(l->acked);
+    free(l->known);
     free(l->schema);
     free(l->destination);
     spool_salvage_free(&l->salvage);
@@ -227,8 +299,9 @@ static bool block_in_hole(const struct block *b, void *arg)
     return false;
 }
 
-/* A segment that was damaged, and is whole: what it lacked is read again, or was, and is in the table. */
-static void load_whole_again(struct stream *s, struct segment *g)
+/* A segment that was damaged, and is whole, or has blocks again that it lacked: these are read again, or were,
+   and are in the table. */
+static void load_found_again(struct stream *s, struct segment *g)
 {
     for (struct block *b = g->first; b; b = b->next_in_segment)
         b->suspect = true;
@@ -280,13 +353,14 @@ static void load_apply(struct stream *s, struct segment *g, struct load_job *l)
     g->blocks_total = l->ref_count;
     g->loaded = true;
     g->damaged = l->damaged;
+    g->kept = !g->missing && (g->kept || l->kept);
     if (l->damaged)
         g->unacked_rows = unacked_rows;
     if (batches_segment_loaded(s, g) || l->damaged)
         segment_salvaged(s, g, l);
     g->salvaged = l->answered || l->damaged;
-    if (l->answered && !l->damaged)
-        load_whole_again(s, g);
+    if (l->answered && (l->changed || !l->damaged))
+        load_found_again(s, g);
     (void)segment_discard(s, g, block_discarded, NULL);
     segment_skip_delivered(s, g);
     segment_check_acked(g);

@@ -14,6 +14,12 @@ struct load_origin {
     int64_t discard_to; /* as a durable discard says; -1: none */
 };
 
+/* What is known of a damaged segment. */
+struct load_known {
+    uint64_t segment;
+    uint64_t blocks; /* of which blocks it is, and how many rows: a hash */
+};
+
 /* What was read of a segment. */
 struct load_job {
     struct job job;
@@ -30,10 +36,13 @@ struct load_job {
     char *destination;
     struct load_origin *origins;
     size_t origin_count;
-    bool damaged;                 /* then refs are what was found of it */
-    bool answered;                /* ... and what is missing was dealt with before */
-    bool noted;                   /* ... and so were its seals */
-    uint64_t noted_blocks;        /* ... when so many blocks of it were known; 0: not noted */
+    bool damaged;             /* then refs are what was found of it */
+    bool answered;            /* ... and what is missing was dealt with before */
+    bool noted;               /* ... and so were its seals */
+    bool changed;             /* ... and other blocks of it are known since */
+    bool kept;                /* ... and it stays */
+    struct load_known *known; /* of it, and of the damaged ones behind it in the row */
+    size_t known_count;
     struct spool_salvage salvage; /* its refs and schema were moved out */
 };
 

@@ -6,16 +6,18 @@
  * none, the commit that notes the holes ends it. A note says that this was done, so that a restart
  * does not do it again:
  *
- *   salvaged/<stream id>/<segment> -> "1 <blocks>"; "2" for another one in the same row
+ *   salvaged/<stream id>/<segment> -> "1 <blocks> <kept>"; "2 <blocks> <kept>" for another one in the same row
  *
- * blocks: how many were found, or acknowledged and gone. Where there are fewer at a later start the damage
- * has grown, and what nothing stands for is read again.
+ * blocks: a hash of those that were found, or acknowledged and gone. Where it is another one at a later start
+ * the damage has grown, or the disk gives blocks again that it did not: what nothing stands for is read again,
+ * and what is in a hole is not sent. kept: 1, the file stays.
  *
  * Of several damaged segments in a row the first that is loaded answers for all: only what lies between
  * whole ones is known. Where one of them was answered for before, or was whole when it was loaded, what
  * nothing stands for yet of the row's offsets is read again, as possibly stored.
  *
- * The file goes when its blocks are acknowledged, unless it may hold rows that nobody else has.
+ * The file goes when its blocks are acknowledged, unless it may hold rows that nobody else has: then all files
+ * of the row stay.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +28,10 @@
 #define SALVAGE_KEY_SIZE   64
 #define SALVAGE_VALUE_SIZE 32
 
+struct salvage_note {
+    char key[SALVAGE_KEY_SIZE], value[SALVAGE_VALUE_SIZE];
+};
+
 struct salvage {
     struct stream *stream;
     struct segment *segment;
@@ -34,7 +40,7 @@ struct salvage {
     struct batch **batches; /* that name blocks which are not there */
     size_t batch_count;
     uint64_t answers_to; /* it answers for the segments up to there; 0: for itself */
-    uint64_t blocks;     /* found of it, or acknowledged and gone */
+    bool keeps;          /* they may hold what nobody else has */
     bool noted;          /* this was done before */
 };
 
@@ -115,17 +121,23 @@ static bool nothing_lost(const struct salvage *v, const struct load_job *l)
            found->last_sequence + 1 - found->first_sequence == l->ref_count + acked_and_gone(l);
 }
 
-static void lost_elsewhere(struct stream *s, struct segment *g, const struct origin *o,
+/* Which of the row's files has them nobody can tell. */
+static void lost_elsewhere(struct salvage *v, const struct load_job *l, const struct origin *o,
                            const struct spool_lost *lost)
 {
-    g->kept = !g->missing;
-    log_event(LOG_ERROR, "rows.damaged", "stream", s->options->name, "origin",
+    bool any = false;
+
+    v->keeps = true;
+    for (struct segment *g = v->segment; g && g->number <= l->salvage.last_segment; g = g->next) {
+        g->kept = !g->missing;
+        any |= g->kept;
+    }
+    log_event(LOG_ERROR, "rows.damaged", "stream", v->stream->options->name, "origin",
               o->name ? o->name : "", "first", log_i64(lost->first), "last", log_i64(lost->last),
-              "segment", log_u64(g->number), "action",
-              g->missing
-                  ? "they can't be read again: unless they were delivered before, they are lost "
-                    "with the file"
-                  : "they can't be read again; the damaged segment stays for whoever can mend it",
+              "segment", log_u64(v->segment->number), "action",
+              any ? "they can't be read again; the damaged segment stays for whoever can mend it"
+                  : "they can't be read again: unless they were delivered before, they are lost "
+                    "with the file",
               NULL);
 }
 
@@ -225,7 +237,7 @@ static int salvage_holes(struct salvage *v, const struct load_job *l)
         if (origin_reads_again(o))
             status = salvage_hole(v, l, o, lost, suspect, false);
         else
-            lost_elsewhere(s, v->segment, o, lost);
+            lost_elsewhere(v, l, o, lost);
     }
     return status;
 }
@@ -362,48 +374,46 @@ static void salvage_done(void *arg)
 }
 
 /* The segment's note, and those of the others that it answers for: they may be loaded when it is gone. */
-static size_t salvage_notes(const struct salvage *v, char (*keys)[SALVAGE_KEY_SIZE],
-                            char done[SALVAGE_VALUE_SIZE], struct spool_change *changes)
+static size_t salvage_notes(const struct salvage *v, const struct load_job *l,
+                            struct salvage_note *notes, struct spool_change *changes)
 {
-    static const char answered = SALVAGE_ANSWERED;
     size_t n = 0;
 
-    snprintf(done, SALVAGE_VALUE_SIZE, "%c %llu", SALVAGE_DONE, (unsigned long long)v->blocks);
-    for (const struct segment *g = v->segment->damaged ? v->segment : NULL;
-         g && (!n || g->number <= v->answers_to); g = g->next, n++) {
-        salvage_note_key(v->stream, g->number, keys[n], sizeof(*keys));
+    for (size_t i = 0; i < l->known_count; i++) {
+        const struct load_known *known = &l->known[i];
+        bool own = known->segment == v->segment->number;
+        int size;
+
+        if (!own && known->segment > v->answers_to)
+            break;
+        salvage_note_key(v->stream, known->segment, notes[n].key, sizeof(notes[n].key));
+        size = snprintf(notes[n].value, sizeof(notes[n].value), "%c %llu %d",
+                        own ? SALVAGE_DONE : SALVAGE_ANSWERED, (unsigned long long)known->blocks,
+                        v->keeps);
         changes[n] = (struct spool_change){.kind = SPOOL_CHANGE_PUT,
-                                           .key = keys[n],
-                                           .value = g == v->segment ? done : &answered,
-                                           .value_size = g == v->segment ? strlen(done) : 1};
+                                           .key = notes[n].key,
+                                           .value = notes[n].value,
+                                           .value_size = (size_t)size};
+        n++;
     }
     return n;
 }
 
-static size_t segments_from(const struct segment *g)
-{
-    size_t n = 0;
-
-    for (; g; g = g->next)
-        n++;
-    return n;
-}
-
-static int salvage_commit(struct salvage *v)
+static int salvage_commit(struct salvage *v, const struct load_job *l)
 {
     struct stream *s = v->stream;
-    size_t n = v->hole_count, segments = segments_from(v->segment);
+    size_t n = v->hole_count;
     struct spool_change *changes =
-        calloc(n + 2 * v->batch_count + segments, sizeof(struct spool_change));
+        calloc(n + 2 * v->batch_count + l->known_count + 1, sizeof(struct spool_change));
     char(*tokens)[TOKEN_NOTE_SIZE] = calloc(v->batch_count + 1, sizeof(*tokens));
-    char(*keys)[SALVAGE_KEY_SIZE] = calloc(segments, sizeof(*keys));
-    char *notes = NULL, done[SALVAGE_VALUE_SIZE];
+    struct salvage_note *notes = calloc(l->known_count + 1, sizeof(*notes));
+    char *memory = NULL;
     int status = SPOOL_E_NOMEM;
 
-    if (changes && tokens && keys)
-        status = holes_plan(v->holes, v->hole_count, changes, &notes);
+    if (changes && tokens && notes)
+        status = holes_plan(v->holes, v->hole_count, changes, &memory);
     if (status == SPOOL_OK) {
-        n += salvage_notes(v, keys, done, &changes[n]);
+        n += salvage_notes(v, l, notes, &changes[n]);
         for (size_t i = 0; i < v->batch_count; i++) {
             if (rows_found(v->batches[i]))
                 continue;
@@ -418,8 +428,8 @@ static int salvage_commit(struct salvage *v)
         v->segment->settling = true;
         status = meta_changes(s->p, changes, n, salvage_done, v, s);
     }
+    free(memory);
     free(notes);
-    free(keys);
     free(tokens);
     free(changes);
     return status;
@@ -438,8 +448,7 @@ static int salvage_lost(struct salvage *v, const struct load_job *l)
 {
     int status;
 
-    v->blocks = l->ref_count + acked_and_gone(l);
-    if (l->answered && v->blocks >= l->noted_blocks)
+    if (l->answered && !l->changed)
         return SPOOL_OK;
     v->noted = false;
     v->answers_to = l->salvage.last_segment;
@@ -460,6 +469,7 @@ void segment_salvaged(struct stream *s, struct segment *g, const struct load_job
         v->stream = s;
         v->segment = g;
         v->noted = l->noted;
+        v->keeps = l->kept;
         status = salvage_batches(v);
     }
     if (status == SPOOL_OK && g->damaged)
@@ -473,7 +483,7 @@ void segment_salvaged(struct stream *s, struct segment *g, const struct load_job
                   "what is there is delivered; what Kafka has of the rest is read again", NULL);
     }
     if (status == SPOOL_OK && (v->hole_count || v->batch_count || (g->damaged && !v->noted)))
-        status = salvage_commit(v);
+        status = salvage_commit(v, l);
     else if (v && status == SPOOL_OK)
         salvage_free(v);
     if (status != SPOOL_OK)

@@ -19,6 +19,8 @@ void spool_salvage_free(struct spool_salvage *salvage)
     free(salvage->refs);
     free(salvage->schema);
     free(salvage->destination);
+    free(salvage->row_refs);
+    free(salvage->row_segments);
     free(salvage->lost);
     memset(salvage, 0, sizeof(*salvage));
 }
@@ -210,6 +212,25 @@ static int find_lost(struct missing *m)
     return status;
 }
 
+static int give_row(struct missing *m, struct spool_salvage *out)
+{
+    const struct segment *segments = m->stream->segments;
+    size_t n = m->end - m->begin;
+
+    out->row_refs = m->refs;
+    out->row_ref_count = m->count;
+    m->refs = NULL;
+    out->first_segment = segments[m->begin].number;
+    out->last_segment = segments[m->end - 1].number;
+    out->row_segments = calloc(n, sizeof(*out->row_segments));
+    if (!out->row_segments)
+        return SPOOL_E_NOMEM;
+    for (size_t i = 0; i < n; i++)
+        out->row_segments[i] = segments[m->begin + i].number;
+    out->row_segment_count = n;
+    return SPOOL_OK;
+}
+
 int spool_segment_salvage(struct spool_stream *stream, uint64_t number, struct spool_salvage *out,
                           struct spool_error *error)
 {
@@ -229,8 +250,8 @@ int spool_segment_salvage(struct spool_stream *stream, uint64_t number, struct s
     m.end = at + 1;
     if (status == SPOOL_OK)
         status = find_lost(&m);
-    out->first_segment = stream->segments[m.begin].number;
-    out->last_segment = stream->segments[m.end - 1].number;
+    if (status == SPOOL_OK)
+        status = give_row(&m, out);
     out->lost = m.lost;
     out->lost_count = m.lost_count;
     out->first_sequence = m.first_sequence;

@@ -498,6 +498,20 @@ static bool any_block(const struct block *b, void *arg)
     return b != NULL;
 }
 
+/* The spool is opened, and of its segments only the first is loaded. */
+static void open_and_load_one(struct flow *f, char *path)
+{
+    check_ok(flow_create(f, path));
+    f->stream = &f->pipeline->streams[0];
+    f->stream->flush_before_ms = UINT64_MAX;
+    f->source = f->pipeline->kafka;
+    f->source->stopped = true;
+    segment_load(f->stream, f->stream->segments_first);
+    f->stream->load_retry_at_ms = UINT64_MAX;
+    flow_run(f);
+    assert_false(f->stream->segments_first->next->loaded);
+}
+
 /* The first of them is delivered and gone before the second is loaded. */
 static void test_a_row_that_is_loaded_one_by_one(void **state)
 {
@@ -513,14 +527,7 @@ static void test_a_row_that_is_loaded_one_by_one(void **state)
     f.path = path;
     lose_index_entry(segment_file(&f, 1), &ref);
     assert_int_equal(unlink(segment_file(&f, 2)), 0);
-    check_ok(flow_create(&f, path));
-    f.stream = &f.pipeline->streams[0];
-    f.stream->flush_before_ms = UINT64_MAX;
-    f.source = f.pipeline->kafka;
-    f.source->stopped = true;
-    segment_load(f.stream, f.stream->segments_first);
-    f.stream->load_retry_at_ms = UINT64_MAX;
-    flow_run(&f);
+    open_and_load_one(&f, path);
     assert_holes(&f, 0, 0, 1);
     segment_discard(f.stream, f.stream->segments_first, any_block, NULL);
     flow_run(&f);
@@ -645,6 +652,130 @@ static void test_damage_that_grows(void **state)
     flow_remove(&f);
 }
 
+static void lose_index_entry_of(struct flow *f, int number, const struct spool_block_ref *ref)
+{
+    char *path = f->path;
+
+    flow_close(f);
+    f->path = path;
+    lose_index_entry(segment_file(f, number), ref);
+    flow_open(f, path);
+}
+
+/* ... a block of which some rows are acknowledged, and the others wait in a seal. */
+static void test_damage_that_grows_by_a_block_stored_in_part(void **state)
+{
+    struct spool_block_ref refs[2];
+    struct flow f;
+
+    (void)state;
+    open_with(&f, 6);
+    refs[0] = block_of(&f, 2 * ROWS)->ref;
+    refs[1] = block_of(&f, 3 * ROWS)->ref;
+    lose_index_entry_of(&f, 2, &refs[0]);
+    seal(&f, block_of(&f, 3 * ROWS), 10, 40);
+    flow_reopen(&f);
+    assert_int_equal(f.stream->batches->part_count, 1);
+    assert_holes(&f, 2, 2, 6);
+    lose_index_entry_of(&f, 2, &refs[1]);
+    assert_null(f.stream->batches);
+    assert_holes(&f, 2, 3, 6);
+    flow_remove(&f);
+}
+
+/* ... in a segment that another one answered for, and that was not loaded since. */
+static void test_damage_that_grows_before_it_is_loaded(void **state)
+{
+    struct spool_block_ref refs[3];
+    struct flow f;
+    char *path;
+
+    (void)state;
+    open_with(&f, 6);
+    refs[0] = block_of(&f, 0)->ref;
+    refs[1] = block_of(&f, 2 * ROWS)->ref;
+    refs[2] = block_of(&f, 3 * ROWS)->ref;
+    path = f.path;
+    flow_close(&f);
+    f.path = path;
+    lose_index_entry(segment_file(&f, 1), &refs[0]);
+    lose_index_entry(segment_file(&f, 2), &refs[1]);
+    open_and_load_one(&f, path);
+    assert_int_equal(holes_over(&f, 2 * ROWS), 1);
+    assert_int_equal(holes_over(&f, 3 * ROWS), 0);
+    lose_index_entry_of(&f, 2, &refs[2]);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(holes_over(&f, 0), 1);
+        assert_int_equal(holes_over(&f, ROWS), 0);
+        assert_int_equal(holes_over(&f, 2 * ROWS), 1);
+        assert_int_equal(holes_over(&f, 3 * ROWS), 1);
+        assert_int_equal(holes_over(&f, 4 * ROWS), 0);
+        flow_reopen(&f);
+    }
+    flow_remove(&f);
+}
+
+/* It is damaged elsewhere by then: what holes stand for is not sent from there. */
+static void test_damage_that_moves(void **state)
+{
+    struct spool_block_ref refs[2];
+    struct flow f;
+    char *path;
+
+    (void)state;
+    open_with(&f, 6);
+    refs[0] = block_of(&f, 2 * ROWS)->ref;
+    refs[1] = block_of(&f, 3 * ROWS)->ref;
+    lose_index_entry_of(&f, 2, &refs[0]);
+    path = f.path;
+    flow_close(&f);
+    f.path = path;
+    lose_index_entry(segment_file(&f, 2), &refs[0]); /* is as it was */
+    lose_index_entry(segment_file(&f, 2), &refs[1]);
+    flow_open(&f, path);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_holes(&f, 2, 3, 6);
+        assert_int_equal(stream_spooled_rows(f.stream), 4 * ROWS);
+        flow_reopen(&f);
+    }
+    flow_remove(&f);
+}
+
+/* Nobody else has what they may have held: the files stay, all of the row, also behind the next start. */
+static void test_damage_of_a_log_that_is_over(void **state)
+{
+    struct spool_block_ref refs[2];
+    struct flow f;
+    char *path;
+
+    (void)state;
+    open_with(&f, 6);
+    refs[0] = block_of(&f, 0)->ref;
+    refs[1] = block_of(&f, 2 * ROWS)->ref;
+    flow_reopen(&f);
+    assert_int_equal(
+        flow_assign(&f, flow_partition(&f, 0), (struct kafka_committed){.offset = -1, .high = 5})
+            ->epoch,
+        2);
+    path = f.path;
+    flow_close(&f);
+    f.path = path;
+    lose_index_entry(segment_file(&f, 1), &refs[0]);
+    lose_index_entry(segment_file(&f, 2), &refs[1]);
+    flow_open(&f, path);
+    for (int turn = 0; turn < 2; turn++) {
+        for (struct segment *g = f.stream->segments_first; g; g = g->next)
+            segment_discard(f.stream, g, any_block, NULL);
+        flow_run(&f);
+        for (int number = 1; number <= 2; number++) {
+            assert_non_null(segment_find(f.stream, (uint64_t)number));
+            assert_int_equal(access(segment_file(&f, number), F_OK), 0);
+        }
+        flow_reopen(&f);
+    }
+    flow_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -664,6 +795,10 @@ int main(void)
         cmocka_unit_test(test_a_segment_that_is_whole_again),
         cmocka_unit_test(test_damage_behind_what_is_delivered_and_gone),
         cmocka_unit_test(test_damage_that_grows),
+        cmocka_unit_test(test_damage_that_grows_by_a_block_stored_in_part),
+        cmocka_unit_test(test_damage_that_grows_before_it_is_loaded),
+        cmocka_unit_test(test_damage_that_moves),
+        cmocka_unit_test(test_damage_of_a_log_that_is_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
