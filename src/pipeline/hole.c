@@ -324,20 +324,24 @@ int64_t origin_commit_limit(const struct origin *o)
     return o->holes && o->holes->first < o->front ? o->holes->first : o->front;
 }
 
-void holes_forget(struct origin *o, const char *why)
+/* What is missing of one that is not read any more, since its log is gone. */
+static void hole_lost(const struct origin *o, const struct hole *h)
+{
+    if (h->stored > h->last)
+        return;
+    metrics_add(o->stream->p->metrics, METRIC_GAP_RECORDS, (double)(h->last - h->stored + 1),
+                o->stream->options->name);
+    log_event(LOG_ERROR, "partition.gap", "stream", o->stream->options->name, "origin", o->name,
+              "from", log_i64(h->stored), "to", log_i64(h->last + 1), "reason",
+              "these rows were damaged in the spool, and the log they came from is gone", NULL);
+}
+
+void holes_forget(struct origin *o, bool lost)
 {
     while (o->holes) {
-        struct hole *h = o->holes;
-        if (h->stored <= h->last) {
-            if (why) {
-                metrics_add(o->stream->p->metrics, METRIC_GAP_RECORDS,
-                            (double)(h->last - h->stored + 1), o->stream->options->name);
-                log_event(LOG_ERROR, "partition.gap", "stream", o->stream->options->name, "origin",
-                          o->name, "from", log_i64(h->stored), "to", log_i64(h->last + 1), "reason",
-                          why, NULL);
-            }
-        }
-        hole_close(o, h);
+        if (lost)
+            hole_lost(o, o->holes);
+        hole_close(o, o->holes);
     }
 }
 
@@ -432,6 +436,33 @@ static int recover_segment(struct stream *s, uint64_t number, struct spool_error
     return status;
 }
 
+/* Their epoch was over, and that was not noted of them before the end. */
+static int recover_over(struct origin *o, struct spool_error *error)
+{
+    struct spool *spool = o->stream->p->spool;
+    uint32_t id, latest = 0;
+    int64_t up_to = -1;
+    int status = spool_origin(spool, o->name, 0, &id, &latest, error);
+
+    if (status == SPOOL_OK)
+        status = origin_discard_noted(o->stream, o->id, &up_to, error);
+    while (status == SPOOL_OK && latest > o->epoch && o->holes) {
+        struct hole *h = o->holes;
+        char key[HOLE_KEY_BYTES];
+        struct spool_change change = {.kind = SPOOL_CHANGE_DELETE, .key = key};
+
+        hole_key(o, h, key);
+        status = spool_commit(spool, &change, 1, error);
+        if (status != SPOOL_OK)
+            break;
+        if (up_to != INT64_MAX)
+            hole_lost(o, h);
+        o->holes = h->next;
+        free(h);
+    }
+    return status == SPOOL_E_FULL ? SPOOL_OK : status; /* the next start ends them */
+}
+
 int holes_recover(struct stream *s, struct spool_error *error)
 {
     struct recovery r = {.stream = s, .error = error};
@@ -448,6 +479,8 @@ int holes_recover(struct stream *s, struct spool_error *error)
         status = spool_origin_name(s->p->spool, o->id, &o->name, &o->epoch, error);
         if (status == SPOOL_OK)
             status = origin_told_noted(s, o->id, o->epoch, &o->told_from, error);
+        if (status == SPOOL_OK)
+            status = recover_over(o, error);
         o->kafka = true; /* others have no holes */
     }
     return status;

@@ -340,7 +340,7 @@ static void assign_old_epoch(struct assign_job *a)
         log_event(LOG_WARN, "partition.foreign_commit", "stream", s->options->name, "origin",
                   a->name, "committed", log_i64(a->committed.offset), "action",
                   "the commit wins: rows held here are discarded and read again from there", NULL);
-        holes_forget(old, NULL);
+        holes_forget(old, false);
         if (old->discard_to >= 0) /* a note of less may be on its way yet */
             origin_pass(old, INT64_MAX);
         else
@@ -352,8 +352,7 @@ static void assign_old_epoch(struct assign_job *a)
                       "action", new_log_action(a), NULL);
         if (a->why == START_LATER_LOG)
             origin_suspect(old);
-        holes_forget(old, "these rows were damaged in the spool, and the log they came from is "
-                          "gone");
+        holes_forget(old, true);
         old->owned = true;
     }
     origin_forget_commit(old); /* its answer will find the new origin */

@@ -282,8 +282,8 @@ void hole_stored(struct origin *o, const struct spool_block_ref *ref); /* a refi
 void holes_check(struct origin *o); /* closes those whose refills are acknowledged */
 /* What Kafka may be told: the front, but never beyond a hole. */
 int64_t origin_commit_limit(const struct origin *o);
-/* The origin ended: nothing is read for it any more. why: counts and names what is missing. */
-void holes_forget(struct origin *o, const char *why);
+/* The origin ended: nothing is read for it any more. lost: by nobody, so counts and names what is missing. */
+void holes_forget(struct origin *o, bool lost);
 void holes_free(struct origin *o);
 
 #endif

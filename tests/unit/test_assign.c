@@ -400,6 +400,90 @@ static void test_a_revocation_that_ends_in_a_loss(void **state)
 
 /* --- holes ---------------------------------------------------------------------------------- */
 
+/* Offsets 20 to 39 are one; killed before it is closed. */
+static void note_hole(struct flow *f)
+{
+    struct spool_change change = {
+        .kind = SPOOL_CHANGE_PUT, .value = "39 20 0 999", .value_size = strlen("39 20 0 999")};
+    char key[64];
+
+    snprintf(key, sizeof(key), "hole/%u/%u/1/1/20", f->stream->id, f->stream->origins->id);
+    change.key = key;
+    check_ok(spool_commit(f->spool, &change, 1, &the_error));
+    flow_reopen(f);
+    assert_non_null(f->stream->origins->holes);
+}
+
+static size_t holes(struct flow *f)
+{
+    size_t n = 0;
+
+    for (const struct origin *o = f->stream->origins; o; o = o->next)
+        for (const struct hole *h = o->holes; h; h = h->next)
+            n++;
+    return n;
+}
+
+/* Killed as soon as the epoch that has it is over: nobody reads for it any more. */
+static void a_hole_ends_with_its_epoch(struct kafka_committed (*committed)(struct flow *f),
+                                       bool killed)
+{
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)taken(&f);
+    note_hole(&f);
+    p = flow_partition(&f, 0);
+    flow_assign_begin(&f, p, committed(&f));
+    if (!killed)
+        flow_run(&f);
+    for (int turn = 0; turn < 2; turn++) {
+        flow_reopen(&f);
+        assert_int_equal(holes(&f), 0);
+    }
+    flow_remove(&f);
+}
+
+static void test_a_hole_ends_with_its_epoch(void **state)
+{
+    (void)state;
+    for (int killed = 0; killed < 2; killed++) {
+        a_hole_ends_with_its_epoch(somebody_elses, killed);
+        a_hole_ends_with_its_epoch(none_of_a_shorter_log, killed);
+        a_hole_ends_with_its_epoch(ours_of_a_later_log, killed);
+    }
+}
+
+/* The partition goes while a run for it waits to be decoded, and is back in the same epoch, or in the next. */
+static void test_gone_in_the_middle_of_a_refill(void **state)
+{
+    (void)state;
+    for (int another = 0; another < 2; another++) {
+        struct kafka_partition *p;
+        struct flow f;
+
+        (void)taken(&f);
+        note_hole(&f);
+        p = flow_partition(&f, 0);
+        assert_non_null(flow_assign(&f, p, by_us(&f, 20, 1)));
+        assert_int_equal(p->start, 20);
+        f.pipeline->decode_max = 0;
+        flow_take(&f, p, 20, 10, false);
+        p = back(&f, p);
+        assert_non_null(flow_assign(&f, p, another ? by_another(25) : by_us(&f, 20, 1)));
+        assert_int_equal(p->start, another ? 25 : 30);
+        f.pipeline->decode_max = 1;
+        flow_run(&f);
+        flow_read(&f, p, p->start, 10);
+        assert_int_equal(p->start, another ? 25 : ROWS);
+        assert_int_equal(stream_spooled_rows(f.stream), another ? 10 : ROWS + 20);
+        flow_reopen(&f);
+        assert_int_equal(holes(&f), !another); /* its refills are not acknowledged */
+        assert_int_equal(stream_spooled_rows(f.stream), another ? 10 : ROWS + 20);
+        flow_remove(&f);
+    }
+}
+
 /* The segment that had what is damaged is lost as a whole, and all there was behind it too. */
 static void test_a_hole_above_all_that_is_held(void **state)
 {
@@ -598,6 +682,8 @@ int main(void)
         cmocka_unit_test(test_a_commit_in_flight_as_a_new_epoch_begins),
         cmocka_unit_test(test_a_commit_goes_with_its_partition),
         cmocka_unit_test(test_a_revocation_that_ends_in_a_loss),
+        cmocka_unit_test(test_a_hole_ends_with_its_epoch),
+        cmocka_unit_test(test_gone_in_the_middle_of_a_refill),
         cmocka_unit_test(test_a_hole_above_all_that_is_held),
         cmocka_unit_test(test_a_member_that_ends_while_it_loses_partitions_comes_back_as_another),
         cmocka_unit_test(test_others_commit_past_what_is_left),
