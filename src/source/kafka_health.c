@@ -182,9 +182,20 @@ void kafka_health_error_cb(rd_kafka_t *client, int err, const char *reason, void
         log_event(LOG_WARN, "kafka.error", "reason", text, "suppressed", log_u64(suppressed), NULL);
 }
 
+static void tell_fenced(const struct kafka_source *s, char *text, size_t size)
+{
+    size_t n = strlen(text);
+
+    snprintf(
+        text + n, size - n,
+        ": another member of the group \"%s\" has the group.instance.id \"%s\", which may be a "
+        "copy of this spool: stop it, or set another kafka.group_instance_id",
+        s->options.group_id, s->static_member ? s->options.group_instance_id : "");
+}
+
 void kafka_health_tell_fatal(struct kafka_source *s)
 {
-    char text[400];
+    char text[KAFKA_REASON_BYTES];
     rd_kafka_resp_err_t err;
 
     if (!s->fatal_seen || s->fatal_told)
@@ -195,8 +206,28 @@ void kafka_health_tell_fatal(struct kafka_source *s)
         snprintf(text, sizeof(text), "the Kafka client stopped");
     s->connected = false;
     set_reason(s, text);
-    if (err != RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID || !kafka_renew(s, text))
-        s->callbacks.fatal(s->arg, text);
+    if (err == RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID) {
+        if (kafka_renew(s, text))
+            return;
+        tell_fenced(s, text, sizeof(text));
+        set_reason(s, text);
+    }
+    s->callbacks.fatal(s->arg, text);
+}
+
+/* The client says most of this once: no other error's line may stand in for it. */
+static bool tell_denied(struct kafka_source *s, const rd_kafka_message_t *m, const char *topic)
+{
+    bool group = m->err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    uint64_t suppressed;
+
+    if (!group && m->err != RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+        return false;
+    if (log_gate_open(group ? &s->group_gate : &s->topic_gate, KAFKA_LOG_GATE_MS, &suppressed))
+        log_event(LOG_WARN, "kafka.denied", group ? "group" : "topic",
+                  group ? s->options.group_id : topic, "reason", rd_kafka_message_errstr(m),
+                  "suppressed", log_u64(suppressed), NULL);
+    return true;
 }
 
 /* An error that came in place of a record. */
@@ -236,9 +267,12 @@ void kafka_health_record_error(struct kafka_source *s, const rd_kafka_message_t 
     default:
         break;
     }
+    if (tell_denied(s, m, topic))
+        return;
     if (log_gate_open(&s->error_gate, KAFKA_LOG_GATE_MS, &suppressed))
-        log_event(LOG_WARN, "kafka.error", "topic", topic, "partition", log_i64(m->partition),
-                  "reason", rd_kafka_message_errstr(m), "suppressed", log_u64(suppressed), NULL);
+        log_event(LOG_WARN, "kafka.error", "topic", topic, "partition",
+                  log_i64(m->rkt ? m->partition : -1), "reason", rd_kafka_message_errstr(m),
+                  "suppressed", log_u64(suppressed), NULL);
 }
 
 static void probe_work(uv_work_t *work)

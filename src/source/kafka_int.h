@@ -302,7 +302,7 @@ struct kafka_source {
     rd_kafka_resp_err_t told_err;   /* what kafka.disconnected said last */
     uint64_t told_at_ms;
     bool fatal_told, fatal_seen;
-    struct log_gate log_gate, error_gate, lookup_gate, commit_gate;
+    struct log_gate log_gate, error_gate, group_gate, topic_gate, lookup_gate, commit_gate;
 
     bool started;       /* subscribed */
     bool assigned_once; /* the group has given an assignment, if an empty one */

@@ -379,6 +379,34 @@ static void test_fatal(void **state)
     cluster_close(&c);
 }
 
+static bool denied;
+
+static void look_for_denied(void *arg, const char *line, size_t n)
+{
+    (void)arg;
+    denied |= memmem(line, n, "kafka.denied group=group", 24) != NULL;
+}
+
+/* The client says it once, behind another error. */
+static void test_no_right_to_the_group(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    rd_kafka_mock_push_request_errors(c.mock, API_FIND_COORDINATOR, 3, RD_KAFKA_RESP_ERR_UNKNOWN,
+                                      RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+                                      RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED);
+    rig_init(&rig);
+    denied = false;
+    log_set_writer(look_for_denied, NULL);
+    rig_start(&rig, &c, "t", quick_options);
+    RIG_UNTIL(&rig, rig.assigned == 1);
+    log_set_writer(NULL, NULL);
+    assert_true(denied);
+    end(&c);
+}
+
 static void start_static(struct cluster *c)
 {
     read_hundred(c, 1, static_options);
@@ -656,6 +684,7 @@ int main(void)
         cmocka_unit_test(test_broker_goes_and_comes),
         cmocka_unit_test(test_no_broker_at_all),
         cmocka_unit_test(test_fatal),
+        cmocka_unit_test(test_no_right_to_the_group),
         cmocka_unit_test(test_commit_while_the_broker_is_away),
         cmocka_unit_test(test_commit_kept_by_the_client),
         cmocka_unit_test(test_connections_end_with_the_session),
