@@ -441,6 +441,8 @@ static void test_outcomes(void **state)
         {{.status = 500, .body = "Code: 117. x"}, 50, CLASS_SCHEMA, 117, false},
         /* no exception: a proxy, another server */
         {{.status = 502, .body = "<html>bad gateway</html>"}, 50, CLASS_TRANSIENT, 0, true},
+        {{.status = 503, .body = ""}, 50, CLASS_TRANSIENT, 0, true},
+        {{.status = 408, .body = ""}, 50, CLASS_TRANSIENT, 0, true},
         {{.status = 401, .body = ""}, 50, CLASS_ENVIRONMENT, 0, false},
         {{.status = 400, .body = ""}, 50, CLASS_ENVIRONMENT, 0, false},
         {{.status = 307, .body = ""}, 50, CLASS_ENVIRONMENT, 0, true},
@@ -1048,12 +1050,15 @@ static void start_query(struct world *w)
 static void test_query(void **state)
 {
     struct clickhouse_options options = {.database = "d b"};
-    struct world w = {.on_up = start_query}, cut = {.on_up = start_query};
+    struct world w = {.on_up = start_query}, cut = w, failed = w;
     struct script script = answers(reply(&w, "200 OK", "", IDENTITY_OLD),
                                    reply(&w, "200 OK", "", "Code: 5\n"), NULL, NULL);
     struct script script_cut =
         answers(reply(&cut, "200 OK", "", IDENTITY_OLD),
                 reply(&cut, "200 OK", "", "123456789 123456789 1"), NULL, NULL);
+    struct script script_failed = answers(
+        reply(&failed, "200 OK", "", IDENTITY_OLD),
+        reply(&failed, "200 OK", "X-ClickHouse-Exception-Code: 241\r\n", "0\n"), NULL, NULL);
 
     (void)state;
     begin(&w, &script, 1, &options);
@@ -1067,6 +1072,11 @@ static void test_query(void **state)
     run(&cut);
     assert_int_equal(cut.outcome.class_, CLASS_UNKNOWN);
     end(&cut);
+
+    begin(&failed, &script_failed, 1, NULL);
+    run(&failed);
+    assert_int_equal(failed.outcome.class_, CLASS_TOO_BIG);
+    end(&failed);
 }
 
 /* --- pieces ----------------------------------------------------------------------------------- */

@@ -19,29 +19,64 @@
 
 enum naming {
     NAMES_NOTHING,
-    NAMES_FIRST, /* the first bad row of the insert, from 1 */
-    NAMES_WRONG  /* some other row */
+    NAMES_FIRST,  /* the first bad row of the insert, from 1 */
+    NAMES_WRONG,  /* some other row */
+    NAMES_MOSTLY, /* the first bad row, but for each eighth time, the first time among them */
+    NAMES_TWICE,  /* the first bad row, and some other one from the third time on */
+    NAMES_BEYOND  /* the first bad row, and from the fourth time on one that was not sent */
 };
 
 struct server {
     bool bad[ROWS];
     enum naming naming;
+    uint64_t other_from;  /* bad rows from this one on are refused by another code, */
+    unsigned other_named; /* whose names are right but the first time only */
+    unsigned named;       /* so often was a row named among others */
     uint64_t rows_sent;
 };
 
 static struct server server;
 
+static int code_of(uint64_t row)
+{
+    return row >= server.other_from ? 6 : 469;
+}
+
+/* What the server says of an insert of count rows, the bad one at i the first. */
+static uint64_t name_of(uint64_t count, uint64_t i, int code)
+{
+    uint64_t right = i + 1, wrong = count - i;
+    unsigned times = count > 1 ? server.named++ : server.named;
+
+    if (code == 6)
+        return server.other_named++ ? wrong : right;
+    switch (server.naming) {
+    case NAMES_NOTHING:
+        return 0;
+    case NAMES_FIRST:
+        return right;
+    case NAMES_WRONG:
+        return wrong;
+    case NAMES_MOSTLY:
+        return times % 8 == 0 ? wrong : right;
+    case NAMES_TWICE:
+        return times < 2 ? right : wrong;
+    case NAMES_BEYOND:
+        return times < 3 ? right : count + 1;
+    }
+    return 0;
+}
+
 /* Rows that are bad by themselves. */
-static bool refuses(const struct row_span *span, uint64_t *named)
+static bool refuses(const struct row_span *span, uint64_t *named, int *code)
 {
     *named = 0;
+    *code = 0;
     server.rows_sent += span->count;
     for (uint64_t i = 0; i < span->count; i++)
         if (server.bad[span->first + i]) {
-            if (server.naming == NAMES_FIRST)
-                *named = i + 1;
-            else if (server.naming == NAMES_WRONG)
-                *named = span->count - i;
+            *code = code_of(span->first + i);
+            *named = name_of(span->count, i, *code);
             return true;
         }
     return false;
@@ -57,6 +92,9 @@ static struct search *make(unsigned slots)
         left -= blocks[n];
     }
     server.rows_sent = 0;
+    server.named = server.other_named = 0;
+    if (!server.other_from)
+        server.other_from = ROWS;
     return search_create(blocks, n + 1, slots, 7);
 }
 
@@ -80,6 +118,7 @@ static void run(struct search *s, unsigned slots, double ratio)
         for (unsigned i = 0; i < slots; i++) {
             uint64_t named;
             bool refused;
+            int code;
             char text[32];
             if (!flying[i])
                 continue;
@@ -88,9 +127,9 @@ static void run(struct search *s, unsigned slots, double ratio)
                 search_unanswered(s, i);
                 continue;
             }
-            refused = refuses(&spans[i], &named);
+            refused = refuses(&spans[i], &named, &code);
             snprintf(text, sizeof(text), "row %llu", (unsigned long long)spans[i].first);
-            assert_int_equal(search_answer(s, i, refused, named, 469, text), SPOOL_OK);
+            assert_int_equal(search_answer(s, i, refused, named, code, text), SPOOL_OK);
         }
     }
 }
@@ -104,7 +143,7 @@ static void expect_found(struct search *s)
         if (server.bad[row]) {
             assert_true(at < count);
             assert_int_equal(bad[at].row, row);
-            assert_int_equal(bad[at].code, 469);
+            assert_int_equal(bad[at].code, code_of(row));
             assert_memory_equal(bad[at].reason, "row ", 4);
             at++;
         }
@@ -170,6 +209,32 @@ static void test_a_thousand_bad_rows(void **state)
         server.bad[random() % ROWS] = true;
     assert_true(find_all(NAMES_FIRST, 4) <= 1250);
     assert_true(find_all(NAMES_NOTHING, 4) <= 11000);
+}
+
+/* No row is bad for a name alone before such names were right three times, and never once one was wrong. */
+static void test_names_that_turn_out_wrong(void **state)
+{
+    (void)state;
+    every(1000, 300);
+    (void)find_all(NAMES_TWICE, 1);
+    (void)find_all(NAMES_MOSTLY, 1);
+}
+
+static void test_a_name_of_a_row_that_was_not_sent(void **state)
+{
+    (void)state;
+    every(1000, 300);
+    (void)find_all(NAMES_BEYOND, 1);
+}
+
+/* What was right of one code says nothing of another. */
+static void test_names_of_another_code(void **state)
+{
+    (void)state;
+    every(1000, 300);
+    server.other_from = ROWS / 2;
+    (void)find_all(NAMES_FIRST, 1);
+    server.other_from = 0;
 }
 
 /* 1,500 bad rows in a row are no reason to give up: they are fewer than the ratio. */
@@ -238,6 +303,9 @@ int main(void)
         cmocka_unit_test(test_no_bad_row),
         cmocka_unit_test(test_one_bad_row),
         cmocka_unit_test(test_a_thousand_bad_rows),
+        cmocka_unit_test(test_names_that_turn_out_wrong),
+        cmocka_unit_test(test_a_name_of_a_row_that_was_not_sent),
+        cmocka_unit_test(test_names_of_another_code),
         cmocka_unit_test(test_bad_rows_in_a_heap),
         cmocka_unit_test(test_all_bad_is_seen_early),
         cmocka_unit_test(test_where_half_is_allowed),
