@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json_escape.h"
 #include "codec/column.h"
 #include "codec/number.h"
 
@@ -185,14 +186,6 @@ int column_append_bytes(struct column *c, const void *data, size_t n, struct sca
 
 /* ---- UUID ---- */
 
-static int hex_value(uint8_t c)
-{
-    if (is_digit(c))
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* 36 characters with dashes or 32 without; two numbers, high half first, each little endian. */
 static int uuid_value(struct column *c, struct scan *s)
 {
@@ -207,7 +200,7 @@ static int uuid_value(struct column *c, struct scan *s)
         return status;
     for (size_t i = 0; ok && i < size; i++) {
         bool dash = size == 36 && (i == 8 || i == 13 || i == 18 || i == 23);
-        int v = dash ? 0 : hex_value(text[i]);
+        int v = dash ? 0 : hex_digit(text[i]);
         if (dash) {
             ok = text[i] == '-';
             continue;
@@ -399,8 +392,8 @@ static bool ipv6_scan(const uint8_t *p, const uint8_t *end, uint8_t out[16])
             p = end;
             break;
         }
-        while (p < end && digits < 4 && hex_value(*p) >= 0) {
-            v = v << 4 | (unsigned)hex_value(*p++);
+        while (p < end && digits < 4 && hex_digit(*p) >= 0) {
+            v = v << 4 | (unsigned)hex_digit(*p++);
             digits++;
         }
         if (digits == 0 || n > 14)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json_escape.h"
 #include "base/limits.h"
 #include "codec/json_simd.h"
 
@@ -61,54 +62,6 @@ static inline const uint8_t *string_special(const uint8_t *p, const uint8_t *end
     return p;
 }
 
-static int hex_digit(uint8_t c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* Four hex digits at p as a number, -1 if they aren't. */
-static int32_t hex4(const uint8_t *p, const uint8_t *end)
-{
-    int32_t v = 0;
-
-    if (end - p < 4)
-        return -1;
-    for (int i = 0; i < 4; i++) {
-        int digit = hex_digit(p[i]);
-        if (digit < 0)
-            return -1;
-        v = v << 4 | digit;
-    }
-    return v;
-}
-
-static size_t put_utf8(uint8_t *to, uint32_t c)
-{
-    if (c < 0x80) {
-        to[0] = (uint8_t)c;
-        return 1;
-    }
-    if (c < 0x800) {
-        to[0] = (uint8_t)(0xc0 | c >> 6);
-        to[1] = (uint8_t)(0x80 | (c & 0x3f));
-        return 2;
-    }
-    if (c < 0x10000) {
-        to[0] = (uint8_t)(0xe0 | c >> 12);
-        to[1] = (uint8_t)(0x80 | (c >> 6 & 0x3f));
-        to[2] = (uint8_t)(0x80 | (c & 0x3f));
-        return 3;
-    }
-    to[0] = (uint8_t)(0xf0 | c >> 18);
-    to[1] = (uint8_t)(0x80 | (c >> 12 & 0x3f));
-    to[2] = (uint8_t)(0x80 | (c >> 6 & 0x3f));
-    to[3] = (uint8_t)(0x80 | (c & 0x3f));
-    return 4;
-}
-
 /* One escape at s->p (the backslash); appends at most 4 bytes to to. */
 static int unescape(struct scan *s, uint8_t *to, size_t *n)
 {
@@ -141,19 +94,19 @@ static int unescape(struct scan *s, uint8_t *to, size_t *n)
         *to = p[1];
         return SPOOL_OK;
     }
-    high = hex4(p + 2, s->end);
+    high = json_hex4(p + 2, (size_t)(s->end - p - 2));
     if (high < 0)
         return scan_refuse_at(s, p, REFUSAL_NOT_JSON, "\\u is not followed by four hex digits");
     s->p = p + 6;
     if (high < 0xd800 || high > 0xdbff) {
-        *n = put_utf8(to, (uint32_t)high);
+        *n = utf8_put(to, (uint32_t)high);
         return SPOOL_OK;
     }
-    low = s->end - s->p >= 6 && s->p[0] == '\\' && s->p[1] == 'u' ? hex4(s->p + 2, s->end) : -1;
+    low = s->end - s->p >= 6 && s->p[0] == '\\' && s->p[1] == 'u' ? json_hex4(s->p + 2, 4) : -1;
     if (low < 0xdc00 || low > 0xdfff)
         return scan_refuse_at(s, p, REFUSAL_NOT_JSON, "a high surrogate without its low one");
     s->p += 6;
-    *n = put_utf8(to, 0x10000u + ((uint32_t)(high - 0xd800) << 10) + (uint32_t)(low - 0xdc00));
+    *n = utf8_put(to, json_surrogates(high, low));
     return SPOOL_OK;
 }
 
@@ -238,7 +191,7 @@ int json_skip_string(struct scan *s)
         if (end - p < 2)
             return scan_refuse_at(s, end, REFUSAL_NOT_JSON, "the text ends inside a string");
         if (p[1] == 'u') {
-            if (hex4(p + 2, end) < 0)
+            if (json_hex4(p + 2, (size_t)(end - p - 2)) < 0)
                 return scan_refuse(s, REFUSAL_NOT_JSON, "\\u is not followed by four hex digits");
             p += 6;
         } else if (p[1] && strchr("\"\\/bfnrt", p[1])) {

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json_escape.h"
+
 #define DEPTH_MAX   64
 #define MEMBERS_MAX 10000 /* of one object: looking for doubles costs their square */
 
@@ -95,56 +97,14 @@ static const char *found(const struct parser *p, char *buffer, size_t n)
     return buffer;
 }
 
-static int hex_value(int c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 /* Four hex digits at the cursor; -1 where there are none. */
 static int32_t parse_hex4(struct parser *p)
 {
-    int32_t v = 0;
+    int32_t v = json_hex4(p->text + p->at, p->size - p->at);
 
-    if (p->size - p->at < 4)
-        return -1;
-    for (int i = 0; i < 4; i++) {
-        int digit = hex_value((unsigned char)p->text[p->at + (size_t)i]);
-        if (digit < 0)
-            return -1;
-        v = v * 16 + digit;
-    }
-    p->at += 4;
+    if (v >= 0)
+        p->at += 4;
     return v;
-}
-
-static size_t put_utf8(char *out, uint32_t c)
-{
-    if (c < 0x80) {
-        out[0] = (char)c;
-        return 1;
-    }
-    if (c < 0x800) {
-        out[0] = (char)(0xc0 | c >> 6);
-        out[1] = (char)(0x80 | (c & 0x3f));
-        return 2;
-    }
-    if (c < 0x10000) {
-        out[0] = (char)(0xe0 | c >> 12);
-        out[1] = (char)(0x80 | (c >> 6 & 0x3f));
-        out[2] = (char)(0x80 | (c & 0x3f));
-        return 3;
-    }
-    out[0] = (char)(0xf0 | c >> 18);
-    out[1] = (char)(0x80 | (c >> 12 & 0x3f));
-    out[2] = (char)(0x80 | (c >> 6 & 0x3f));
-    out[3] = (char)(0x80 | (c & 0x3f));
-    return 4;
 }
 
 /* What follows \u. Returns the bytes written to out (at most 4), 0 on a fault. */
@@ -161,13 +121,12 @@ static size_t parse_unicode_escape(struct parser *p, size_t start, char *out)
         return 0;
     }
     if (high < 0xd800 || high > 0xdfff)
-        return put_utf8(out, (uint32_t)high);
+        return utf8_put(out, (uint32_t)high);
     if (high <= 0xdbff && p->size - p->at >= 6 && memcmp(p->text + p->at, "\\u", 2) == 0) {
         p->at += 2;
         low = parse_hex4(p);
         if (low >= 0xdc00 && low <= 0xdfff)
-            return put_utf8(out, 0x10000u + (((uint32_t)high - 0xd800u) << 10) +
-                                     ((uint32_t)low - 0xdc00u));
+            return utf8_put(out, json_surrogates(high, low));
     }
     fault_at(p, start, "\\u%04x is half of a surrogate pair; the other half is missing",
              (unsigned)high);

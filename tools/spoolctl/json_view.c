@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json_escape.h"
+
 static size_t skip_blanks(const char *text, size_t size, size_t at)
 {
     while (at < size &&
@@ -135,61 +137,22 @@ bool view_element(struct json_view array, size_t *at, struct json_view *element)
     return true;
 }
 
-static size_t put_utf8(char *out, uint32_t c)
-{
-    if (c < 0x80) {
-        out[0] = (char)c;
-        return 1;
-    }
-    if (c < 0x800) {
-        out[0] = (char)(0xc0 | c >> 6);
-        out[1] = (char)(0x80 | (c & 0x3f));
-        return 2;
-    }
-    if (c < 0x10000) {
-        out[0] = (char)(0xe0 | c >> 12);
-        out[1] = (char)(0x80 | (c >> 6 & 0x3f));
-        out[2] = (char)(0x80 | (c & 0x3f));
-        return 3;
-    }
-    out[0] = (char)(0xf0 | c >> 18);
-    out[1] = (char)(0x80 | (c >> 12 & 0x3f));
-    out[2] = (char)(0x80 | (c >> 6 & 0x3f));
-    out[3] = (char)(0x80 | (c & 0x3f));
-    return 4;
-}
-
-/* The four digits of \uXXXX at text; false where they are none. */
-static bool hex4(const char *text, size_t left, uint32_t *out)
-{
-    *out = 0;
-    if (left < 4)
-        return false;
-    for (size_t i = 0; i < 4; i++) {
-        const char *digits = "0123456789abcdef", *found;
-        char c = text[i] >= 'A' && text[i] <= 'F' ? (char)(text[i] + 32) : text[i];
-        found = c ? strchr(digits, c) : NULL;
-        if (!found)
-            return false;
-        *out = *out << 4 | (uint32_t)(found - digits);
-    }
-    return true;
-}
-
 /* text[*at] is behind "\u". Two escapes make one character where they are a surrogate pair. */
 static uint32_t unicode_escape(const char *text, size_t size, size_t *at)
 {
-    uint32_t high, low;
+    int32_t high = json_hex4(text + *at, size - *at), low;
 
-    if (!hex4(text + *at, size - *at, &high))
+    if (high < 0)
         return 0xfffd;
     *at += 4;
     if (high < 0xd800 || high > 0xdfff)
-        return high ? high : 0xfffd;
-    if (high < 0xdc00 && size - *at >= 6 && text[*at] == '\\' && text[*at + 1] == 'u' &&
-        hex4(text + *at + 2, size - *at - 2, &low) && low >= 0xdc00 && low <= 0xdfff) {
-        *at += 6;
-        return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+        return high ? (uint32_t)high : 0xfffd;
+    if (high < 0xdc00 && size - *at >= 6 && text[*at] == '\\' && text[*at + 1] == 'u') {
+        low = json_hex4(text + *at + 2, size - *at - 2);
+        if (low >= 0xdc00 && low <= 0xdfff) {
+            *at += 6;
+            return json_surrogates(high, low);
+        }
     }
     return 0xfffd;
 }
@@ -215,7 +178,7 @@ char *view_text(struct json_view value)
         }
         c = value.text[i++];
         if (c == 'u') {
-            n += put_utf8(out + n, unicode_escape(value.text, value.size - 1, &i));
+            n += utf8_put(out + n, unicode_escape(value.text, value.size - 1, &i));
             continue;
         }
         for (size_t e = 0; e + 1 < sizeof(escapes); e += 2)
