@@ -225,8 +225,8 @@ class Soak:
                       f"{last.descriptors} descriptors", flush=True)
 
     def check(self):
-        if not self.killed.daemon.alive():
-            self.restart()
+        if self.expected_dead:  # now, or at a point that it has not come to yet
+            self.kill()
         for load in (self.killed, self.lives):
             found = load.check_exact(seconds=180)
             print(f"{'killed' if load is self.killed else 'lives'}: {load.records} records, "

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ADMIN_TIMEOUT_MS 30000
+#define ADMIN_TIMEOUT_MS 60000
 
 /* Prints "kafkatool: ..." and exits 1. */
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
