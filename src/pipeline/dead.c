@@ -106,7 +106,7 @@ struct clear {
     size_t letter_count;
     uint32_t origin;
     bool earlier; /* of another epoch: a letter that is put now takes its place */
-    int64_t to;   /* looks no further */
+    int64_t to;   /* of the last block: those behind it are left for what is read next */
     int64_t last;
     struct spool_dead_change *changes;
     size_t count, cap;
@@ -147,8 +147,12 @@ static int clear_each(void *arg, const struct spool_dead *letter)
 {
     struct clear *c = arg;
 
-    if (letter->origin != c->origin || letter->offset > c->to)
+    if (letter->origin != c->origin)
         return 1;
+    if (letter->offset > c->to) {
+        c->last = INT64_MAX;
+        return 1;
+    }
     if (letter->offset > c->last)
         c->last = letter->offset;
     while (c->at && c->at->block.last_offset < letter->offset)
@@ -168,10 +172,13 @@ static int clear_each(void *arg, const struct spool_dead *letter)
     return 0;
 }
 
-/* Those of epochs that another consumer's commit ended before the letter's offset was durable: the log is
-   the same, and its record was read again. */
+/*
+ * Those of epochs that another consumer's commit ended: their records are read again. Where the letter's
+ * offset was durable before, only if the log is known to be the same, since what was read of one that is
+ * gone has nothing but its letters.
+ */
 static int clear_earlier(struct stream *s, struct clear *c, const struct pending_block *first,
-                         struct spool_error *error)
+                         bool same_log, struct spool_error *error)
 {
     const struct origin *o = first->origin;
     int status = SPOOL_OK;
@@ -185,7 +192,7 @@ static int clear_earlier(struct stream *s, struct clear *c, const struct pending
             status = origin_discard_noted(s, c->origin, &up_to, error);
         if (status != SPOOL_OK || up_to != INT64_MAX)
             break;
-        if (spool_stream_high(s->spool, c->origin, &high) == SPOOL_OK && high >= from)
+        if (!same_log && spool_stream_high(s->spool, c->origin, &high) == SPOOL_OK && high >= from)
             from = high + 1;
         c->at = first;
         status = spool_dead_each_whole_from(s->p->spool, s->options->name,
@@ -196,7 +203,7 @@ static int clear_earlier(struct stream *s, struct clear *c, const struct pending
 }
 
 int dead_clear(struct stream *s, const struct pending_block *first,
-               const struct spool_dead *letters, size_t letter_count, int64_t *last,
+               const struct spool_dead *letters, size_t letter_count, bool same_log, int64_t *last,
                size_t *removed, struct spool_error *error)
 {
     const char *name = s->options->name;
@@ -204,18 +211,16 @@ int dead_clear(struct stream *s, const struct pending_block *first,
                       .letters = letters,
                       .letter_count = letter_count,
                       .origin = first->block.origin,
-                      .to = INT64_MAX,
                       .last = -1};
     const struct spool_dead_place from = {c.origin, first->block.first_offset};
     const bool refill = first->block.flags & SPOOL_BLOCK_REFILL;
     int status;
 
-    if (refill) /* those behind are of rows that stay */
-        for (const struct pending_block *pb = first; pb; pb = pb->next)
-            c.to = pb->block.last_offset;
+    for (const struct pending_block *pb = first; pb; pb = pb->next)
+        c.to = pb->block.last_offset;
     status = spool_dead_each_whole_from(s->p->spool, name, from, clear_each, &c, error);
     if (status >= 0 && !refill)
-        status = clear_earlier(s, &c, first, error);
+        status = clear_earlier(s, &c, first, same_log, error);
     *removed = 0;
     *last = c.last;
     if (status == SPOOL_E_NOMEM)

@@ -123,6 +123,7 @@ struct dead_job {
     uint64_t room_bytes; /* dead.mdb may grow by */
     uint64_t disk_bytes; /* the letters may take */
     bool clears;         /* letters of records that are rows now go first */
+    bool same_log;       /* ... also of an epoch before, that another consumer's commit ended */
     bool cleared;        /* ... and went */
     int64_t last_letter;
     size_t removed;
@@ -138,8 +139,8 @@ static void dead_work(struct job *job)
 
     dj->status = SPOOL_OK;
     if (dj->clears)
-        dj->status = dead_clear(d->stream, d->first, dj->letters, dj->count, &dj->last_letter,
-                                &dj->removed, &dj->error);
+        dj->status = dead_clear(d->stream, d->first, dj->letters, dj->count, dj->same_log,
+                                &dj->last_letter, &dj->removed, &dj->error);
     dj->cleared = dj->clears && dj->status == SPOOL_OK;
     if (dj->status == SPOOL_OK)
         dj->status =
@@ -260,6 +261,7 @@ static void dead_start(struct decode_job *d)
     p->appending_bytes += dj->disk_bytes; /* so that no rows take the same room */
     d->stream->dead_putting_bytes += dj->disk_bytes;
     dj->clears = may_have_letters(d);
+    dj->same_log = d->origin->told_from != INT64_MAX;
     dj->job.work = dead_work;
     dj->job.done = dead_done;
     if (job_start(p, &dj->job, lanes, dj->clears ? 3 : 1) != SPOOL_OK)

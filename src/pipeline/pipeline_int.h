@@ -278,11 +278,11 @@ int dead_put(struct stream *s, const struct spool_dead *letters, size_t count, u
  * Pool, dead, meta and stream lanes. Removes the letters of records that are rows of these blocks: an
  * earlier process, or an earlier reading, found them bad, and they would become rows twice by a replay.
  * Also of records that are these rows or letters, which are sorted, from an epoch that somebody else's
- * commit ended. *last: the last letter at or behind the first block (of a refill: and not behind it),
- * -1: none.
+ * commit ended; same_log: the log is known to be the one of then. *last: letters may stand up to there of
+ * what begins at the first block; -1: none do.
  */
 int dead_clear(struct stream *s, const struct pending_block *first,
-               const struct spool_dead *letters, size_t letter_count, int64_t *last,
+               const struct spool_dead *letters, size_t letter_count, bool same_log, int64_t *last,
                size_t *removed, struct spool_error *error);
 /* Pool, dead lane. All of them or none, whatever room there is on disk: what is spooled could not
    drain without them, and rows some of which are letters already may be inserted after all. */

@@ -519,6 +519,54 @@ static void test_letters_of_an_epoch_that_a_commit_ended(void **state)
     }
 }
 
+/* Another spoold had the partition, and gave it back with a commit in front of the letters. The last record of
+   before is there yet: same_log, or it is gone, and nobody knows. */
+static struct kafka_partition *back_from_another(struct flow *f, bool same_log)
+{
+    static const struct kafka_committed committed = {
+        .offset = 250,
+        .metadata = "spoold 00000000-0000-0000-0000-000000000000 1 0",
+        .high = 100000};
+    struct kafka_partition *p = flow_partition(f, 0);
+
+    assert_int_equal(flow_assign(f, p, committed)->epoch, 2);
+    assert_true(p->tracing);
+    if (same_log)
+        f->source->callbacks.traced(f->source->arg, p, 260);
+    else
+        f->source->callbacks.new_log(f->source->arg, p, 260);
+    flow_run(f);
+    assert_int_equal(p->start, 250);
+    return p;
+}
+
+/* Rows beside them were durable and not acknowledged, and are discarded: what is read again is one row, or one
+   letter. Of a log that may be another one nothing but its letters is left. */
+static void test_letters_beside_rows_that_a_commit_discarded(void **state)
+{
+    (void)state;
+    flow_marks = true;
+    for (int i = 0; i < 4; i++) {
+        const bool fits = i & 1, same_log = i & 2;
+        struct kafka_partition *p;
+        uint64_t bytes = 0;
+        struct flow f;
+
+        begin(&f, 250, true);
+        read_ten_more(&f, 260);
+        assert_int_equal(letters_of(&f, &bytes), 14);
+        reopen(&f, fits ? "UInt64" : "UInt8");
+        p = back_from_another(&f, same_log);
+        flow_read(&f, p, 250, 10);
+        assert_int_equal(letters_of(&f, &bytes), (same_log ? 10 : 14) + (fits ? 0 : 4));
+        flow_read(&f, p, 260, 10);
+        assert_int_equal(letters_of(&f, &bytes), (same_log ? 0 : 14) + (fits ? 0 : 14));
+        assert_int_equal(stream_spooled_rows(f.stream), fits ? 20 : 6);
+        flow_remove(&f);
+    }
+    flow_marks = false;
+}
+
 /* The log they were read from is gone, and nobody else has their records. */
 static void test_letters_of_a_log_that_is_over(void **state)
 {
@@ -663,6 +711,7 @@ int main(void)
         cmocka_unit_test(test_pieces_of_a_damaged_block_are_read_again_once),
         cmocka_unit_test(test_letters_of_a_stream_that_is_gone_are_discarded),
         cmocka_unit_test(test_letters_of_an_epoch_that_a_commit_ended),
+        cmocka_unit_test(test_letters_beside_rows_that_a_commit_discarded),
         cmocka_unit_test(test_letters_of_a_log_that_is_over),
         cmocka_unit_test(test_a_letter_that_is_read_again_is_not_replayed),
         cmocka_unit_test(test_letters_of_a_replay_that_was_cut_off_before_their_rows),
