@@ -68,11 +68,15 @@ static size_t flow_endpoints = 1;        /* 1 or 2 */
 static uint32_t flow_ask_delay_ms;       /* clickhouse.ask_delay */
 static bool flow_marks;                  /* records have marks, as Kafka's do */
 static const char *flow_type = "UInt64"; /* of the column id */
+static bool flow_facts;                  /* columns topic, part and off say whose rows they are */
 
 /* On the spool at path, which may have been used before. What pipeline_create says. */
 static int flow_create(struct flow *f, char *path)
 {
-    static struct column_wish wishes[] = {{.name = "id"}};
+    static struct column_wish wishes[] = {{.name = "id"},
+                                          {"topic", "String", "$topic", NULL, NULL, false, false},
+                                          {"part", "Int32", "$partition", NULL, NULL, false, false},
+                                          {"off", "Int64", "$offset", NULL, NULL, false, false}};
     static const char *const topics[] = {"t"};
     static const char *const urls[] = {"http://127.0.0.1:1", "http://127.0.0.1:2"};
     const struct pipeline_callbacks callbacks = {flow_fatal, flow_ready};
@@ -84,16 +88,17 @@ static int flow_create(struct flow *f, char *path)
     assert_int_equal(metrics_create(&f->metrics), SPOOL_OK);
     assert_int_equal(uv_loop_init(&f->loop), 0);
     f->kafka_options = (struct kafka_options){.brokers = "127.0.0.1:1", .group_id = "g"};
-    f->stream_options = (struct stream_options){.name = "s",
-                                                .topics = topics,
-                                                .topic_count = 1,
-                                                .table = "t",
-                                                .schema = {.wishes = wishes, .wish_count = 1},
-                                                .flush_rows = 100000,
-                                                .flush_bytes = 64 * MIB,
-                                                .max_in_flight = 2,
-                                                .max_record_bytes = MIB,
-                                                .dead_letters_max_bytes = MIB};
+    f->stream_options =
+        (struct stream_options){.name = "s",
+                                .topics = topics,
+                                .topic_count = 1,
+                                .table = "t",
+                                .schema = {.wishes = wishes, .wish_count = flow_facts ? 4 : 1},
+                                .flush_rows = 100000,
+                                .flush_bytes = 64 * MIB,
+                                .max_in_flight = 2,
+                                .max_record_bytes = MIB,
+                                .dead_letters_max_bytes = MIB};
     f->options =
         (struct pipeline_options){.streams = &f->stream_options,
                                   .stream_count = 1,
