@@ -244,6 +244,107 @@ static void test_the_machine_started_again(void **state)
     flow_remove(&f);
 }
 
+/* Whatever else is said of the table, such a token proves nothing. */
+static void test_a_token_that_is_worth_nothing(void **state)
+{
+    struct table_description *d;
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    b = sealed(&f, true, NULL, 0);
+    d = f.stream->targets->description;
+    assert_true(batch_token_holds(b, ENDPOINT));
+    b->token_lost = true;
+    assert_false(batch_token_holds(b, ENDPOINT));
+    b->token_lost = false;
+    b->suspect = true; /* the rows may be in under another token */
+    assert_false(batch_token_holds(b, ENDPOINT));
+    b->suspect = false;
+    free(d->columns[0].default_kind);
+    free(d->columns[0].default_expression);
+    free(d->columns[0].name);
+    d->columns[0].name = strdup("at");
+    d->columns[0].default_kind = strdup("DEFAULT");
+    d->columns[0].default_expression = strdup("now()");
+    d->partition_key = strdup("at"); /* a repeat falls into another partition */
+    assert_false(batch_token_holds(b, ENDPOINT));
+    flow_remove(&f);
+}
+
+/* At another endpoint a token tells where both have one table, and it is known how old the token is. */
+static void test_a_token_at_a_replica(void **state)
+{
+    struct table_description *d;
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    flow_endpoints = 2;
+    b = sealed(&f, true, NULL, 0);
+    d = f.stream->targets->description;
+    f.stream->targets->asked = f.stream->targets->endpoint = 1;
+    assert_false(batch_token_holds(b, 1));
+    d->replica_path = strdup("/tables/t");
+    b->replica_path = strdup("/tables/t");
+    assert_true(batch_token_holds(b, 1));
+    b->token_lost = true;
+    assert_false(batch_token_holds(b, 1));
+    b->token_lost = false;
+    b->suspect = true;
+    assert_false(batch_token_holds(b, 1));
+    b->suspect = false;
+    b->sealed_boot_ms = 0;
+    assert_false(batch_token_holds(b, 1));
+    b->sealed_boot_ms = (int64_t)clock_boot_ms();
+    b->replica_path[1] = 'T';
+    assert_false(batch_token_holds(b, 1));
+    flow_remove(&f);
+    flow_endpoints = 1;
+}
+
+/* Not even looked at, or asked about: another instance has the partition. */
+static void test_a_batch_of_a_lost_partition_does_not_start(void **state)
+{
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    b = sealed(&f, false, NULL, 0);
+    assert_true(b->lettered); /* nobody knows, of one that a restart finds */
+    assert_int_equal(batch_may_go(b), ENDPOINT);
+    flow_revoke(&f, b->parts[0].block->origin->partition);
+    assert_int_equal(batch_may_go(b), -1);
+    flow_remove(&f);
+}
+
+/* The rest of the block is stored: of a piece that can't be read only its own rows are read again. */
+static void test_a_piece_that_is_damaged(void **state)
+{
+    const bool damaged = true;
+    const struct hole *hole;
+    struct block *block;
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    b = sealed(&f, false, NULL, 0);
+    block = b->parts[0].block;
+    part_acked(f.stream, b->segment, &(struct part){block, 0, 40});
+    b->parts[0].row = 40;
+    b->rows = b->parts[0].rows = ROWS - 40;
+    hole = block->origin->holes;
+    assert_null(hole);
+    check_ok(batch_set_aside(b, &damaged, NULL, 0, false));
+    flow_run(&f);
+    hole = f.stream->origins->holes;
+    assert_non_null(hole);
+    assert_int_equal(hole->noted_first, 40);
+    assert_int_equal(hole->last, ROWS - 1);
+    assert_null(hole->next);
+    flow_remove(&f);
+}
+
 /* What is known of the table is noted where it changes. Each look at the table would wait in memory else,
    while there is no room for a commit. */
 static void test_a_table_is_noted_once(void **state)
@@ -288,6 +389,10 @@ int main(void)
         cmocka_unit_test(test_rows_that_may_be_in_are_sealed_so),
         cmocka_unit_test(test_the_window_is_short),
         cmocka_unit_test(test_the_machine_started_again),
+        cmocka_unit_test(test_a_token_that_is_worth_nothing),
+        cmocka_unit_test(test_a_token_at_a_replica),
+        cmocka_unit_test(test_a_batch_of_a_lost_partition_does_not_start),
+        cmocka_unit_test(test_a_piece_that_is_damaged),
         cmocka_unit_test(test_a_table_is_noted_once),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
