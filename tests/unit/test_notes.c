@@ -680,8 +680,8 @@ static uint64_t letters_of(struct flow *f)
     return letters;
 }
 
-/* The server refused the first row. */
-static void bury_first(struct flow *f, struct batch *b)
+/* The server refused that row. */
+static void bury(struct flow *f, struct batch *b, uint64_t row)
 {
     struct hunt *h = calloc(1, sizeof(*h));
 
@@ -689,7 +689,7 @@ static void bury_first(struct flow *f, struct batch *b)
     h->batch = b;
     h->stream = f->stream;
     snprintf(h->reason, sizeof(h->reason), "refused");
-    h->only = (struct bad_row){0, 6, h->reason};
+    h->only = (struct bad_row){row, 6, h->reason};
     h->bad = &h->only;
     h->bad_count = 1;
     b->busy = true;
@@ -706,11 +706,58 @@ static void test_a_letter_that_is_not_counted(void **state)
     (void)state;
     b = sealed(&f, 0, "UInt64");
     unreadable = "dead.mdb";
-    bury_first(&f, b);
+    bury(&f, b, 0);
     unreadable = NULL;
     assert_int_equal(letters_of(&f), 1);
     assert_int_equal(stream_spooled_rows(f.stream), ROWS - 1);
     assert_int_equal(f.stream->dead_letters, 1);
+    flow_remove(&f);
+}
+
+static int is_letter_40(void *arg, const struct spool_dead *letter)
+{
+    (void)arg;
+    assert_int_equal(letter->offset, 40);
+    return SPOOL_OK;
+}
+
+/* The letter has that row's place, and all rows before and behind it are sealed anew. */
+static void test_a_row_among_others_is_a_letter(void **state)
+{
+    struct batch *b;
+    struct flow f;
+
+    (void)state;
+    b = sealed(&f, 0, "UInt64");
+    bury(&f, b, 40);
+    check_ok(spool_dead_each(f.spool, "s", is_letter_40, NULL, &the_error));
+    assert_int_equal(letters_of(&f), 1);
+    b = f.stream->batches;
+    assert_non_null(b);
+    assert_null(b->next);
+    assert_int_equal(b->rows, ROWS - 1);
+    assert_int_equal(b->part_count, 2);
+    assert_int_equal(b->parts[0].rows, 40);
+    assert_int_equal(b->parts[1].row, 41);
+    flow_remove(&f);
+}
+
+/* Changes that belong together are one commit, however few may be in one for lack of room. */
+static void test_what_is_changed_together_is_one_commit(void **state)
+{
+    const struct spool_change changes[] = {
+        {.kind = SPOOL_CHANGE_PUT, .key = "test/1", .value = "1", .value_size = 1},
+        {.kind = SPOOL_CHANGE_PUT, .key = "test/2", .value = "2", .value_size = 1}};
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    flow_run(&f);
+    f.pipeline->meta_changes_max = 1;
+    check_ok(meta_changes(f.pipeline, changes, 2, NULL, NULL, NULL));
+    assert_true(f.pipeline->meta_running);
+    assert_null(f.pipeline->meta_first); /* both are on the way */
+    flow_run(&f);
     flow_remove(&f);
 }
 
@@ -762,6 +809,8 @@ int main(void)
         cmocka_unit_test_teardown(test_a_hole, all_is_well),
         cmocka_unit_test_teardown(test_how_many_letters_there_are, all_is_well),
         cmocka_unit_test_teardown(test_a_letter_that_is_not_counted, all_is_well),
+        cmocka_unit_test_teardown(test_a_row_among_others_is_a_letter, all_is_well),
+        cmocka_unit_test_teardown(test_what_is_changed_together_is_one_commit, all_is_well),
         cmocka_unit_test_teardown(test_letters_that_are_not_counted, all_is_well),
     };
 
