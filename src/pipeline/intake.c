@@ -236,6 +236,22 @@ static void dead_done(struct job *job)
     free(dj);
 }
 
+/*
+ * Another consumer's commit ended the epoch. The records are read again in the next one, which may have looked
+ * for letters of theirs already, or were passed by that commit as the rows beside them.
+ */
+static bool is_discarded(const struct origin *o)
+{
+    return o->discard_to == INT64_MAX;
+}
+
+static void dead_drop(struct decode_job *d)
+{
+    pending_dead_free(d->dead_first);
+    d->dead_first = d->dead_last = NULL;
+    d->dead_count = 0;
+}
+
 static void dead_start(struct decode_job *d)
 {
     struct pipeline *p = d->stream->p;
@@ -243,6 +259,8 @@ static void dead_start(struct decode_job *d)
     struct dead_job *dj = calloc(1, sizeof(*dj));
     size_t i = 0;
 
+    if (is_discarded(d->origin))
+        dead_drop(d);
     if (dj)
         dj->letters = calloc(d->dead_count + 1, sizeof(*dj->letters));
     if (!dj || !dj->letters) {
@@ -260,7 +278,7 @@ static void dead_start(struct decode_job *d)
         dj->disk_bytes = dj->room_bytes;
     p->appending_bytes += dj->disk_bytes; /* so that no rows take the same room */
     d->stream->dead_putting_bytes += dj->disk_bytes;
-    dj->clears = may_have_letters(d);
+    dj->clears = may_have_letters(d) && !is_discarded(d->origin);
     dj->same_log = d->origin->told_from != INT64_MAX;
     dj->job.work = dead_work;
     dj->job.done = dead_done;

@@ -567,6 +567,34 @@ static void test_letters_beside_rows_that_a_commit_discarded(void **state)
     flow_marks = false;
 }
 
+/* Runs of it wait to be decoded when the commit comes, and are decoded behind those that are read again. */
+static void test_letters_of_an_ended_epoch_that_come_late(void **state)
+{
+    struct kafka_partition *p;
+    uint64_t bytes = 0;
+    struct flow f;
+
+    (void)state;
+    flow_type = "UInt8";
+    flow_open(&f, make_directory());
+    p = flow_partition(&f, 0);
+    (void)flow_assign(&f, p, at(&f, 240));
+    f.pipeline->decode_max = 0;
+    flow_take(&f, p, 240, 10, false);
+    flow_take(&f, p, 250, 10, false);
+    flow_revoke(&f, p);
+    p = flow_partition(&f, 0);
+    assert_int_equal(
+        flow_assign(&f, p, (struct kafka_committed){.offset = 250, .high = 100000})->epoch, 2);
+    flow_take(&f, p, 250, 10, false);
+    f.pipeline->decode_max = 1;
+    flow_run(&f);
+    assert_int_equal(letters_of(&f, &bytes), 4);
+    assert_int_equal(f.stream->dead_letters, 4);
+    assert_int_equal(stream_spooled_rows(f.stream), 6);
+    flow_remove(&f);
+}
+
 /* The log they were read from is gone, and nobody else has their records. */
 static void test_letters_of_a_log_that_is_over(void **state)
 {
@@ -712,6 +740,7 @@ int main(void)
         cmocka_unit_test(test_letters_of_a_stream_that_is_gone_are_discarded),
         cmocka_unit_test(test_letters_of_an_epoch_that_a_commit_ended),
         cmocka_unit_test(test_letters_beside_rows_that_a_commit_discarded),
+        cmocka_unit_test(test_letters_of_an_ended_epoch_that_come_late),
         cmocka_unit_test(test_letters_of_a_log_that_is_over),
         cmocka_unit_test(test_a_letter_that_is_read_again_is_not_replayed),
         cmocka_unit_test(test_letters_of_a_replay_that_was_cut_off_before_their_rows),
