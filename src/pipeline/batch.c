@@ -360,12 +360,13 @@ static void batch_send(struct batch *b, int endpoint)
 static void batch_unreadable(struct batch *b, int endpoint, const struct spool_error *error)
 {
     struct stream *s = b->stream;
+    struct spool_error why = *error; /* it is the feed's own, which goes */
     bool *damaged = calloc(b->part_count + 1, sizeof(*damaged));
     uint64_t suppressed = 0;
 
     if (log_gate_open(&s->error_gate, 5000, &suppressed))
         log_event(LOG_ERROR, "batch.unreadable", "stream", s->options->name, "batch",
-                  log_u64(b->id), "segment", log_u64(b->segment_number), "error", error->text,
+                  log_u64(b->id), "segment", log_u64(b->segment_number), "error", why.text,
                   "lines_suppressed", log_u64(suppressed), NULL);
     for (size_t i = 0; damaged && i < b->part_count; i++)
         damaged[i] = feed_is_damaged(b->feed, i);
@@ -374,8 +375,8 @@ static void batch_unreadable(struct batch *b, int endpoint, const struct spool_e
     batch_move(b, BATCH_WAITING);
     if (!damaged || s->p->closing || s->p->fatal) {
         batch_retry_later(b, RETRY_MAX_MS);
-    } else if (error->status != SPOOL_E_CORRUPT) {
-        batch_hold_for(b, "its blocks can't be read: %s", error->text);
+    } else if (why.status != SPOOL_E_CORRUPT) {
+        batch_hold_for(b, "its blocks can't be read: %s", why.text);
     } else if (b->maybe_stored && ask_possible(b)) {
         if (endpoint >= 0)
             ask_start(b, endpoint);
