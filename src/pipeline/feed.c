@@ -232,7 +232,7 @@ static void feed_check_work(struct job *job)
     if (damage_is(f->status, &f->error)) { /* not even its first page */
         for (size_t i = 0; i < f->piece_count; i++)
             f->pieces[i].damaged = true;
-        f->status = SPOOL_E_CORRUPT;
+        f->status = f->error.status = SPOOL_E_CORRUPT;
     }
     if (f->status == SPOOL_OK && f->to)
         f->status = reencoder_create(f->from->schema, f->to->schema, LIMIT_BLOCK_RAW_BYTES,

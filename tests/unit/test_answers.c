@@ -2,6 +2,7 @@
 /* What is done about a server's answers to a batch, and to questions about it. The server says what its
    script says, a connection for each request. */
 #include "pipeline/ask_int.h"
+#include "pipeline/hunt_int.h"
 #include "pipeline_rig.h"
 #include "sink/clickhouse_int.h"
 
@@ -115,7 +116,11 @@ static void go(struct world *w)
     settle(w);
 }
 
-/* Rows of one block, in a batch that is sealed and not sent yet. */
+static uint32_t block_rows = ROWS; /* of each partition, one block */
+static int partitions = 1;         /* that have rows in the batch */
+static bool suspect;               /* its rows may be in under another token */
+
+/* A batch that is sealed and not sent yet. */
 static void sealed(struct world *w, bool deduplicates, const char *const *answers)
 {
     size_t n = 0;
@@ -135,11 +140,15 @@ static void sealed(struct world *w, bool deduplicates, const char *const *answer
     scripted_server_start(&w->server, &w->f.loop, w->scripts, n + 1);
     table_is_known(w, deduplicates);
     w->f.source->assigned_once = true;
-    assert_non_null(flow_assign(&w->f, flow_partition(&w->f, 0), nothing));
-    flow_read(&w->f, w->f.stream->origins->partition, 0, ROWS);
+    for (int i = 0; i < partitions; i++) {
+        struct kafka_partition *p = flow_partition(&w->f, i);
+        assert_non_null(flow_assign(&w->f, p, nothing));
+        flow_read(&w->f, p, 0, block_rows);
+    }
+    w->f.stream->segments_first->first->suspect = suspect;
     go(w);
     assert_non_null(w->b);
-    assert_int_equal(w->b->rows, ROWS);
+    assert_int_equal(w->b->rows, (uint64_t)block_rows * (uint64_t)partitions);
 }
 
 static void end(struct world *w)
@@ -263,6 +272,84 @@ static void test_a_token_is_lost_for_good(void **state)
     scripted_server_free(&w.server);
 }
 
+/* Its seal is not the first one that such rows were under. */
+static void test_what_may_be_in_under_another_token(void **state)
+{
+    (void)state;
+    suspect = true;
+    WITH(w, true, none_runs, two_rows);
+    suspect = false;
+    go(&w);
+    assert_true(asks(&w, 0, "system.processes"));
+    assert_int_equal(spooled(&w), ROWS - 2);
+    end(&w);
+}
+
+/* The token is exact for our rows alone: the others' next owner may have sent them. */
+static void test_what_is_no_longer_ours_is_asked_about(void **state)
+{
+    (void)state;
+    partitions = 2;
+    WITH(w, true, timed_out);
+    partitions = 1;
+    go(&w);
+    assert_false(batch_must_ask(w.b, ENDPOINT));
+    flow_revoke(&w.f, w.b->parts[1].block->origin->partition);
+    assert_true(batch_must_ask(w.b, ENDPOINT));
+    end(&w);
+}
+
+/* --- what can't be read any more ---------------------------------------------------------------- */
+
+static void lose_segment(struct world *w)
+{
+    char command[300];
+
+    snprintf(command, sizeof(command), "rm %s/streams/s/*.seg", w->f.path);
+    assert_int_equal(system(command), 0);
+}
+
+/* Of what is damaged only that is read again which the table lacks. */
+static void test_what_is_in_is_not_read_again(void **state)
+{
+    const struct hole *h;
+
+    (void)state;
+    WITH(w, true, timed_out, none_runs, two_rows);
+    go(&w);
+    lose_segment(&w);
+    go(&w);
+    assert_int_equal(w.server.requests, 3);
+    h = w.f.stream->origins->holes;
+    assert_non_null(h);
+    assert_int_equal(h->noted_first, 1);
+    assert_int_equal(h->last, 4);
+    assert_false(h->suspect);
+    h = h->next;
+    assert_non_null(h);
+    assert_int_equal(h->noted_first, 6);
+    assert_int_equal(h->last, 99);
+    assert_null(h->next);
+    assert_null(w.b);
+    end(&w);
+}
+
+/* Where it can't be asked, what is read again is known to be possibly there. */
+static void test_what_may_be_in_is_suspect_when_it_is_read_again(void **state)
+{
+    (void)state;
+    WITH(w, true, timed_out);
+    w.f.stream->origins->told_from = 1;
+    go(&w);
+    lose_segment(&w);
+    go(&w);
+    assert_int_equal(w.server.requests, 1);
+    assert_non_null(w.f.stream->origins->holes);
+    assert_true(w.f.stream->origins->holes->suspect);
+    assert_int_equal(w.f.stream->possible_duplicates, ROWS);
+    end(&w);
+}
+
 /* --- what is refused --------------------------------------------------------------------------- */
 
 /* It is looked for bad rows only once it is known what of it is in, and is not sent between. */
@@ -293,6 +380,27 @@ static void test_what_no_row_can_cause_holds(void **state)
     assert_true(w.f.stream->holds[HOLD_ANSWER]);
     assert_int_equal(w.server.requests, 2);
     assert_int_equal(spooled(&w), ROWS);
+    end(&w);
+}
+
+/* A code that need not be of a row buries none where no other passed beside it. */
+static void test_one_row_is_not_buried_on_suspicion(void **state)
+{
+    struct clickhouse_outcome outcome = {.code = 36, .class_ = CLASS_UNKNOWN, .text = "Bad"};
+
+    (void)state;
+    block_rows = 1;
+    WITH(w, false, yes);
+    block_rows = ROWS;
+    hunt_start(w.b, ENDPOINT, &outcome, true);
+    settle(&w);
+    assert_true(w.f.stream->holds[HOLD_ANSWER]);
+    assert_int_equal(spooled(&w), 1);
+    w.b->retry_at_ms = 0;
+    outcome.class_ = CLASS_DATA;
+    hunt_start(w.b, ENDPOINT, &outcome, true);
+    settle(&w);
+    assert_int_equal(spooled(&w), 0);
     end(&w);
 }
 
@@ -345,6 +453,7 @@ static void test_halves_are_the_whole(void **state)
 
 static void test_what_can_be_told(void **state)
 {
+    char replay[] = "replay/s", *name;
     struct table_description *d;
     struct origin *o;
 
@@ -359,6 +468,10 @@ static void test_what_can_be_told(void **state)
     o->told_from = 1;
     assert_false(ask_possible(w.b));
     o->told_from = 0;
+    name = o->name;
+    o->name = replay; /* its rows have their records' own offsets */
+    assert_false(ask_possible(w.b));
+    o->name = name;
     d->engine[0] = 'm'; /* it may merge rows away */
     assert_false(ask_possible(w.b));
     d->engine[0] = 'M';
@@ -453,8 +566,13 @@ int main(void)
         cmocka_unit_test(test_a_later_answer_proves_nothing_of_an_earlier_attempt),
         cmocka_unit_test(test_a_200_to_a_repeat_is_proved),
         cmocka_unit_test(test_a_token_is_lost_for_good),
+        cmocka_unit_test(test_what_may_be_in_under_another_token),
+        cmocka_unit_test(test_what_is_no_longer_ours_is_asked_about),
+        cmocka_unit_test(test_what_is_in_is_not_read_again),
+        cmocka_unit_test(test_what_may_be_in_is_suspect_when_it_is_read_again),
         cmocka_unit_test(test_what_may_be_in_is_asked_about_before_it_is_looked_through),
         cmocka_unit_test(test_what_no_row_can_cause_holds),
+        cmocka_unit_test(test_one_row_is_not_buried_on_suspicion),
         cmocka_unit_test(test_letters_of_its_rows_go_first),
         cmocka_unit_test(test_halves_are_the_whole),
         cmocka_unit_test(test_what_can_be_told),
