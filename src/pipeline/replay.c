@@ -330,6 +330,7 @@ int replay_chunk_collect(struct replay_chunk *c)
             n += b->state != BLOCK_ACKED;
         for (const struct hole *h = o->holes; h; h = h->next)
             n++;
+        n++;
     }
     c->unacked = calloc(n + 1, sizeof(*c->unacked));
     if (!c->unacked)
@@ -343,6 +344,9 @@ int replay_chunk_collect(struct replay_chunk *c)
             if (h->stored <= h->last)
                 c->unacked[c->unacked_count++] =
                     (struct replay_unacked){o->id, h->stored, h->last, true};
+        if (o->partition && !o->log_over) /* with what an epoch before may have letters of */
+            c->unacked[c->unacked_count++] = (struct replay_unacked){
+                o->id, (origin_in_memory(o) ? o->high : o->taken) + 1, INT64_MAX, true};
     }
     return SPOOL_OK;
 }

@@ -29,6 +29,7 @@ struct work {
     int64_t received_ms;  /* of its first record */
     uint32_t high_origin; /* whose highest offset is known */
     int64_t high;
+    uint32_t read_as; /* as which origin its partition is read by now, of the same log */
     struct buf names; /* of headers, NUL-terminated */
     struct record_header *headers;
     size_t header_cap;
@@ -117,25 +118,58 @@ static int passed(struct work *w, const struct spool_dead *letter, bool *yes)
     return status == SPOOL_E_NOT_FOUND ? SPOOL_OK : status;
 }
 
+/* The latest epoch of the letter's partition that only commits of somebody else's parted from its own. */
+static int find_read_as(struct work *w, uint32_t origin)
+{
+    const struct replay_chunk *c = w->chunk;
+    struct spool *spool = c->job.pipeline->spool;
+    uint32_t id, epoch = 0, latest = 0;
+    int64_t up_to = INT64_MAX;
+    char *name = NULL;
+    int status = spool_origin_name(spool, origin, &name, &epoch, &w->chunk->error);
+
+    w->read_as = origin;
+    if (status == SPOOL_OK)
+        status = spool_origin(spool, name, 0, &id, &latest, &w->chunk->error);
+    while (status == SPOOL_OK && epoch < latest && up_to == INT64_MAX) {
+        status = origin_discard_noted(c->stream, w->read_as, &up_to, &w->chunk->error);
+        if (status == SPOOL_OK && up_to == INT64_MAX)
+            status = spool_origin(spool, name, ++epoch, &w->read_as, NULL, &w->chunk->error);
+    }
+    free(name);
+    return status == SPOOL_E_NOT_FOUND ? SPOOL_OK : status;
+}
+
+/* What is known of the letter's origin, asked once. */
+static int find_origin(struct work *w, uint32_t origin)
+{
+    int status = SPOOL_OK;
+
+    if (origin == w->high_origin)
+        return SPOOL_OK;
+    status = spool_stream_high(w->chunk->stream->spool, origin, &w->high);
+    if (status == SPOOL_E_NOT_FOUND) {
+        w->high = INT64_MIN;
+        status = SPOOL_OK;
+    }
+    if (status == SPOOL_OK)
+        status = find_read_as(w, origin);
+    if (status == SPOOL_OK)
+        w->high_origin = origin;
+    return status;
+}
+
 /* A letter may stand before what it came from is over: the record's offset is not durable in the
-   spool yet, so a crash would read it again; or it is being read again, beside damaged rows; or the
-   batch it was found in is not acknowledged, so a crash would find it again. Taken out now, it would
-   come back behind its own row. */
+   spool yet, so a crash would read it again; or it is being read again, beside damaged rows or since
+   somebody else committed in front of it; or the batch it was found in is not acknowledged, so a crash
+   would find it again. Taken out now, it would come back behind its own row. */
 static int settled(struct work *w, const struct spool_dead *letter, bool *yes)
 {
     struct replay_chunk *c = w->chunk;
     bool rebuilt = letter->flags & SPOOL_DEAD_REBUILT;
-    int status = SPOOL_OK;
+    int status = find_origin(w, letter->origin);
 
     *yes = false;
-    if (letter->origin != w->high_origin) {
-        status = spool_stream_high(c->stream->spool, letter->origin, &w->high);
-        if (status == SPOOL_E_NOT_FOUND) {
-            w->high = INT64_MIN;
-            status = SPOOL_OK;
-        }
-        w->high_origin = letter->origin;
-    }
     if (status == SPOOL_OK && letter->offset > w->high)
         return passed(w, letter, yes);
     if (status != SPOOL_OK)
@@ -143,8 +177,9 @@ static int settled(struct work *w, const struct spool_dead *letter, bool *yes)
     *yes = c->all_loaded || !rebuilt;
     for (size_t i = 0; i < c->unacked_count && *yes; i++) {
         const struct replay_unacked *u = &c->unacked[i];
-        *yes = u->origin != letter->origin || letter->offset < u->first ||
-               letter->offset > u->last || !(u->reread || rebuilt);
+        if (letter->offset >= u->first && letter->offset <= u->last)
+            *yes = !(u->origin == letter->origin && (u->reread || rebuilt)) &&
+                   !(u->origin == w->read_as && u->reread);
     }
     return SPOOL_OK;
 }

@@ -521,22 +521,22 @@ static void test_letters_of_an_epoch_that_a_commit_ended(void **state)
 
 /* Another spoold had the partition, and gave it back with a commit in front of the letters. The last record of
    before is there yet: same_log, or it is gone, and nobody knows. */
-static struct kafka_partition *back_from_another(struct flow *f, bool same_log)
+static struct kafka_partition *back_from_another(struct flow *f, int64_t offset, bool same_log)
 {
-    static const struct kafka_committed committed = {
-        .offset = 250,
-        .metadata = "spoold 00000000-0000-0000-0000-000000000000 1 0",
-        .high = 100000};
+    const struct kafka_committed committed = {.offset = offset,
+                                              .metadata =
+                                                  "spoold 00000000-0000-0000-0000-000000000000 1 0",
+                                              .high = 100000};
     struct kafka_partition *p = flow_partition(f, 0);
 
     assert_int_equal(flow_assign(f, p, committed)->epoch, 2);
     assert_true(p->tracing);
     if (same_log)
-        f->source->callbacks.traced(f->source->arg, p, 260);
+        f->source->callbacks.traced(f->source->arg, p, p->start);
     else
-        f->source->callbacks.new_log(f->source->arg, p, 260);
+        f->source->callbacks.new_log(f->source->arg, p, p->start);
     flow_run(f);
-    assert_int_equal(p->start, 250);
+    assert_int_equal(p->start, offset);
     return p;
 }
 
@@ -556,7 +556,7 @@ static void test_letters_beside_rows_that_a_commit_discarded(void **state)
         read_ten_more(&f, 260);
         assert_int_equal(letters_of(&f, &bytes), 14);
         reopen(&f, fits ? "UInt64" : "UInt8");
-        p = back_from_another(&f, same_log);
+        p = back_from_another(&f, 250, same_log);
         flow_read(&f, p, 250, 10);
         assert_int_equal(letters_of(&f, &bytes), (same_log ? 10 : 14) + (fits ? 0 : 4));
         flow_read(&f, p, 260, 10);
@@ -564,6 +564,26 @@ static void test_letters_beside_rows_that_a_commit_discarded(void **state)
         assert_int_equal(stream_spooled_rows(f.stream), fits ? 20 : 6);
         flow_remove(&f);
     }
+    flow_marks = false;
+}
+
+/* Their records are read again soon: a row of theirs by then would be another one than the replay's. What the commit
+   passed is not. */
+static void test_letters_that_a_commit_sent_to_be_read_again_are_not_replayed(void **state)
+{
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)state;
+    flow_marks = true;
+    begin(&f, 250, true);
+    read_ten_more(&f, 260);
+    reopen(&f, "UInt64");
+    p = back_from_another(&f, 258, true);
+    expect_replay(&f, 2, 12);
+    flow_read(&f, p, 258, 12);
+    expect_replay(&f, 2, 0);
+    flow_remove(&f);
     flow_marks = false;
 }
 
@@ -740,6 +760,7 @@ int main(void)
         cmocka_unit_test(test_letters_of_a_stream_that_is_gone_are_discarded),
         cmocka_unit_test(test_letters_of_an_epoch_that_a_commit_ended),
         cmocka_unit_test(test_letters_beside_rows_that_a_commit_discarded),
+        cmocka_unit_test(test_letters_that_a_commit_sent_to_be_read_again_are_not_replayed),
         cmocka_unit_test(test_letters_of_an_ended_epoch_that_come_late),
         cmocka_unit_test(test_letters_of_a_log_that_is_over),
         cmocka_unit_test(test_a_letter_that_is_read_again_is_not_replayed),
