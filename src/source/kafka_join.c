@@ -28,7 +28,9 @@
  * lines of debug=cgrp. One that was under way when the coordinator went may be kept all the same;
  * if the session ends then, all connections are ended, also those that are still being made (to a
  * broker that hangs, and may answer any time), and no other is made until the client has given that
- * commit up. connect_lock is held while one is made, so that none slips through in between.
+ * commit up. connect_lock is held while one is made, so that none slips through in between. A commit
+ * that is handed to the coordinator again has its member's id in it, and is kept no more; that matters,
+ * since the client repeats such a one for as long as it has no connection, and would never give it up.
  *
  * A heartbeat that is answered with an error keeps nobody in the group. The interceptor does not see what
  * an answer says; the client's main thread says it when it works it off (HEARTBEAT, debug=cgrp), and sends
@@ -261,6 +263,8 @@ bool kafka_join_note(struct kafka_hook *h, const char *facility, const char *tex
         atomic_store(&h->heard_ms, atomic_load(&h->heard_before_ms));
     } else if (strcmp(facility, "COMMIT") == 0 && strstr(text, " unable to OffsetCommit ")) {
         atomic_store(&h->commit_kept, true);
+    } else if (strcmp(facility, "COMMIT") == 0 && strstr(text, "Committing offsets for ")) {
+        atomic_store(&h->commit_kept, false);
     } else if (strcmp(facility, "CGRPSTATE") == 0) {
         atomic_store(&h->away, !becomes(text, "up "));
         atomic_store(&h->back, !h->away);

@@ -498,6 +498,11 @@ static void test_connections_end_with_the_session(void **state)
     assert_non_null(source.hook);
     assert_int_equal(connect_to(source.hook, &at, &before), 0);
     kafka_join_note(source.hook, "COMMIT", "Group \"g\": unable to OffsetCommit in state up");
+    kafka_join_note(source.hook, "COMMIT", "c/1: Committing offsets for 1 partition(s) with ...");
+    kafka_join_note(source.hook, "MEMBERID", "updating member id \"a\" -> \"\"");
+    assert_false(has_ended(before)); /* it had its id when it was handed over */
+    kafka_join_note(source.hook, "MEMBERID", "updating member id \"\" -> \"a\"");
+    kafka_join_note(source.hook, "COMMIT", "Group \"g\": unable to OffsetCommit in state up");
     assert_false(has_ended(before));
     kafka_join_note(source.hook, "MEMBERID", "updating member id \"a\" -> \"\"");
     assert_true(has_ended(before));
