@@ -42,10 +42,14 @@ static void table_is_known(struct flow *f)
 
 #define OTHER_BOOT "00000000-0000-0000-0000-000000000000"
 
+static bool may_be_stored; /* its rows, under another token */
+static bool encoded_anew;  /* its rows are to be sent so */
+
 /* A batch of all there is, sealed for that endpoint so long ago, that may be sent; as a restart finds it. */
 static struct batch *sealed(struct flow *f, bool maybe_stored, const char *boot_id, int64_t ago_ms)
 {
-    char attributes[200];
+    char attributes[4000], key[ORIGIN_NOTE_KEY_SIZE], value[ORIGIN_NOTE_VALUE_SIZE];
+    struct spool_change note;
     struct kafka_partition *p;
     struct spool_range range;
     struct spool_seal seal = {.batch = 1,
@@ -69,6 +73,16 @@ static struct batch *sealed(struct flow *f, bool maybe_stored, const char *boot_
         attributes, sizeof(attributes), "4\n1\nhttp://127.0.0.1:1\n%s %lld %lld\n\na=1\n",
         boot_id ? boot_id : f->pipeline->boot_id, (long long)STARTED,
         (long long)clock_boot_ms() - (long long)ago_ms);
+    if (encoded_anew) {
+        const struct buf *schema = &f->stream->schema->serialized;
+        assert_true(seal.attributes_size + schema->len <= sizeof(attributes));
+        memcpy(attributes + seal.attributes_size, schema->data, schema->len);
+        seal.attributes_size += schema->len;
+    }
+    if (may_be_stored) {
+        note = origin_note(f->stream, NOTE_SUSPECT, f->stream->origins->id, 1, key, value);
+        check_ok(spool_commit(f->spool, &note, 1, &the_error));
+    }
     range = (struct spool_range){f->stream->segments_first->first->ref.sequence, 0, ROWS};
     check_ok(spool_commit(f->spool, &change, 1, &the_error));
     flow_reopen(f);
@@ -272,6 +286,26 @@ static void test_a_token_that_is_worth_nothing(void **state)
     flow_remove(&f);
 }
 
+/* What is known of a batch's rows is known after a restart. */
+static void test_what_a_seal_and_its_blocks_say(void **state)
+{
+    struct flow f;
+    struct batch *b;
+
+    (void)state;
+    b = sealed(&f, true, NULL, 0);
+    assert_false(b->suspect);
+    assert_null(b->schema);
+    flow_remove(&f);
+    may_be_stored = encoded_anew = true;
+    b = sealed(&f, true, NULL, 0);
+    may_be_stored = encoded_anew = false;
+    assert_true(b->suspect);
+    assert_false(batch_token_holds(b, ENDPOINT));
+    assert_non_null(b->schema); /* else other bytes would go under its token */
+    flow_remove(&f);
+}
+
 /* At another endpoint a token tells where both have one table, and it is known how old the token is. */
 static void test_a_token_at_a_replica(void **state)
 {
@@ -390,6 +424,7 @@ int main(void)
         cmocka_unit_test(test_the_window_is_short),
         cmocka_unit_test(test_the_machine_started_again),
         cmocka_unit_test(test_a_token_that_is_worth_nothing),
+        cmocka_unit_test(test_what_a_seal_and_its_blocks_say),
         cmocka_unit_test(test_a_token_at_a_replica),
         cmocka_unit_test(test_a_batch_of_a_lost_partition_does_not_start),
         cmocka_unit_test(test_a_piece_that_is_damaged),

@@ -761,6 +761,32 @@ static void test_what_is_changed_together_is_one_commit(void **state)
     flow_remove(&f);
 }
 
+/* What found no room goes again in front of what came behind it. */
+static void test_changes_keep_their_order(void **state)
+{
+    struct spool_change change = {.kind = SPOOL_CHANGE_PUT, .key = "test/1", .value_size = 1};
+    void *value = NULL;
+    size_t size = 0;
+    struct flow f;
+
+    (void)state;
+    flow_open(&f, make_directory());
+    writes_fail("test/1", 0, ENOSPC);
+    change.value = "1";
+    check_ok(meta_change(f.pipeline, &change, NULL, NULL, NULL));
+    change.value = "2";
+    check_ok(meta_change(f.pipeline, &change, NULL, NULL, NULL));
+    flow_run(&f);
+    assert_false(meta_idle(f.pipeline));
+    writes_again(&f);
+    assert_true(meta_idle(f.pipeline));
+    check_ok(note_read(f.spool, "test/1", &value, &size, &the_error));
+    assert_int_equal(size, 1);
+    assert_memory_equal(value, "2", 1);
+    free(value);
+    flow_remove(&f);
+}
+
 /* Some rows are letters, and others found no room: those letters go before the rows are tried again. */
 static void test_letters_that_are_not_counted(void **state)
 {
@@ -811,6 +837,7 @@ int main(void)
         cmocka_unit_test_teardown(test_a_letter_that_is_not_counted, all_is_well),
         cmocka_unit_test_teardown(test_a_row_among_others_is_a_letter, all_is_well),
         cmocka_unit_test_teardown(test_what_is_changed_together_is_one_commit, all_is_well),
+        cmocka_unit_test_teardown(test_changes_keep_their_order, all_is_well),
         cmocka_unit_test_teardown(test_letters_that_are_not_counted, all_is_well),
     };
 
