@@ -61,8 +61,9 @@ static void aside_hole(struct aside *a, const struct part *part)
     if (block_is_dense(ref)) {
         spec.first = ref->first_offset + (int64_t)part->row;
         spec.last = spec.first + (int64_t)part->rows - 1;
-    } else if (part->rows != ref->rows || a->batch->maybe_stored) {
-        spec.suspect = true; /* others of the block may be in, or nobody could be asked */
+    } else if (part->rows != ref->rows || a->batch->maybe_stored || a->batch->stream->replayed) {
+        /* Others of the block may be in, or nobody could be asked; or a letter beside it is a row by now. */
+        spec.suspect = true;
     }
     a->holes[a->hole_count++] = spec;
 }

@@ -157,6 +157,7 @@ struct stream {
     uint64_t dead_own_bytes;     /* letters took of the room that is kept for the stream's rows */
     uint64_t dead_putting_bytes; /* letters under way may take */
     struct replay *replay;       /* NULL: none is under way */
+    bool replayed;               /* there was one, ever */
     struct dead_out *outs[2];
     size_t out_count;
 };
@@ -324,6 +325,8 @@ struct replay_recovered {
 /* Removes letters whose rows a replay that did not end put into the spool, also such as are damaged by
    now; start, or pool with the dead, meta and stream lanes. */
 int replay_recover(struct stream *s, struct replay_recovered *out, struct spool_error *error);
+/* Start: whether there ever was one. */
+int replay_was(struct stream *s, bool *was, struct spool_error *error);
 void replay_abandon(struct stream *s); /* whoever asked is told; jobs may still run */
 void replay_free(struct stream *s);
 

@@ -472,6 +472,7 @@ static void open_done(struct job *job)
         replay_failed(r, r->status == SPOOL_OK ? SPOOL_E_NOMEM : r->status, &r->error);
         return;
     }
+    s->replayed = true;
     r->chunk.origin = o;
     r->state = REPLAY_SETTLING;
     stream_advance(s);
@@ -529,6 +530,27 @@ int pipeline_dead_replay(struct pipeline *p, const char *name, const struct dead
 }
 
 /* --- after a crash -------------------------------------------------------------------------- */
+
+int replay_was(struct stream *s, bool *was, struct spool_error *error)
+{
+    char wanted[SPOOL_STREAM_NAME_MAX + 16];
+    struct spool_error why = {0};
+    int status = SPOOL_OK;
+
+    *was = false;
+    snprintf(wanted, sizeof(wanted), REPLAY_ORIGIN_PREFIX "%s", s->options->name);
+    for (uint32_t id = 1; !*was && status == SPOOL_OK; id++) {
+        char *name = NULL;
+        status = spool_origin_name(s->p->spool, id, &name, NULL, &why);
+        *was = name && strcmp(name, wanted) == 0;
+        free(name);
+    }
+    if (status == SPOOL_E_NOT_FOUND) /* these were all */
+        return SPOOL_OK;
+    if (status != SPOOL_OK)
+        *error = why;
+    return status;
+}
 
 /* The letters of the note whose rows are in the segments, as removals. */
 static int note_get(struct stream *s, const void *value, size_t size,

@@ -222,9 +222,10 @@ static int salvage_holes(struct salvage *v, const struct load_job *l)
     const struct spool_salvage *found = &l->salvage;
     struct stream *s = v->stream;
     /* Without a whole segment before it, a hole reaches down to what the group has committed: also over
-       what is acknowledged, and of segments that are removed. */
+       what is acknowledged, and of segments that are removed. A letter of what is lost may be a row by now. */
     bool suspect = v->batch_count || l->answered || acked_and_gone(l) || !v->segment->next ||
-                   !found->first_sequence || found->first_segment != found->last_segment;
+                   s->replayed || !found->first_sequence ||
+                   found->first_segment != found->last_segment;
     int status = SPOOL_OK;
 
     for (size_t i = 0; i < found->lost_count && status == SPOOL_OK; i++) {

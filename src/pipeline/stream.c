@@ -278,7 +278,9 @@ int stream_init(struct stream *s, struct pipeline *p, const struct stream_option
                   options->name, "removed", log_u64(replayed.removed), "damaged",
                   log_u64(replayed.damaged), "reason", "their rows are in the spool", NULL);
     if (status == SPOOL_E_FULL)
-        status = SPOOL_OK;  /* it is done again before the next replay */
+        status = SPOOL_OK; /* it is done again before the next replay */
+    if (status == SPOOL_OK)
+        status = replay_was(s, &s->replayed, error);
     if (status == SPOOL_OK) /* where there are none, a batch's rows have no letters to remove */
         status = spool_dead_count(p->spool, options->name, &s->dead_letters, &s->dead_bytes, error);
     if (status == SPOOL_OK && dead_out_create(s) != SPOOL_OK)

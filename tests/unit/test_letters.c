@@ -647,6 +647,34 @@ static void test_a_letter_that_is_read_again_is_not_replayed(void **state)
     flow_remove(&f);
 }
 
+/* Replayed first: its record is read again all the same, so that row may be in the table. */
+static void test_a_letter_that_is_replayed_before_its_block_is_damaged(void **state)
+{
+    struct spool_range range = {.rows = 6};
+    const bool damaged = true;
+    struct kafka_partition *p;
+    struct flow f;
+
+    (void)state;
+    begin(&f, 250, true);
+    reopen(&f, "UInt64");
+    expect_replay(&f, 4, 0);
+    (void)open_origin(f.spool, "replay/s"); /* whose rows these become */
+    range.sequence = f.stream->segments_first->first->ref.sequence;
+    seal(&f, &range, 1, NULL);
+    reopen(&f, "UInt64");
+    f.stream->batches->maybe_stored = false; /* it was not tried yet */
+    assert_int_equal(batch_set_aside(f.stream->batches, &damaged, NULL, 0, false), SPOOL_OK);
+    flow_run(&f);
+    p = flow_partition(&f, 0);
+    (void)flow_assign(&f, p, at(&f, 250));
+    assert_non_null(f.stream->origins->holes);
+    flow_read(&f, p, 250, 10);
+    assert_int_equal(stream_spooled_rows(f.stream), 10);
+    assert_true(f.stream->origins->first->suspect);
+    flow_remove(&f);
+}
+
 static void ignore_problem(void *arg, const struct spool_problem *problem)
 {
     (void)arg;
@@ -764,6 +792,7 @@ int main(void)
         cmocka_unit_test(test_letters_of_an_ended_epoch_that_come_late),
         cmocka_unit_test(test_letters_of_a_log_that_is_over),
         cmocka_unit_test(test_a_letter_that_is_read_again_is_not_replayed),
+        cmocka_unit_test(test_a_letter_that_is_replayed_before_its_block_is_damaged),
         cmocka_unit_test(test_letters_of_a_replay_that_was_cut_off_before_their_rows),
         cmocka_unit_test(test_a_damaged_letter_of_a_replay_that_was_cut_off),
         cmocka_unit_test(test_a_letter_with_very_many_headers_is_replayed),

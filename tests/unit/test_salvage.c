@@ -582,6 +582,21 @@ static void test_a_refill_in_a_damaged_segment(void **state)
     flow_remove(&f);
 }
 
+/* Letters of what it held may be rows by then. */
+static void test_a_lost_segment_after_a_replay(void **state)
+{
+    (void)state;
+    for (int replayed = 0; replayed < 2; replayed++) {
+        struct flow f;
+
+        open_with(&f, 6);
+        if (replayed)
+            (void)open_origin(f.spool, "replay/s");
+        assert_int_equal(lost_segment(&f, 2)->suspect, replayed);
+        flow_remove(&f);
+    }
+}
+
 /* The disk gives a segment again for which holes stand: its rows do not come twice. */
 static void test_a_segment_that_is_whole_again(void **state)
 {
@@ -792,6 +807,7 @@ int main(void)
         cmocka_unit_test(test_a_row_of_damaged_segments),
         cmocka_unit_test(test_a_row_that_is_loaded_one_by_one),
         cmocka_unit_test(test_a_refill_in_a_damaged_segment),
+        cmocka_unit_test(test_a_lost_segment_after_a_replay),
         cmocka_unit_test(test_a_segment_that_is_whole_again),
         cmocka_unit_test(test_damage_behind_what_is_delivered_and_gone),
         cmocka_unit_test(test_damage_that_grows),
