@@ -408,11 +408,12 @@ static void test_held_bytes(void **state)
     cluster_open(&c, "t", 1);
     produce(&c, "t", 0, 40, 100000);
     rig_init(&rig);
-    rig.hold_runs = true;
+    rig.hold_runs = rig.hold_assigned = true;
     rig_start(&rig, &c, "t",
               (struct kafka_options){.max_held_bytes = 1000000, .run_bytes = 250000});
     RIG_UNTIL(&rig, rig.assigned == 1);
     rig.source->waiting = true; /* so that more than the bound is there at the first call */
+    kafka_partition_start(rig.seats[0].partition, 0, NULL);
     RIG_UNTIL(&rig, rd_kafka_queue_length(rig.source->consumer_queue) >= 20);
     rig.source->waiting = false;
     kafka_source_wake(rig.source);

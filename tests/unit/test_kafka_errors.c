@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "kafka_rig.h"
 
-#define ROWS_AT_A_TIME 36
+#define ROWS_AT_A_TIME 18
 #define WHILE_MS       1500
 
 enum api {
