@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from support.clickhouse import Engine
+from support.process import hold_for
 from support.proxy import Fault, refusal
 from support.replicas import Replica, Shared
 from support.spoold import stream
@@ -452,7 +453,11 @@ def test_an_avoided_endpoint_is_tried_with_one_batch(rig, clock):
     before = len(r.proxy.inserts("s"))
     r.daemon.wait_log("endpoint.tried_again", 60)
     clock.run(speed=1)
+    trial = r.proxy.arm(Fault("answer", "stall"), "s")
     r.daemon.ctl("resume", "s")
+    assert trial.struck.wait(60)
+    hold_for(1)  # none follows while it waits for its answer
+    trial.release()
     r.wait_counts(1000, 1200)
     assert len(r.proxy.inserts("s")) - before == 1
     assert len(r.daemon.events("endpoint.avoided")) == 2
