@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <microhttpd.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -10,13 +11,15 @@
 #include "base/limits.h"
 #include "base/log.h"
 
-#define IDLE_TIMEOUT_S 60u
-#define BODY_BYTES_MAX (64 * KIB) /* of bodies that are dropped */
-#define HEADERS_MAX    6
+#define IDLE_TIMEOUT_S  60u
+#define BODY_BYTES_MAX  (64 * KIB) /* of bodies that are dropped */
+#define HEADERS_MAX     6
+#define ACCEPT_AGAIN_MS 200 /* the process had no descriptor for a connection */
 
 struct http_server {
     uv_loop_t *loop;
     struct MHD_Daemon *daemon;
+    int listen_fd; /* the library's */
     uv_poll_t poll;
     uv_timer_t timer;
     unsigned handles; /* not closed yet */
@@ -64,6 +67,19 @@ static void on_readable(uv_poll_t *poll, int status, int events)
     server_turn(poll->data);
 }
 
+/*
+ * Whether there is a connection that could not be taken, and no other. The library (0.9.75) takes no more
+ * while it has any, where the process is out of descriptors; without one it tries again at once, for ever.
+ */
+static bool is_starved(const struct http_server *server)
+{
+    struct pollfd listener = {.fd = server->listen_fd, .events = POLLIN};
+    const union MHD_DaemonInfo *info =
+        MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+
+    return info && info->num_connections == 0 && poll(&listener, 1, 0) > 0;
+}
+
 /* Runs what is due, and asks when to come back unasked. */
 static void server_turn(struct http_server *server)
 {
@@ -72,6 +88,13 @@ static void server_turn(struct http_server *server)
     if (server->closing)
         return;
     (void)MHD_run(server->daemon);
+    if (is_starved(server)) {
+        uv_poll_stop(&server->poll);
+        uv_timer_start(&server->timer, on_timer, ACCEPT_AGAIN_MS, 0);
+        return;
+    }
+    if (!uv_is_active((uv_handle_t *)&server->poll))
+        uv_poll_start(&server->poll, UV_READABLE, on_readable);
     if (MHD_get_timeout(server->daemon, &wait_ms) == MHD_YES)
         uv_timer_start(&server->timer, on_timer, wait_ms, 0);
     else
@@ -333,6 +356,7 @@ int http_server_create(const struct http_server_options *options, struct http_se
         return spool_error_set(error, SPOOL_E_NOMEM, "out of memory");
     }
     server->loop = options->loop;
+    server->listen_fd = options->listen_fd;
     server->request = options->request;
     server->arg = options->arg;
     server->daemon = daemon_start(server, options);
