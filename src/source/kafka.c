@@ -625,6 +625,7 @@ static void close_try(struct kafka_source *s)
     s->close_started = true;
     s->close_served = s->partition_count == 0;
     uv_idle_stop(&s->turn_idle);
+    uv_poll_stop(&s->commit_poll); /* an event that is there would find no hook (close_work) */
     if (s->client) {
         kafka_health_deafen(s);
         kafka_partitions_unassign(s, s->partitions, s->partition_count);

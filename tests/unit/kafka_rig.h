@@ -480,17 +480,23 @@ static void rig_closed(void *arg)
     rig->closed = true;
 }
 
-static UNUSED void rig_close(struct rig *rig, bool leave)
+/* Once it is closed. */
+static UNUSED void rig_end(struct rig *rig)
 {
-    rig_release(rig);
-    kafka_source_close(rig->source, leave, rig_closed, rig);
-    RIG_UNTIL(rig, rig->closed);
     rig->source = NULL;
     uv_close((uv_handle_t *)&rig->deadline, NULL);
     uv_close((uv_handle_t *)&rig->wait, NULL);
     uv_close((uv_handle_t *)&rig->tick, NULL);
     uv_run(&rig->loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&rig->loop), 0);
+}
+
+static UNUSED void rig_close(struct rig *rig, bool leave)
+{
+    rig_release(rig);
+    kafka_source_close(rig->source, leave, rig_closed, rig);
+    RIG_UNTIL(rig, rig->closed);
+    rig_end(rig);
 }
 
 #endif

@@ -362,6 +362,43 @@ static void test_no_broker_at_all(void **state)
     rig_close(&rig, false);
 }
 
+/* Before the loop looks at what is ready; the source is there for as long. */
+static void wait_for_the_pool(uv_prepare_t *prepare)
+{
+    struct kafka_source *s = prepare->data;
+
+    if (!s->close_started)
+        return;
+    while (*(struct kafka_hook *volatile *)&s->hook)
+        sched_yield();
+    uv_close((uv_handle_t *)prepare, NULL);
+}
+
+/* In the middle of a join the client is left, and its place to write to with it: what it had woken the
+   loop for is not looked at any more. */
+static void test_woken_while_it_closes(void **state)
+{
+    static const uint64_t one = 1;
+    uv_prepare_t prepare;
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", static_options);
+    RIG_UNTIL(&rig, !kafka_source_asks(rig.source));
+    assert_false(rig.source->settled);
+    uv_prepare_init(&rig.loop, &prepare);
+    prepare.data = rig.source;
+    uv_prepare_start(&prepare, wait_for_the_pool);
+    kafka_source_close(rig.source, false, rig_closed, &rig);
+    assert_int_equal(write(rig.source->commit_fd, &one, sizeof(one)), sizeof(one));
+    RIG_UNTIL(&rig, rig.closed);
+    assert_true(uv_is_closing((uv_handle_t *)&prepare));
+    rig_end(&rig);
+    cluster_close(&c);
+}
+
 static void test_fatal(void **state)
 {
     struct cluster c;
@@ -688,6 +725,7 @@ int main(void)
         cmocka_unit_test(test_topic_comes_late),
         cmocka_unit_test(test_broker_goes_and_comes),
         cmocka_unit_test(test_no_broker_at_all),
+        cmocka_unit_test(test_woken_while_it_closes),
         cmocka_unit_test(test_fatal),
         cmocka_unit_test(test_no_right_to_the_group),
         cmocka_unit_test(test_commit_while_the_broker_is_away),
