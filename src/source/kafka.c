@@ -523,7 +523,12 @@ void kafka_source_stats(const struct kafka_source *s, struct kafka_stats *out)
     out->held_messages = s->held_messages;
     out->held_bytes = s->held_bytes;
     out->connected = s->connected;
-    snprintf(out->reason, sizeof(out->reason), "%s", s->reason);
+    if (s->connected && s->denied)
+        snprintf(out->reason, sizeof(out->reason),
+                 "the broker refuses the user the group \"%s\": allow it Read of the group",
+                 s->options.group_id);
+    else
+        snprintf(out->reason, sizeof(out->reason), "%s", s->reason);
 }
 
 /* --- closing -------------------------------------------------------------------------------- */

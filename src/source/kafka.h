@@ -171,7 +171,7 @@ struct kafka_stats {
     uint64_t held_messages;
     uint64_t held_bytes;
     bool connected;                  /* a broker answers */
-    char reason[KAFKA_REASON_BYTES]; /* why not, and what to do */
+    char reason[KAFKA_REASON_BYTES]; /* why not, or why the group gives nothing; and what to do */
 };
 void kafka_source_stats(const struct kafka_source *source, struct kafka_stats *out);
 

@@ -203,6 +203,7 @@ static void group_assign(struct kafka_source *s, const rd_kafka_topic_partition_
         log_event(LOG_INFO, "kafka.assigned", "partitions", log_i64(list->cnt), "total",
                   log_u64(s->partition_count), NULL);
     kafka_health_up(s);
+    s->denied = false;
 }
 
 void kafka_group_serve(struct kafka_source *s)

@@ -223,6 +223,7 @@ static bool tell_denied(struct kafka_source *s, const rd_kafka_message_t *m, con
 
     if (!group && m->err != RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
         return false;
+    s->denied |= group;
     if (log_gate_open(group ? &s->group_gate : &s->topic_gate, KAFKA_LOG_GATE_MS, &suppressed))
         log_event(LOG_WARN, "kafka.denied", group ? "group" : "topic",
                   group ? s->options.group_id : topic, "reason", rd_kafka_message_errstr(m),

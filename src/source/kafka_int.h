@@ -297,6 +297,7 @@ struct kafka_source {
     bool commit_in_flight;
 
     bool connected, ever_connected;
+    bool denied; /* the user may not have the group; until it has a coordinator, or an assignment */
     char reason[KAFKA_REASON_BYTES];
     char cause[KAFKA_REASON_BYTES]; /* of the newest failed connection */
     rd_kafka_resp_err_t told_err;   /* what kafka.disconnected said last */

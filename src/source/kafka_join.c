@@ -279,6 +279,7 @@ void kafka_join_coordinator(struct kafka_source *s)
 {
     if (!atomic_exchange(&s->hook->back, false))
         return;
+    s->denied = false;
     s->commits_due = true;
     kafka_source_schedule(s);
 }

@@ -444,6 +444,48 @@ static void test_no_right_to_the_group(void **state)
     end(&c);
 }
 
+/* A broker answers, and nothing is assigned: the status says why, until the user has the right. */
+static void test_the_status_names_the_group_that_is_refused(void **state)
+{
+    static rd_kafka_resp_err_t refused[1000];
+    struct kafka_stats stats;
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 1);
+    for (size_t i = 0; i < 1000; i++)
+        refused[i] = RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    rd_kafka_mock_push_request_errors_array(c.mock, API_FIND_COORDINATOR, 1000, refused);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t", quick_options);
+    RIG_UNTIL(&rig, (kafka_source_stats(rig.source, &stats),
+                     stats.connected && strstr(stats.reason, "the group \"group\"")));
+    rd_kafka_mock_clear_request_errors(c.mock, API_FIND_COORDINATOR);
+    RIG_UNTIL(&rig, rig.assigned == 1);
+    RIG_UNTIL(&rig, (kafka_source_stats(rig.source, &stats), !stats.reason[0]));
+    assert_true(stats.connected);
+    end(&c);
+}
+
+/* ... also while it has partitions, which it keeps if it has the right again within its session. */
+static void test_the_right_to_the_group_is_away_for_a_moment(void **state)
+{
+    static rd_kafka_resp_err_t refused[1000];
+    struct kafka_stats stats;
+    struct cluster c;
+
+    (void)state;
+    read_hundred(&c, 1, quick_options);
+    for (size_t i = 0; i < 1000; i++)
+        refused[i] = RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    rd_kafka_mock_push_request_errors_array(c.mock, API_FIND_COORDINATOR, 1000, refused);
+    rd_kafka_mock_push_request_errors(c.mock, API_HEARTBEAT, 1, RD_KAFKA_RESP_ERR_NOT_COORDINATOR);
+    RIG_UNTIL(&rig, (kafka_source_stats(rig.source, &stats), stats.reason[0]));
+    rd_kafka_mock_clear_request_errors(c.mock, API_FIND_COORDINATOR);
+    RIG_UNTIL(&rig, (kafka_source_stats(rig.source, &stats), !stats.reason[0]));
+    end(&c);
+}
+
 static void start_static(struct cluster *c)
 {
     read_hundred(c, 1, static_options);
@@ -728,6 +770,8 @@ int main(void)
         cmocka_unit_test(test_woken_while_it_closes),
         cmocka_unit_test(test_fatal),
         cmocka_unit_test(test_no_right_to_the_group),
+        cmocka_unit_test(test_the_status_names_the_group_that_is_refused),
+        cmocka_unit_test(test_the_right_to_the_group_is_away_for_a_moment),
         cmocka_unit_test(test_commit_while_the_broker_is_away),
         cmocka_unit_test(test_commit_kept_by_the_client),
         cmocka_unit_test(test_connections_end_with_the_session),
