@@ -206,9 +206,10 @@ struct kafka_hook {
     atomic_bool join_lost;      /* a join was given up, and the broker may read it yet */
     _Atomic uint64_t
         renamed_ms; /* by the clock since boot: it got one again, or behind such a join; 0: never */
-    atomic_bool answering;   /* the client waits for the answer to an assignment */
-    atomic_bool away, back;  /* the coordinator is not there; has come since that was looked at */
-    atomic_bool commit_kept; /* the client has one in hand that waits for it */
+    _Atomic uint64_t named_ms; /* by the same clock: it got its first; 0: it had none yet */
+    atomic_bool answering;     /* the client waits for the answer to an assignment */
+    atomic_bool away, back;    /* the coordinator is not there; has come since that was looked at */
+    atomic_bool commit_kept;   /* the client has one in hand that waits for it */
     /* kafka_commit.c: what the broker said of each partition, where it took some and refused others */
     _Atomic(rd_kafka_topic_partition_list_t *) commit_answer;
     uv_mutex_t connect_lock;
@@ -310,6 +311,7 @@ struct kafka_source {
     bool joined_once;   /* ... to this client */
     bool settled;       /* the last rebalance was one: none follows unless the group joins again */
     bool renewing;      /* kafka_renew.c: the client is given up */
+    bool renewed;       /* ... one was, ever */
     bool renew_started; /* ... and its end has begun */
     bool renew_leaves;  /* ... which it can't come to: it is not destroyed */
     uint64_t renew_since_ms;
@@ -422,6 +424,8 @@ bool kafka_join_forgotten(struct kafka_source *s, bool assigned); /* see kafka_g
 bool kafka_join_coordinator_away(const struct kafka_source *s);
 /* Whether the member lost its id and has none yet, or has had a new one for less than a session. */
 bool kafka_join_renamed(const struct kafka_source *s);
+/* Whether the client has had no id yet, or its first for less than a session. */
+bool kafka_join_new(const struct kafka_source *s);
 bool kafka_join_heard(const struct kafka_source *s); /* in the first half of the session as it is */
 /* Whether a commit may be queued now; if so, end must follow, with nothing else between. */
 bool kafka_join_commit_begin(struct kafka_source *s);

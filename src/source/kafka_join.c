@@ -244,7 +244,8 @@ static void note_name(struct kafka_hook *h, bool named)
             atomic_store(&h->unnamed, true);
         return;
     }
-    atomic_store(&h->named, true);
+    if (!atomic_exchange(&h->named, true))
+        atomic_store(&h->named_ms, clock_boot_ms());
     if (atomic_exchange(&h->unnamed, false) | atomic_exchange(&h->join_lost, false))
         atomic_store(&h->renamed_ms, clock_boot_ms());
 }
@@ -322,6 +323,13 @@ bool kafka_join_renamed(const struct kafka_source *s)
     uint64_t at = atomic_load(&s->hook->renamed_ms);
 
     return atomic_load(&s->hook->unnamed) || (at && clock_boot_ms() - at < s->session_ms);
+}
+
+bool kafka_join_new(const struct kafka_source *s)
+{
+    uint64_t at = atomic_load(&s->hook->named_ms);
+
+    return !at || clock_boot_ms() - at < s->session_ms;
 }
 
 bool kafka_join_heard(const struct kafka_source *s)

@@ -14,6 +14,10 @@
  * Only for as long as a session after the member got its new id. A fenced member otherwise has met another
  * spoold with its group.instance.id, and must not take turns with it: that ends the daemon.
  *
+ * And so it is, but once, with the daemon's first client within a session of its first id: what its former
+ * life sent before it was killed, while the network was down, may come only now. It looks like another
+ * spoold's join; but a former life does not answer, so whoever fences it again is there.
+ *
  * The client ends when nothing uses it any more: no run is out, no pool job asks it, no commit is under
  * way, and the pipeline has let go of every partition. A fatal error makes it give up its assignment by
  * itself, but for one that is being answered: to destroy it would wait for that for ever
@@ -32,14 +36,20 @@
 
 bool kafka_renew(struct kafka_source *s, const char *reason)
 {
+    bool renamed = kafka_join_renamed(s);
+
     assert(!s->renewing);
-    if (!kafka_join_renamed(s) || s->closing)
+    if (s->closing || (!renamed && (s->renewed || !kafka_join_new(s))))
         return false;
-    s->renewing = true;
+    s->renewing = s->renewed = true;
     s->renew_since_ms = uv_now(s->loop);
-    log_event(LOG_WARN, "kafka.fenced", "reason", reason, "action",
-              "the session was lost, and what this member sent then has taken its place: it joins "
-              "once more",
+    log_event(LOG_WARN, "kafka.fenced", "group", s->options.group_id, "group_instance_id",
+              s->static_member ? s->options.group_instance_id : "", "reason", reason, "action",
+              renamed
+                  ? "the session was lost, and what this member sent then has taken its place: it "
+                    "joins once more"
+                  : "what spoold sent before it was started again may have taken its place: it "
+                    "joins once more, and ends if another one with its group.instance.id is there",
               NULL);
     kafka_group_lose_all(s);
     kafka_source_timer(s, KAFKA_T_RENEW, RENEW_LOOK_MS);

@@ -154,6 +154,26 @@ def test_fenced_by_what_it_sent_before_it_lost_its_session(kafka, engine, spoold
     assert first.sigterm() == 0 and second.sigterm() == 0
 
 
+def test_fenced_by_what_its_former_life_sent(kafka, engine, spoold):
+    """A join of a daemon that was killed comes late, and once: no other instance is there."""
+    group = Group(kafka, engine, spoold)
+    daemon = group.daemon()
+    daemon.config["kafka"]["group_instance_id"] = "first"
+    daemon.start()
+    group.wait_owned(4)
+    producer = kafka.producer(group.topic, 10**9, "--rate", 2000)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_inserted"] > 1000, 30, "its rows")
+    daemon.kill9()
+    daemon.start()
+    daemon.wait(lambda: daemon.stream_status("s")["rows_inserted"] > 1000, 60, "its rows")
+    kafka.join_as(group.name, "first", group.topic)
+    daemon.wait_log(r"kafka\.fenced", 30)
+    inserted = daemon.stream_status("s")["rows_inserted"]
+    daemon.wait(lambda: daemon.stream_status("s")["rows_inserted"] > inserted + 1000, 60, "goes on")
+    group.drain(producer.stop())
+    assert daemon.sigterm() == 0
+
+
 def test_rows_held_by_one_are_sent_by_the_other_and_discarded_when_it_is_back(
         kafka, engine, spoold):
     group = Group(kafka, engine, spoold, 2)

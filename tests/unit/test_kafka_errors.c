@@ -332,8 +332,9 @@ static void run_row(unsigned when)
         wait_errors();
     read_to(100);
     if (when == LATER) {
-        atomic_store(&rig.source->hook->renamed_ms,
-                     0); /* else it may be fenced by its former self */
+        /* else it may be fenced by its former self */
+        atomic_store(&rig.source->hook->renamed_ms, 0);
+        atomic_store(&rig.source->hook->named_ms, clock_boot_ms() - rig.source->session_ms);
         begin_errors();
         provoke();
         if (row->api != API_METADATA)

@@ -408,6 +408,7 @@ static void test_fatal(void **state)
     rig_init(&rig);
     rig_start(&rig, &c, "t", static_options);
     RIG_UNTIL(&rig, rig.assigned == 1);
+    rig.source->hook->named_ms -= rig.source->session_ms;
     rd_kafka_mock_push_request_errors(c.mock, API_HEARTBEAT, 1,
                                       RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
     RIG_UNTIL(&rig, rig.fatal[0] != '\0');

@@ -205,6 +205,53 @@ static void test_behind_a_join_that_was_given_up(void **state)
     cluster_close(&c);
 }
 
+/* Soon after its start. The mock may let the first rebalance wait for nearly a session. */
+static void fence_new(struct cluster *c, int16_t api)
+{
+    atomic_store(&rig.source->hook->named_ms, clock_boot_ms());
+    atomic_store(&rig.source->hook->renamed_ms, 0);
+    refuse(c, api, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
+}
+
+/* What its former life sent comes late: that was killed while the network was down. It does not answer, so
+   whoever fences the member once more is there. */
+static void test_by_a_former_life_and_then_by_a_stranger(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    begin(&c);
+    fence_new(&c, API_HEARTBEAT);
+    RIG_UNTIL(&rig, rig.assigned == 4 || rig.fatal[0] != '\0');
+    assert_string_equal(rig.fatal, "");
+    goes_on(&c, 110);
+    fence_new(&c, API_HEARTBEAT);
+    RIG_UNTIL(&rig, rig.fatal[0] != '\0');
+    assert_non_null(strstr(rig.fatal, "\"spool-1\""));
+    rig_close(&rig, false);
+    cluster_close(&c);
+}
+
+/* ... before it has an id. */
+static void test_by_a_former_life_while_it_begins(void **state)
+{
+    struct cluster c;
+
+    (void)state;
+    cluster_open(&c, "t", 2);
+    produce(&c, "t", 0, 100, 10);
+    refuse(&c, API_JOIN_GROUP, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
+    rig_init(&rig);
+    rig_start(&rig, &c, "t",
+              (struct kafka_options){
+                  .properties = quick, .property_count = 3, .group_instance_id = "spool-1"});
+    RIG_UNTIL(&rig, rig.records == 100 || rig.fatal[0] != '\0');
+    assert_string_equal(rig.fatal, "");
+    goes_on(&c, 110);
+    rig_close(&rig, true);
+    cluster_close(&c);
+}
+
 static void drop_parked(void)
 {
     while (rig.parked) {
@@ -372,6 +419,7 @@ static void test_by_a_stranger(void **state)
     (void)state;
     begin(&c);
     atomic_store(&rig.source->hook->renamed_ms, clock_boot_ms() - rig.source->session_ms);
+    atomic_store(&rig.source->hook->named_ms, clock_boot_ms() - rig.source->session_ms);
     refuse(&c, API_HEARTBEAT, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
     RIG_UNTIL(&rig, rig.fatal[0] != '\0');
     assert_non_null(strstr(rig.fatal, "instance"));
@@ -395,6 +443,8 @@ int main(void)
         cmocka_unit_test(test_behind_a_late_commit),
         cmocka_unit_test(test_closed_meanwhile),
         cmocka_unit_test(test_behind_a_join_that_was_given_up),
+        cmocka_unit_test(test_by_a_former_life_and_then_by_a_stranger),
+        cmocka_unit_test(test_by_a_former_life_while_it_begins),
         cmocka_unit_test(test_by_a_stranger),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
