@@ -9,8 +9,8 @@ import pytest
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("mock", ["", "1"], ids=["broker", "mock"])
+@pytest.mark.parametrize("mock", [
+    pytest.param("", id="broker", marks=pytest.mark.long), pytest.param("1", id="mock")])
 def test_demo(mock):
     done = subprocess.run([sys.executable, os.path.join(ROOT, "tests/demo/demo.py")],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180,

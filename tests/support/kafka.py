@@ -342,6 +342,10 @@ class MockKafka(Kafka):
         found = re.search(r'\{"brokers":"(.*)"\}', self.child.log())
         return found.group(1) if found else ""
 
+    @property
+    def port(self):
+        return int(self.brokers.rpartition(":")[2])
+
     def answers(self):
         self.tool = KafkaTool(self.brokers)
         return bool(self.brokers) and super().answers()
