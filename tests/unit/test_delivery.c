@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What changes while a batch's bytes are read and checked, before it is sent. */
+/* What changes while a batch is sealed, or its bytes are read and checked, before it is sent. */
+#include <dlfcn.h>
+#include <errno.h>
+#include <lmdb.h>
+
 #include "pipeline_rig.h"
 #include "sink/clickhouse_int.h"
 
@@ -8,6 +12,15 @@
 #define ENDPOINT 0
 
 static const struct kafka_committed nothing = {.offset = -1, .low = 0, .high = 1000};
+
+static bool no_room; /* as on a full disk */
+
+int mdb_put(MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *data, unsigned flags)
+{
+    __typeof__(&mdb_put) real = (__typeof__(real))dlsym(RTLD_NEXT, "mdb_put");
+
+    return no_room ? ENOSPC : real(txn, dbi, key, data, flags);
+}
 
 /* The endpoint answers, and has the stream's table, as a description of it says. */
 static void table_is_known(struct flow *f)
@@ -226,6 +239,55 @@ static void test_rows_that_may_be_in_are_sealed_so(void **state)
     }
 }
 
+/* A seal finds no room, and while it was under way some of its rows were discarded, or turned out to be
+   delivered: they were in a batch then, and could not go. */
+static void test_what_is_settled_while_its_seal_is_refused(void **state)
+{
+    struct kafka_partition *p;
+    const struct batch *b;
+    struct origin *o;
+    struct flow f;
+
+    (void)state;
+    for (int delivered = 0; delivered < 2; delivered++) {
+        flow_open(&f, make_directory());
+        p = flow_partition(&f, 0);
+        o = flow_assign(&f, p, nothing);
+        flow_read(&f, p, 0, ROWS);
+        flow_read(&f, p, ROWS, ROWS);
+        table_is_known(&f);
+        no_room = true;
+        assert_true(batch_seal_one(f.stream, clock_monotonic_ms()));
+        if (delivered)
+            o->delivered_below = ROWS;
+        else
+            origin_discard(o, ROWS - 1);
+        flow_run(&f);
+        assert_null(f.stream->batches);
+        assert_non_null(f.stream->holds[HOLD_SEAL]);
+        assert_true(o->committed < ROWS);
+        no_room = false;
+        f.pipeline->meta_retry_at_ms = f.pipeline->seal_from_ms = 0;
+        meta_advance(f.pipeline);
+        flow_run(&f);
+        assert_int_equal(o->committed, ROWS);
+        assert_int_equal(stream_spooled_rows(f.stream), ROWS);
+        assert_true(batch_seal_one(f.stream, clock_monotonic_ms()));
+        flow_run(&f);
+        assert_null(f.stream->holds[HOLD_SEAL]);
+        for (int restarted = 0; restarted < 2; restarted++) {
+            b = f.stream->batches;
+            assert_non_null(b);
+            assert_null(b->next);
+            assert_int_equal(b->part_count, 1);
+            assert_int_equal(b->parts[0].block->ref.first_offset, ROWS);
+            assert_int_equal(stream_spooled_rows(f.stream), ROWS);
+            flow_reopen(&f);
+        }
+        flow_remove(&f);
+    }
+}
+
 /* A table forgets a token after so many seconds, and after so many inserts: of both, half is to spare. */
 static void test_the_window_is_short(void **state)
 {
@@ -421,6 +483,7 @@ int main(void)
         cmocka_unit_test(test_another_endpoint_takes_its_place),
         cmocka_unit_test(test_its_partition_is_lost),
         cmocka_unit_test(test_rows_that_may_be_in_are_sealed_so),
+        cmocka_unit_test(test_what_is_settled_while_its_seal_is_refused),
         cmocka_unit_test(test_the_window_is_short),
         cmocka_unit_test(test_the_machine_started_again),
         cmocka_unit_test(test_a_token_that_is_worth_nothing),
