@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What is done about a server's answers to a batch, and to questions about it. The server says what its
    script says, a connection for each request. */
+#include <errno.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
 #include "pipeline/ask_int.h"
 #include "pipeline/hunt_int.h"
 #include "pipeline_rig.h"
@@ -350,6 +354,78 @@ static void test_what_may_be_in_is_suspect_when_it_is_read_again(void **state)
     end(&w);
 }
 
+/* --- what can't be read for a moment ------------------------------------------------------------ */
+
+#define META_PAGES (2 * 4096) /* of them one is enough */
+
+static ino_t failing_file;    /* 0: none */
+static unsigned reads_before; /* so many of it are well; one fails, and all behind it are well */
+static bool failed;
+
+ssize_t pread(int fd, void *data, size_t size, off_t at)
+{
+    struct stat st;
+
+    if (failing_file && !failed && at >= META_PAGES && !fstat(fd, &st) &&
+        st.st_ino == failing_file && !reads_before--) {
+        failed = true;
+        errno = ENOMEM; /* it passes: what the disk says of a block would be damage */
+        return -1;
+    }
+    return syscall(SYS_pread64, fd, data, size, at);
+}
+
+/* How many attempts were begun when the read that comes behind so many failed. It is not known whether
+   the server saw one that was cut short, and took all of it: nothing is acknowledged, and it goes again. */
+static unsigned attempts_with_a_failed_read(unsigned before)
+{
+    char token[sizeof(((struct batch *)NULL)->token)], file[300];
+    unsigned attempts = 0;
+    struct stat st;
+
+    WITH(w, true, yes, yes);
+    w.f.stream->origins->told_from = 1; /* the token has to do */
+    snprintf(token, sizeof(token), "%s", w.b->token);
+    snprintf(file, sizeof(file), "%s/streams/s/%012d.seg", w.f.path, 1);
+    assert_int_equal(stat(file, &st), 0);
+    reads_before = before;
+    failed = false;
+    failing_file = st.st_ino;
+    go(&w);
+    if (failed) {
+        assert_non_null(w.b);
+        attempts = w.b->attempts;
+        assert_int_equal(spooled(&w), block_rows);
+        assert_true(!w.f.stream->holds[HOLD_ANSWER] == (attempts > 0));
+        if (!attempts)
+            assert_int_equal(w.server.requests, 0);
+        assert_null(w.f.stream->origins->holes); /* nothing is damaged */
+        go(&w);
+        assert_non_null(strstr(request(&w, w.server.connection_count - 1), token));
+    }
+    failing_file = 0;
+    assert_null(w.b);
+    assert_int_equal(spooled(&w), 0);
+    assert_null(w.f.stream->holds[HOLD_ANSWER]);
+    end(&w);
+    return attempts;
+}
+
+/* In the check, and behind it, when the body is read once more. */
+static void test_a_read_that_fails(void **state)
+{
+    unsigned reads = 0, of_the_body = 0;
+
+    (void)state;
+    block_rows = 20000; /* more than what is read at once */
+    do
+        of_the_body += attempts_with_a_failed_read(reads++);
+    while (failed);
+    block_rows = ROWS;
+    assert_true(of_the_body > 1);
+    assert_true(reads - 1 > of_the_body);
+}
+
 /* --- what is refused --------------------------------------------------------------------------- */
 
 /* It is looked for bad rows only once it is known what of it is in, and is not sent between. */
@@ -570,6 +646,7 @@ int main(void)
         cmocka_unit_test(test_what_is_no_longer_ours_is_asked_about),
         cmocka_unit_test(test_what_is_in_is_not_read_again),
         cmocka_unit_test(test_what_may_be_in_is_suspect_when_it_is_read_again),
+        cmocka_unit_test(test_a_read_that_fails),
         cmocka_unit_test(test_what_may_be_in_is_asked_about_before_it_is_looked_through),
         cmocka_unit_test(test_what_no_row_can_cause_holds),
         cmocka_unit_test(test_one_row_is_not_buried_on_suspicion),
