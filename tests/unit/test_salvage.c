@@ -20,6 +20,17 @@ static struct kafka_partition *given(struct flow *f)
     return p;
 }
 
+static void open_with(struct flow *f, int64_t blocks)
+{
+    struct kafka_partition *p;
+
+    flow_segment_bytes = MIB;
+    flow_open(f, make_directory());
+    p = given(f);
+    for (int64_t i = 0; i < blocks; i++)
+        flow_read(f, p, i * ROWS, ROWS);
+}
+
 static char *segment_file(const struct flow *f, int number)
 {
     static char file[512];
@@ -93,30 +104,28 @@ static void lose_index_entry(const char *file, const struct spool_block_ref *ref
     close(fd);
 }
 
+/* ... while it is not running. */
+static void lose_index_entry_of(struct flow *f, int number, const struct spool_block_ref *ref)
+{
+    flow_close(f);
+    lose_index_entry(segment_file(f, number), ref);
+    flow_open(f, f->path);
+}
+
 /* Rows of it wait in a seal, and others are acknowledged: so it is not done with. */
 static void test_a_lost_block_that_was_stored_in_part(void **state)
 {
-    struct kafka_partition *p;
     struct spool_block_ref ref;
     const struct hole *h;
     struct flow f;
-    char *path;
 
     (void)state;
-    flow_segment_bytes = MIB;
-    flow_open(&f, make_directory());
-    p = given(&f);
-    for (int64_t i = 0; i < 6; i++)
-        flow_read(&f, p, i * ROWS, ROWS);
+    open_with(&f, 6);
     ref = block_of(&f, 2 * ROWS)->ref;
     assert_int_equal(ref.segment, 2);
     assert_int_equal(f.stream->segments_last->number, 3);
     seal(&f, block_of(&f, 2 * ROWS), 10, 40);
-    path = f.path;
-    flow_close(&f);
-    f.path = path;
-    lose_index_entry(segment_file(&f, 2), &ref);
-    flow_open(&f, path);
+    lose_index_entry_of(&f, 2, &ref);
     assert_true(segments_all_loaded(f.stream));
     assert_null(f.stream->batches);
     h = f.stream->origins->holes;
@@ -147,26 +156,12 @@ static void refill(struct flow *f, int64_t first)
 
 static const struct hole *lost_segment(struct flow *f, int number)
 {
-    char *path = f->path;
-
     flow_close(f);
-    f->path = path;
     assert_int_equal(unlink(segment_file(f, number)), 0);
-    flow_open(f, path);
+    flow_open(f, f->path);
     assert_true(segments_all_loaded(f->stream));
     assert_non_null(f->stream->origins->holes);
     return f->stream->origins->holes;
-}
-
-static void open_with(struct flow *f, int64_t blocks)
-{
-    struct kafka_partition *p;
-
-    flow_segment_bytes = MIB;
-    flow_open(f, make_directory());
-    p = given(f);
-    for (int64_t i = 0; i < blocks; i++)
-        flow_read(f, p, i * ROWS, ROWS);
 }
 
 /* What refills had taken the place of is a hole again where these are lost. */
@@ -402,6 +397,19 @@ static void assert_holes(const struct flow *f, int64_t first_block, int64_t last
         assert_int_equal(holes_over(f, i * ROWS), i >= first_block && i <= last_block);
 }
 
+/* Of the first segment one block is read again, of the second both, also after a restart. */
+static void check_holes_stay(struct flow *f)
+{
+    for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(holes_over(f, 0), 1);
+        assert_int_equal(holes_over(f, ROWS), 0);
+        assert_int_equal(holes_over(f, 2 * ROWS), 1);
+        assert_int_equal(holes_over(f, 3 * ROWS), 1);
+        assert_int_equal(holes_over(f, 4 * ROWS), 0);
+        flow_reopen(f);
+    }
+}
+
 /* So is what can't be read any more in the segment behind it, which is looked at for the first. */
 static void test_a_disk_that_fails_under_two_segments(void **state)
 {
@@ -453,26 +461,14 @@ static void test_damage_that_spreads(void **state)
 {
     struct spool_block_ref ref;
     struct flow f;
-    char *path;
 
     (void)state;
     open_with(&f, 6);
     ref = block_of(&f, 0)->ref;
-    path = f.path;
-    flow_close(&f);
-    f.path = path;
-    lose_index_entry(segment_file(&f, 1), &ref);
-    flow_open(&f, path);
+    lose_index_entry_of(&f, 1, &ref);
     assert_holes(&f, 0, 0, 6);
     (void)lost_segment(&f, 2);
-    for (int turn = 0; turn < 2; turn++) {
-        assert_int_equal(holes_over(&f, 0), 1);
-        assert_int_equal(holes_over(&f, ROWS), 0);
-        assert_int_equal(holes_over(&f, 2 * ROWS), 1);
-        assert_int_equal(holes_over(&f, 3 * ROWS), 1);
-        assert_int_equal(holes_over(&f, 4 * ROWS), 0);
-        flow_reopen(&f);
-    }
+    check_holes_stay(&f);
     flow_remove(&f);
 }
 
@@ -517,17 +513,14 @@ static void test_a_row_that_is_loaded_one_by_one(void **state)
 {
     struct spool_block_ref ref;
     struct flow f;
-    char *path;
 
     (void)state;
     open_with(&f, 6);
     ref = block_of(&f, 0)->ref;
-    path = f.path;
     flow_close(&f);
-    f.path = path;
     lose_index_entry(segment_file(&f, 1), &ref);
     assert_int_equal(unlink(segment_file(&f, 2)), 0);
-    open_and_load_one(&f, path);
+    open_and_load_one(&f, f.path);
     assert_holes(&f, 0, 0, 1);
     segment_discard(f.stream, f.stream->segments_first, any_block, NULL);
     flow_run(&f);
@@ -535,14 +528,7 @@ static void test_a_row_that_is_loaded_one_by_one(void **state)
     f.stream->load_retry_at_ms = 0;
     flow_run(&f);
     assert_true(segments_all_loaded(f.stream));
-    for (int turn = 0; turn < 2; turn++) {
-        assert_int_equal(holes_over(&f, 0), 1);
-        assert_int_equal(holes_over(&f, ROWS), 0);
-        assert_int_equal(holes_over(&f, 2 * ROWS), 1);
-        assert_int_equal(holes_over(&f, 3 * ROWS), 1);
-        assert_int_equal(holes_over(&f, 4 * ROWS), 0);
-        flow_reopen(&f);
-    }
+    check_holes_stay(&f);
     flow_remove(&f);
 }
 
@@ -552,7 +538,7 @@ static void test_a_refill_in_a_damaged_segment(void **state)
     struct spool_change change = {.kind = SPOOL_CHANGE_PUT};
     struct spool_block_ref other;
     const struct hole *h;
-    char key[160], value[96], *path;
+    char key[160], value[96];
     struct flow f;
 
     (void)state;
@@ -569,13 +555,9 @@ static void test_a_refill_in_a_damaged_segment(void **state)
                          (long long)h->first, 0, (unsigned long long)h->after);
     change.key = key;
     change.value = value;
-    path = f.path;
     assert_int_equal(block_of(&f, 0)->ref.segment, other.segment);
     check_ok(spool_commit(f.spool, &change, 1, &the_error));
-    flow_close(&f);
-    f.path = path;
-    lose_index_entry(segment_file(&f, (int)other.segment), &other);
-    flow_open(&f, path);
+    lose_index_entry_of(&f, (int)other.segment, &other);
     assert_true(block_of(&f, 0)->ref.flags & SPOOL_BLOCK_REFILL);
     for (h = f.stream->origins->holes; h; h = h->next)
         assert_false(h->first == 0 && h->stored == 0);
@@ -602,17 +584,12 @@ static void test_a_segment_that_is_whole_again(void **state)
 {
     struct spool_block_ref ref;
     struct flow f;
-    char *path;
 
     (void)state;
     open_with(&f, 6);
     ref = block_of(&f, 2 * ROWS)->ref;
     for (int turn = 0; turn < 2; turn++) { /* the second time it is as it was */
-        path = f.path;
-        flow_close(&f);
-        f.path = path;
-        lose_index_entry(segment_file(&f, 2), &ref);
-        flow_open(&f, path);
+        lose_index_entry_of(&f, 2, &ref);
         assert_holes(&f, 2, 2, 6);
     }
     assert_false(segment_find(f.stream, 2)->damaged);
@@ -626,7 +603,6 @@ static void test_damage_behind_what_is_delivered_and_gone(void **state)
 {
     struct spool_block_ref ref;
     struct flow f;
-    char *path;
 
     (void)state;
     open_with(&f, 6);
@@ -634,11 +610,7 @@ static void test_damage_behind_what_is_delivered_and_gone(void **state)
     segment_discard(f.stream, f.stream->segments_first, any_block, NULL);
     flow_run(&f);
     assert_int_equal(f.stream->segments_first->number, 2);
-    path = f.path;
-    flow_close(&f);
-    f.path = path;
-    lose_index_entry(segment_file(&f, 2), &ref);
-    flow_open(&f, path);
+    lose_index_entry_of(&f, 2, &ref);
     (void)given(&f);
     assert_holes(&f, 0, 2, 6);
     assert_true(f.stream->origins->holes->suspect);
@@ -650,31 +622,16 @@ static void test_damage_that_grows(void **state)
 {
     struct spool_block_ref refs[2];
     struct flow f;
-    char *path;
 
     (void)state;
     open_with(&f, 6);
     refs[0] = block_of(&f, 2 * ROWS)->ref;
     refs[1] = block_of(&f, 3 * ROWS)->ref;
     for (int turn = 0; turn < 2; turn++) {
-        path = f.path;
-        flow_close(&f);
-        f.path = path;
-        lose_index_entry(segment_file(&f, 2), &refs[turn]);
-        flow_open(&f, path);
+        lose_index_entry_of(&f, 2, &refs[turn]);
         assert_holes(&f, 2, 2 + turn, 6);
     }
     flow_remove(&f);
-}
-
-static void lose_index_entry_of(struct flow *f, int number, const struct spool_block_ref *ref)
-{
-    char *path = f->path;
-
-    flow_close(f);
-    f->path = path;
-    lose_index_entry(segment_file(f, number), ref);
-    flow_open(f, path);
 }
 
 /* ... a block of which some rows are acknowledged, and the others wait in a seal. */
@@ -703,30 +660,20 @@ static void test_damage_that_grows_before_it_is_loaded(void **state)
 {
     struct spool_block_ref refs[3];
     struct flow f;
-    char *path;
 
     (void)state;
     open_with(&f, 6);
     refs[0] = block_of(&f, 0)->ref;
     refs[1] = block_of(&f, 2 * ROWS)->ref;
     refs[2] = block_of(&f, 3 * ROWS)->ref;
-    path = f.path;
     flow_close(&f);
-    f.path = path;
     lose_index_entry(segment_file(&f, 1), &refs[0]);
     lose_index_entry(segment_file(&f, 2), &refs[1]);
-    open_and_load_one(&f, path);
+    open_and_load_one(&f, f.path);
     assert_int_equal(holes_over(&f, 2 * ROWS), 1);
     assert_int_equal(holes_over(&f, 3 * ROWS), 0);
     lose_index_entry_of(&f, 2, &refs[2]);
-    for (int turn = 0; turn < 2; turn++) {
-        assert_int_equal(holes_over(&f, 0), 1);
-        assert_int_equal(holes_over(&f, ROWS), 0);
-        assert_int_equal(holes_over(&f, 2 * ROWS), 1);
-        assert_int_equal(holes_over(&f, 3 * ROWS), 1);
-        assert_int_equal(holes_over(&f, 4 * ROWS), 0);
-        flow_reopen(&f);
-    }
+    check_holes_stay(&f);
     flow_remove(&f);
 }
 
@@ -735,19 +682,16 @@ static void test_damage_that_moves(void **state)
 {
     struct spool_block_ref refs[2];
     struct flow f;
-    char *path;
 
     (void)state;
     open_with(&f, 6);
     refs[0] = block_of(&f, 2 * ROWS)->ref;
     refs[1] = block_of(&f, 3 * ROWS)->ref;
     lose_index_entry_of(&f, 2, &refs[0]);
-    path = f.path;
     flow_close(&f);
-    f.path = path;
     lose_index_entry(segment_file(&f, 2), &refs[0]); /* is as it was */
     lose_index_entry(segment_file(&f, 2), &refs[1]);
-    flow_open(&f, path);
+    flow_open(&f, f.path);
     for (int turn = 0; turn < 2; turn++) {
         assert_holes(&f, 2, 3, 6);
         assert_int_equal(stream_spooled_rows(f.stream), 4 * ROWS);
@@ -761,7 +705,6 @@ static void test_damage_of_a_log_that_is_over(void **state)
 {
     struct spool_block_ref refs[2];
     struct flow f;
-    char *path;
 
     (void)state;
     open_with(&f, 6);
@@ -772,12 +715,10 @@ static void test_damage_of_a_log_that_is_over(void **state)
         flow_assign(&f, flow_partition(&f, 0), (struct kafka_committed){.offset = -1, .high = 5})
             ->epoch,
         2);
-    path = f.path;
     flow_close(&f);
-    f.path = path;
     lose_index_entry(segment_file(&f, 1), &refs[0]);
     lose_index_entry(segment_file(&f, 2), &refs[1]);
-    flow_open(&f, path);
+    flow_open(&f, f.path);
     for (int turn = 0; turn < 2; turn++) {
         for (struct segment *g = f.stream->segments_first; g; g = g->next)
             segment_discard(f.stream, g, any_block, NULL);
