@@ -87,10 +87,13 @@ static void reads_again(void)
 
 /* --- its rig -------------------------------------------------------------------------------- */
 
-static struct kafka_partition *taken(struct flow *f)
+/* A new spool with rows of a partition. */
+static struct kafka_partition *open_with_rows(struct flow *f)
 {
-    struct kafka_partition *p = flow_partition(f, 0);
+    struct kafka_partition *p;
 
+    flow_open(f, make_directory());
+    p = flow_partition(f, 0);
     assert_non_null(flow_assign(f, p, nothing));
     flow_take(f, p, 0, ROWS, false);
     flow_run(f);
@@ -173,8 +176,7 @@ static struct segment *loads_later(struct flow *f, const char *kind, const char 
     struct segment *g;
     char *path;
 
-    flow_open(f, make_directory());
-    (void)taken(f);
+    (void)open_with_rows(f);
     put_of_origin(f, kind, value);
     path = flow_leave(f);
     reads_fail(kind, EIO);
@@ -224,8 +226,7 @@ static void test_no_memory_for_what_is_discarded(void **state)
     char *path;
 
     (void)state;
-    flow_open(&f, make_directory());
-    (void)taken(&f);
+    (void)open_with_rows(&f);
     path = flow_leave(&f);
     reads_fail("discard/", ENOMEM);
     flow_may_die = true;
@@ -244,8 +245,7 @@ static void test_what_was_salvaged(void **state)
     char *path;
 
     (void)state;
-    flow_open(&f, make_directory());
-    (void)taken(&f);
+    (void)open_with_rows(&f);
     path = flow_leave(&f);
     snprintf(file, sizeof(file), "%s/streams/s/%012d.seg", path, 1);
     assert_int_equal(truncate(file, 0), 0);
@@ -283,8 +283,7 @@ static void ends_instead(const char *key, struct kafka_committed committed, uint
     char *path;
 
     flow_marks = true;
-    flow_open(&f, make_directory());
-    flow_revoke(&f, taken(&f));
+    flow_revoke(&f, open_with_rows(&f));
     is_not_begun(&f, key, committed);
     path = flow_leave(&f);
     flow_open(&f, path);
@@ -309,8 +308,7 @@ static void test_a_partition_and_what_could_be_told(void **state)
 
     (void)state;
     flow_marks = true;
-    flow_open(&f, make_directory());
-    p = taken(&f);
+    p = open_with_rows(&f);
     key = of_origin(&f, "told/");
     flow_revoke(&f, p);
     p = flow_partition(&f, 0);
@@ -409,8 +407,7 @@ static struct kafka_partition *found_the_same(struct flow *f, uint64_t noted_fro
     struct kafka_partition *p;
 
     flow_marks = true;
-    flow_open(f, make_directory());
-    flow_revoke(f, taken(f));
+    flow_revoke(f, open_with_rows(f));
     p = flow_partition(f, 0);
     assert_non_null(flow_assign(f, p, by_another_spoold(50)));
     assert_true(p->tracing);
@@ -521,8 +518,7 @@ static void test_no_room_once_an_epoch_began(void **state)
     struct flow f;
 
     (void)state;
-    flow_open(&f, make_directory());
-    p = taken(&f);
+    p = open_with_rows(&f);
     later.metadata = flow_metadata(&f, 3);
     p = back(&f, p);
     old = flow_assign(&f, p, later);
@@ -547,8 +543,7 @@ static void test_gone_while_there_is_no_room_once_an_epoch_began(void **state)
     struct flow f;
 
     (void)state;
-    flow_open(&f, make_directory());
-    p = taken(&f);
+    p = open_with_rows(&f);
     later.metadata = flow_metadata(&f, 5);
     p = back(&f, p);
     old = flow_assign(&f, p, later);
@@ -604,8 +599,7 @@ static void test_a_hole(void **state)
     char *path;
 
     (void)state;
-    flow_open(&f, make_directory());
-    (void)taken(&f);
+    (void)open_with_rows(&f);
     put_of_origin(&f, "told/", "50");
     snprintf(key, sizeof(key), "hole/%u/%u/9/9/50", f.stream->id, f.stream->origins->id);
     put(&f, key, "149 50 0 0");
@@ -624,8 +618,7 @@ static void test_how_many_letters_there_are(void **state)
     char *path;
 
     (void)state;
-    flow_open(&f, make_directory());
-    (void)taken(&f);
+    (void)open_with_rows(&f);
     letter.origin = f.stream->origins->id;
     letter.origin_name = f.stream->origins->name;
     check_ok(spool_dead_put(f.spool, &letter, 1, NULL, &the_error));
