@@ -491,6 +491,25 @@ static void batch_start(struct batch *b, int endpoint)
 
 /* --- what may go on ------------------------------------------------------------------------- */
 
+/*
+ * Whether a replay's rows that lie before the batch's are still to be sent. A letter beside rows that turned out
+ * to be damaged may be one of them, and its record be in the batch again: the table tells of it only when they
+ * are in. No batch that has such rows is asked about, so none waits for another in a circle.
+ */
+static bool batch_is_behind_replay(const struct batch *b)
+{
+    uint64_t last = b->part_count ? b->parts[b->part_count - 1].block->ref.sequence : 0;
+
+    for (const struct batch *other = b->stream->batches; other; other = other->next) {
+        if (other == b || other->state == BATCH_LOADING || batch_parked(other))
+            continue;
+        for (size_t i = 0; i < other->part_count && other->parts[i].block->ref.sequence < last; i++)
+            if (replay_is_origin(other->parts[i].block->origin))
+                return true;
+    }
+    return false;
+}
+
 int batch_may_go(const struct batch *b)
 {
     const struct stream *s = b->stream;
@@ -509,6 +528,8 @@ int batch_may_go(const struct batch *b)
         return -1;
     if (!endpoint_has_room(s, endpoint, b))
         return -1;
+    if (b->suspect && s->probe != b && batch_must_ask(b, endpoint) && batch_is_behind_replay(b))
+        return -1; /* for the probe all others wait */
     return endpoint;
 }
 
