@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from conftest import need
 from support.clickhouse import ClickHouseError, Engine, OldServer
 from support.process import wait_until
 from support.proxy import Fault
@@ -426,8 +427,7 @@ class Limited(OldServer):
 
 @pytest.fixture(scope="module")
 def limited(run_directory):
-    if OldServer.unavailable():
-        pytest.skip(OldServer.unavailable())
+    need(OldServer.unavailable())
     server = Limited(os.path.join(run_directory, "limited")).users(name="spoold")
     server.start()
     yield server
@@ -582,8 +582,7 @@ class Granted(Engine):
 
 @pytest.fixture(scope="module")
 def granted(run_directory):
-    if Engine.unavailable():
-        pytest.skip(Engine.unavailable())
+    need(Engine.unavailable())
     server = Granted(os.path.join(run_directory, "granted"))
     yield server
     server.stop()
@@ -645,8 +644,7 @@ def test_the_right_to_read_is_taken(kafka, granted, proxy, spoold):
 
 def test_the_servers_disk_is_full(kafka, small_disk, spoold):
     """75 with errno 28: held; goes on when there is room."""
-    if OldServer.unavailable():
-        pytest.skip(OldServer.unavailable())
+    need(OldServer.unavailable())
     server = OldServer(os.path.join(small_disk, "server")).start()
     try:
         rig = Rig(kafka, server, spoold, {"s": Case(75, "environment")})
