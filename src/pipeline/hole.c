@@ -253,6 +253,12 @@ void hole_run_dropped(struct origin *o, const struct record_run_node *node)
             h->asked = node->cover_first;
 }
 
+/* Where the first of all segments is lost, nothing tells at which offset the spool began. */
+static bool hole_is_bottomless(const struct hole *h)
+{
+    return !h->sequence && h->noted_first == 0;
+}
+
 bool hole_gap(struct origin *o, int64_t from, int64_t to)
 {
     struct hole *h = hole_to_fetch(o);
@@ -265,7 +271,11 @@ bool hole_gap(struct origin *o, int64_t from, int64_t to)
                 o->stream->options->name);
     log_event(LOG_ERROR, "partition.gap", "stream", o->stream->options->name, "origin", o->name,
               "from", log_i64(from), "to", log_i64(to), "reason",
-              "these rows were damaged in the spool, and the broker no longer has them", NULL);
+              hole_is_bottomless(h)
+                  ? "rows of these offsets may have been in what is damaged of the spool; the "
+                    "broker has none of them, and perhaps had none when reading began"
+                  : "these rows were damaged in the spool, and the broker no longer has them",
+              NULL);
     h->asked = to;
     if (to > h->last) {
         h->last = from - 1; /* what was fetched of it before stays */

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "base/log.h"
 #include "pipeline_rig.h"
 #include "spool/record.h"
 
@@ -289,6 +290,54 @@ static void test_a_hole_that_is_a_gap(void **state)
     assert_null(o->holes);
     assert_int_equal(o->committed, ROWS);
     flow_remove(&f);
+}
+
+static bool said_to_be_damaged, said_to_be_unknown;
+
+static void look_for_gap(void *arg, const char *line, size_t n)
+{
+    (void)arg;
+    said_to_be_damaged |= memmem(line, n, "these rows were damaged", 23) != NULL;
+    said_to_be_unknown |= memmem(line, n, "perhaps had none", 16) != NULL;
+}
+
+/* The log began behind offset 0 when it was first read, and the block that tells where is lost: below that there
+   was nothing to lose. */
+static void test_a_gap_below_the_start_of_the_log(void **state)
+{
+    const struct kafka_committed none = {.offset = -1, .low = 5 * ROWS, .high = 10 * ROWS};
+
+    (void)state;
+    for (int block = 5; block <= 7; block += 2) {
+        struct spool_block_ref ref;
+        struct kafka_partition *p;
+        struct flow f;
+        char *path;
+
+        flow_segment_bytes = MIB;
+        flow_open(&f, make_directory());
+        p = flow_partition(&f, 0);
+        assert_non_null(flow_assign(&f, p, none));
+        for (int64_t i = 5; i < 10; i++)
+            flow_read(&f, p, i * ROWS, ROWS);
+        flow_reopen(&f);
+        ref = block_of(&f, block * ROWS)->ref;
+        path = f.path;
+        flow_close(&f);
+        f.path = path;
+        lose_index_entry(segment_file(&f, block == 5 ? 1 : 2), &ref);
+        flow_open(&f, path);
+        p = flow_partition(&f, 0);
+        assert_non_null(flow_assign(&f, p, none));
+        assert_int_equal(p->start, block == 5 ? 0 : block * ROWS);
+        said_to_be_damaged = said_to_be_unknown = false;
+        log_set_writer(look_for_gap, NULL);
+        f.source->callbacks.gap(f.source->arg, p, p->start, block == 5 ? 5 * ROWS : 8 * ROWS);
+        log_set_writer(NULL, NULL);
+        assert_int_equal(said_to_be_damaged, block != 5);
+        assert_int_equal(said_to_be_unknown, block == 5);
+        flow_remove(&f);
+    }
 }
 
 /* --- while it runs -------------------------------------------------------------------------- */
@@ -740,6 +789,7 @@ int main(void)
         cmocka_unit_test(test_refills_of_an_earlier_hole),
         cmocka_unit_test(test_a_run_that_is_given_back),
         cmocka_unit_test(test_a_hole_that_is_a_gap),
+        cmocka_unit_test(test_a_gap_below_the_start_of_the_log),
         cmocka_unit_test(test_damage_of_what_is_delivered),
         cmocka_unit_test(test_a_disk_that_fails_under_a_backlog),
         cmocka_unit_test(test_a_disk_that_fails_under_two_segments),
