@@ -21,16 +21,27 @@ static void refuse(struct cluster *c, int16_t api, rd_kafka_resp_err_t error)
     rd_kafka_mock_push_request_errors(c->mock, api, 1, error);
 }
 
-/* All records are read and 40 committed, as a static member. */
-static void begin(struct cluster *c)
+static void open_with_records(struct cluster *c)
 {
     cluster_open(c, "t", 2);
     produce(c, "t", 0, 100, 10);
     rig_init(&rig);
-    rig.resume_committed = true;
+}
+
+/* As a static member. */
+static void start(struct cluster *c)
+{
     rig_start(&rig, c, "t",
               (struct kafka_options){
                   .properties = quick, .property_count = 3, .group_instance_id = "spool-1"});
+}
+
+/* All records are read and 40 committed. */
+static void begin(struct cluster *c)
+{
+    open_with_records(c);
+    rig.resume_committed = true;
+    start(c);
     RIG_UNTIL(&rig, rig.records == 100 && rig.assigned == 2);
     kafka_commit(rig.seats[0].partition, 40, "mine");
     RIG_UNTIL(&rig, rig.seats[0].commit_ok == 40);
@@ -65,6 +76,20 @@ static void goes_on(struct cluster *c, int64_t end)
     assert_string_equal(rig.fatal, "");
 }
 
+static void end(struct cluster *c)
+{
+    rig_close(&rig, true);
+    cluster_close(c);
+}
+
+/* Once it has both partitions again. */
+static void goes_on_and_ends(struct cluster *c)
+{
+    RIG_UNTIL(&rig, rig.assigned == 4);
+    goes_on(c, 110);
+    end(c);
+}
+
 static void test_by_a_heartbeat(void **state)
 {
     const rd_kafka_t *client;
@@ -79,8 +104,7 @@ static void test_by_a_heartbeat(void **state)
     assert_int_equal(rig.lost, 4);
     assert_int_equal(rig.seats[0].committed, 40);
     goes_on(&c, 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 static void test_while_it_joins(void **state)
@@ -97,8 +121,7 @@ static void test_while_it_joins(void **state)
         RIG_UNTIL(&rig, rig.assigned == assigned + 2);
         goes_on(&c, 110 + 10 * i);
     }
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* The new client is fenced, too, before it has an assignment. */
@@ -113,10 +136,7 @@ static void test_once_more(void **state)
     refuse(&c, API_SYNC_GROUP, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
     RIG_UNTIL(&rig, !rig.source->renewing);
     rig.source->session_ms *= 10; /* however long the mock's rebalance takes */
-    RIG_UNTIL(&rig, rig.assigned == 4);
-    goes_on(&c, 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    goes_on_and_ends(&c);
 }
 
 /* The client waits for an answer that it does not get. */
@@ -133,10 +153,7 @@ static void test_with_an_answer_due(void **state)
     atomic_store(&rig.source->hook->answering, true);
     rig.hold_revoke = false;
     kafka_revoke_done(rig.source);
-    RIG_UNTIL(&rig, rig.assigned == 4);
-    goes_on(&c, 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    goes_on_and_ends(&c);
 }
 
 /* The answer to a commit says it. */
@@ -151,8 +168,7 @@ static void test_by_a_commit(void **state)
     RIG_UNTIL(&rig, rig.assigned == 4);
     assert_int_equal(rig.seats[0].committed, 40);
     goes_on(&c, 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* The client has messages of ours, and must not end before they are released. */
@@ -188,21 +204,16 @@ static void test_behind_a_join_that_was_given_up(void **state)
     struct cluster c;
 
     (void)state;
-    cluster_open(&c, "t", 2);
-    produce(&c, "t", 0, 100, 10);
+    open_with_records(&c);
     refuse(&c, API_JOIN_GROUP, RD_KAFKA_RESP_ERR__TRANSPORT);
-    rig_init(&rig);
-    rig_start(&rig, &c, "t",
-              (struct kafka_options){
-                  .properties = quick, .property_count = 3, .group_instance_id = "spool-1"});
+    start(&c);
     RIG_UNTIL(&rig, rig.records == 100 && rig.assigned == 2);
     assert_true(atomic_load(&rig.source->hook->renamed_ms) > 0);
     client = rig.source->client;
     fence(&c, API_HEARTBEAT);
     RIG_UNTIL(&rig, rig.source->client != client && rig.assigned == 4);
     goes_on(&c, 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* Soon after its start. The mock may let the first rebalance wait for nearly a session. */
@@ -238,18 +249,13 @@ static void test_by_a_former_life_while_it_begins(void **state)
     struct cluster c;
 
     (void)state;
-    cluster_open(&c, "t", 2);
-    produce(&c, "t", 0, 100, 10);
+    open_with_records(&c);
     refuse(&c, API_JOIN_GROUP, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
-    rig_init(&rig);
-    rig_start(&rig, &c, "t",
-              (struct kafka_options){
-                  .properties = quick, .property_count = 3, .group_instance_id = "spool-1"});
+    start(&c);
     RIG_UNTIL(&rig, rig.records == 100 || rig.fatal[0] != '\0');
     assert_string_equal(rig.fatal, "");
     goes_on(&c, 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 static void drop_parked(void)
@@ -283,8 +289,7 @@ static void test_with_runs_out_for_long(void **state)
     RIG_UNTIL(&rig, rig.seats[0].last == 109);
     drop_parked();
     goes_on(&c, 120);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* As the client's callback says it. */
@@ -314,10 +319,7 @@ static void test_while_partitions_are_taken_away(void **state)
     assert_int_equal(rig.source->partition_count, 0);
     rig.hold_revoke = false;
     kafka_revoke_done(rig.source);
-    RIG_UNTIL(&rig, rig.assigned == 4);
-    goes_on(&c, 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    goes_on_and_ends(&c);
 }
 
 /* The broker takes four seconds to answer it. */
@@ -345,10 +347,7 @@ static void test_with_a_commit_under_way(void **state)
     begin(&c);
     commit_slowly(&c);
     fence_at_once();
-    RIG_UNTIL(&rig, rig.assigned == 4);
-    goes_on(&c, 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    goes_on_and_ends(&c);
 }
 
 /* The pipeline has let go of all there is, and nothing but the answer to a commit is waited for. */
@@ -363,10 +362,7 @@ static void test_with_the_last_commit_of_a_revocation(void **state)
     RIG_UNTIL(&rig, rig.source->revoke_done);
     fence_at_once();
     assert_int_equal(rig.revoked, 2);
-    RIG_UNTIL(&rig, rig.assigned == 4);
-    goes_on(&c, 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    goes_on_and_ends(&c);
 }
 
 /* A revocation ran out of time, with the pipeline done and a commit not answered. */
@@ -384,10 +380,7 @@ static void test_behind_a_late_commit(void **state)
     rig_let_pass(&rig, 50);
     assert_int_equal(rig.source->kept_count, 0);
     fence_at_once();
-    RIG_UNTIL(&rig, rig.assigned == 4);
-    goes_on(&c, 110);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    goes_on_and_ends(&c);
 }
 
 static void test_closed_meanwhile(void **state)
@@ -407,8 +400,7 @@ static void test_closed_meanwhile(void **state)
     RIG_UNTIL(&rig, rig.source->renewing);
     refuse(&c, API_JOIN_GROUP, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
     RIG_UNTIL(&rig, rig.source->renew_leaves);
-    rig_close(&rig, true);
-    cluster_close(&c);
+    end(&c);
 }
 
 /* What it sent before it lost its session is long over: it is another one that has its place. */
