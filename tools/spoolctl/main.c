@@ -83,8 +83,8 @@ const struct command commands[] = {
      "had back from spoold; Kafka may still have it. Those of a stream that the configuration\n"
      "does not name go too.\n",
      1, 1, FILTER_OPTIONS | BIT(OPTION_YES), true, command_dead_discard},
-    {"pause", "STREAM", "stop a stream's intake and its inserts", NULL, 1, 1, 0, true,
-     command_steer},
+    {"pause", "STREAM", "stop a stream's inserts; what it reads waits in the spool", NULL, 1, 1, 0,
+     true, command_steer},
     {"resume", "STREAM", "let a paused or held stream go on", NULL, 1, 1, BIT(OPTION_ACCEPT_BAD),
      true, command_steer},
     {"flush", "STREAM", "insert what waits now", NULL, 1, 1, 0, true, command_steer},
