@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Two daemons under load for some time, with everything going wrong at random: one is killed again
-and again, the other lives through it all and must not grow.
+and again, the other lives through it all and must not grow. Their servers are killed and stand still, the
+network between lies and breaks, disks fill up, break and lose their power, clocks jump, columns come
+and go, letters are replayed.
 
     make soak MINUTES=20                    SEED=n repeats the plan, SOAK_FLAGS="--server clickhouse"
 
@@ -24,11 +26,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from support import campaign
 from support.clickhouse import Engine, OldServer
-from support.disk import disk_bytes
+from support.disk import Disk, disk_bytes
 from support.kafka import Kafka, memory_directory
 from support.load import Load
-from support.process import anonymous_bytes, hold_for
+from support.process import anonymous_bytes, hold_for, wait_until
+from support.proxy import Proxy
 from support.spoold import Spoold
+from trouble import BROKEN, DAY, Machine, random_fault
 
 MIB = 1 << 20
 SPOOL_BYTES = 96 * MIB
@@ -39,7 +43,9 @@ MEMORY_GROWTH_MIB, DESCRIPTOR_GROWTH = 3, 3
 WARM_UP_SHARE, WARM_UP_SECONDS = 0.25, 180
 ACTIONS = {"nothing": 4, "kill": 6, "kill_at_point": 8, "kill_server": 4, "kill_broker": 1,
            "kill_all": 1, "stop": 3, "stop_server": 3, "stop_broker": 2, "outage": 2,
-           "broker_outage": 1, "bulk": 3, "pause": 2}
+           "broker_outage": 1, "bulk": 3, "pause": 2, "network": 8, "refuse": 1, "cut_all": 1,
+           "full_disk": 2, "broken_disk": 1, "cut_power": 2, "jump_clock": 2, "change_columns": 2,
+           "replay": 2}
 
 
 def descriptors(pid):
@@ -77,15 +83,25 @@ def check_growth(what, points, slack):
 
 
 class Soak:
-    def __init__(self, kafka, server, rng):
-        self.kafka, self.server, self.rng = kafka, server, rng
-        config = {"spool": {"max_bytes": SPOOL_BYTES},
-                  "kafka": {"properties": {"session.timeout.ms": str(SESSION_MS),
+    """disk: of the daemon that is killed; None where there is none whose power can be cut."""
+
+    def __init__(self, kafka, server, disk, rng):
+        self.kafka, self.server, self.disk, self.rng = kafka, server, disk, rng
+        self.proxy = Proxy(server, remembers=False)
+        config = {"kafka": {"properties": {"session.timeout.ms": str(SESSION_MS),
                                            "heartbeat.interval.ms": "500"}},
-                  "clickhouse": {"stall_timeout": "3s"}}
-        self.killed = Load(kafka, server, Spoold, rng, **config)
-        self.lives = Load(kafka, server, Spoold, rng, **config)
-        self.counts = {name: 0 for name in ACTIONS}
+                  "clickhouse": {"stall_timeout": "3s", "urls": [self.proxy.url]}}
+        path = {"path": os.path.join(disk.path, "spool")} if disk else {}
+        if disk:
+            os.mkdir(path["path"])
+            os.sync()
+        self.killed = Load(kafka, server, Spoold, rng, **config,
+                           spool={"max_bytes": SPOOL_BYTES, **path})
+        self.lives = Load(kafka, server, Spoold, rng, **config, spool={"max_bytes": SPOOL_BYTES})
+        self.machines = [Machine(load.daemon) for load in (self.killed, self.lives)]
+        self.weights = {name: n for name, n in ACTIONS.items() if disk or name != "cut_power"}
+        self.has_column = False
+        self.counts = {name: 0 for name in self.weights}
         self.samples = []  # of the one that lives
         self.started = time.monotonic()
         self.most_disk = 0
@@ -115,9 +131,9 @@ class Soak:
         self.kills += 1
         self.restart()
 
-    def restart(self, failpoints=None):
+    def restart(self, failpoints=None, env=None):
         self.expected_dead = failpoints is not None
-        self.killed.daemon.launch(failpoints)
+        self.killed.daemon.launch(failpoints, env)
 
     def run_for(self, seconds, feed=True):
         """Lets time pass under load."""
@@ -139,10 +155,10 @@ class Soak:
     def nothing(self):
         self.run_for(self.rng.random() * 3)
 
-    def kill(self):
+    def kill(self, env=None):
         self.killed.daemon.kill9()
         self.kills += 1
-        self.restart()
+        self.restart(env=env)
 
     def kill_at_point(self):
         points = [p for p in campaign.failpoints() if p != "store.before_rename"]
@@ -203,6 +219,77 @@ class Soak:
         self.run_for(self.rng.random() * 3)
         self.lives.daemon.ctl("resume", name)
 
+    def network(self):
+        for _ in range(self.rng.randint(1, 6)):
+            self.proxy.arm(random_fault(self.rng), self.rng.choice(["plain", "origin"]))
+        self.run_for(self.rng.random() * 4)
+
+    def refuse(self):
+        self.proxy.refuse(self.rng.choice(["fin", "rst"]))
+        self.run_for(self.rng.random() * 5)
+        self.proxy.accept()
+
+    def cut_all(self):
+        self.proxy.cut_all(self.rng.choice(["fin", "rst"]))
+
+    def full_disk(self):
+        machine = self.rng.choice(self.machines)
+        machine.disk_fails()
+        self.run_for(self.rng.random() * 5)
+        machine.disk_works()
+
+    def broken_disk(self):
+        """It ends at the first write that fails, and so does the next start."""
+        machine, how = self.machines[0], self.rng.choice(BROKEN)
+        self.kill(env=how)
+        self.run_for(self.rng.random())
+        machine.disk_fails()
+        self.wait_ended()
+        self.restart(env=how)
+        self.wait_ended()
+        machine.disk_works()
+        self.restart()
+
+    def wait_ended(self):
+        """By an error that it saw."""
+        def ended():
+            self.killed.feed(plain=100, origin=10)
+            hold_for(FEED_SECONDS)
+            return not self.killed.daemon.alive()
+        wait_until(ended, 60, "the end of the daemon with a broken disk")
+        code = self.killed.daemon.wait_exit()
+        assert code == 1, f"it ended with {code}:\n{self.killed.daemon.child.log_tail()}"
+
+    def cut_power(self):
+        self.disk.cut()
+        hold_for(self.rng.random() * 0.2)
+        if self.killed.daemon.alive():
+            self.killed.daemon.kill9()
+        self.kills += 1
+        self.disk.unmount()
+        self.disk.mount()
+        self.restart()
+
+    def jump_clock(self):
+        for machine in self.machines:
+            machine.clock.jump(self.rng.choice([1, 60, 3600, DAY, 400 * DAY])
+                               * self.rng.choice([-1, 1]))
+
+    def change_columns(self):
+        """A column that no record has comes, and goes the next time; but not from the table of
+        `plain`, which spools rows of all columns and is held until they are back."""
+        for load in (self.killed, self.lives):
+            if self.has_column:
+                self.server.query(f"ALTER TABLE {load.origin_table} DROP COLUMN extra")
+            else:
+                for table in (load.plain_table, load.origin_table):
+                    self.server.query(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS extra UInt8")
+        self.has_column = not self.has_column
+
+    def replay(self):
+        """The letters are bad as before: they come back."""
+        self.lives.daemon.ctl("dead", "replay", "origin", check=False)
+
     # ---- from start to end ----
 
     def run(self, seconds):
@@ -213,7 +300,7 @@ class Soak:
         self.started = started = time.monotonic()
         shown = 0.0
         while time.monotonic() < started + seconds:
-            action = self.rng.choices(list(ACTIONS), ACTIONS.values())[0]
+            action = self.rng.choices(list(self.weights), self.weights.values())[0]
             self.counts[action] += 1
             getattr(self, action)()
             self.run_for(self.rng.random() * 2)
@@ -251,6 +338,17 @@ class Soak:
         check_growth("descriptors", [(s.seconds, s.descriptors) for s in warm], DESCRIPTOR_GROWTH)
 
 
+def small_disk(directory):
+    """One whose power can be cut; None, and says so, where there can be none (which fails in CI)."""
+    disk = Disk(os.path.join(directory, "disk"), 1 << 30)
+    failed = disk.create()
+    if not failed:
+        return disk
+    print(f"no power cuts: {failed}", flush=True)
+    assert os.environ.get("CI") != "true", failed
+    return None
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=5)
@@ -260,9 +358,10 @@ def main():
     seed = int(os.environ.get("SEED", time.time_ns() % 10**9))
     print(f"seed {seed}, {options.minutes:g} minutes with {kind.name}", flush=True)
     directory, data = tempfile.mkdtemp(prefix="spoold-soak-"), memory_directory()
+    disk = small_disk(directory)
     kafka = Kafka(os.path.join(directory, "kafka"), data).start()
     server = kind(os.path.join(directory, kind.name)).start()
-    soak = Soak(kafka, server, random.Random(seed))
+    soak = Soak(kafka, server, disk, random.Random(seed))
     try:
         soak.run(options.minutes * 60)
         soak.check()
@@ -274,6 +373,8 @@ def main():
         for child in (kafka, server):
             if child.alive():
                 child.kill()
+        if disk:
+            disk.remove()
         for path in filter(None, (directory, data)):
             shutil.rmtree(path, ignore_errors=True)
     print("soak: ok")

@@ -139,6 +139,8 @@ class Load:
         for topic in (self.plain_topic, self.origin_topic):
             self.daemon.wait(lambda t=topic: self.kafka.committed_offsets(self.daemon.group, t)
                              == self.kafka.end_offsets(t), 30, "all committed")
+        self.daemon.wait(lambda: all(s["rows_spooled"] == 0 for s in self.daemon.status()["streams"]),
+                         60, "nothing waits, replayed letters neither")
         letters = [json.loads(entry["record"])["id"] for entry in self._letters()]
         assert sorted(letters) == sorted(self.refused)
         return self.count()

@@ -150,8 +150,10 @@ def _end(sock, how):
 
 
 class Proxy:
-    def __init__(self, server):
-        self.server = server
+    """remembers: requests and inserts() hold all that went by."""
+
+    def __init__(self, server, remembers=True):
+        self.server, self._remembers = server, remembers
         self.requests = []
         self.connections = 0
         self._faults, self._lock = [], threading.Lock()
@@ -273,7 +275,8 @@ class Proxy:
 
     def _exchange(self, request, head, client, asked, upstream, answers):
         with self._lock:
-            self.requests.append(request)
+            if self._remembers:
+                self.requests.append(request)
             for fault in self._faults:
                 if fault.matches(request):
                     fault.times -= 1
