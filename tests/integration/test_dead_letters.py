@@ -260,6 +260,8 @@ def test_letters_in_a_table_and_a_topic(kafka, server, spoold):
         assert m["headers"]["offset"] == str(int(m["key"][1:]) - 1)
         assert m["value"] == f'{{"id":-{m["key"][1:]}}}'
         assert m["headers"]["stream"] == "s" and m["headers"]["column"] == "id"
+        assert m["headers"]["origin"] == f"kafka/{topic}/0" and m["headers"]["code"] == "5"
+        assert m["headers"]["reason"] == "the number is outside UInt64"  # the table's detail
     assert len(messages) > 600  # a chunk came again after each kill
     assert all(d["in_table"] and d["in_topic"] for d in letters_of(daemon))
     kafka.send(topic, ["later"])
