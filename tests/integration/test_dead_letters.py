@@ -67,6 +67,32 @@ def test_a_mended_table_takes_them_with_their_own_facts(kafka, engine, spoold):
     daemon.wait_rows(engine, table, 21)
 
 
+def test_a_mended_mapping_takes_them(kafka, engine, spoold):
+    """The table was right, the stream's columns named the wrong field."""
+    topic, table = kafka.create_topic(1), engine.create_table("id UInt64, v UInt8, off Int64")
+    kafka.send(topic, [json.dumps({"id": i, "v": i + 1, "name": str(i) if i < 2 else f"n{i}"})
+                       for i in range(5)])
+    columns = [{"name": "id", "from": "name"}, {"name": "v"}, {"name": "off", "from": "$offset"}]
+    daemon = spoold(kafka, engine, [stream("s", topic, table, columns=columns)]).start()
+    daemon.wait_rows(engine, table, 2)
+    daemon.wait(lambda: len(letters_of(daemon)) == 3, 20, "3 letters")
+    assert replay(daemon, check=False)[1]["refused"] == 3  # the cause stands
+    assert daemon.sigterm() == 0
+    columns[0]["from"] = "id"
+    daemon.start()
+    code, told = replay(daemon)
+    assert (code, told["replayed"], told["refused"], told["unsettled"]) == (0, 3, 0, 0)
+    daemon.wait_rows(engine, table, 5)
+    assert letters_of(daemon) == []
+    assert replay(daemon)[1]["replayed"] == 0
+    assert daemon.sigterm() == 0
+    daemon.start()
+    kafka.send(topic, ['{"id":5,"v":6}'])  # behind all that a start would send again
+    daemon.wait_rows(engine, table, 6)
+    assert engine.unique(table) == 6
+    assert engine.number(f"SELECT count() FROM {table} WHERE id = off AND v = id + 1") == 6
+
+
 def test_what_only_the_server_refused_is_replayed_by_column(kafka, engine, spoold):
     """Rebuilt letters have the columns' names for keys, whatever the mapping."""
     topic = kafka.create_topic(1)
