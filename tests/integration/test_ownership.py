@@ -81,6 +81,33 @@ def test_a_topic_goes_from_the_configuration(kafka, engine, spoold):
     assert (engine.count(group.table), engine.count(table)) == (100, 50)
 
 
+def test_a_stream_goes_from_the_configuration(kafka, engine, spoold):
+    """Rows of it wait: nothing starts without it, nothing is touched, and they go when it is back."""
+    group, daemon = read_one(kafka, engine, spoold, 100)
+    read_and_hold(kafka, group, daemon, 100, 100)
+    assert daemon.sigterm() == 0
+    before = daemon.ctl("ls", "s", "--json")
+    kept = daemon.config["streams"]
+    daemon.config["clickhouse"]["urls"] = [engine.url]
+    daemon.config["streams"] = [stream("new", kafka.create_topic(1), engine.create_bench_table())]
+    for _ in range(2):
+        daemon.launch()
+        assert daemon.wait_exit(20) == 2
+        [said] = daemon.events("daemon.start_failed")
+        assert (said["level"], said["code"]) == ("error", "2")
+        assert 'the spool holds 100 rows of stream "s", which the config does not name' in said["error"]
+    assert daemon.ctl("ls", "s", "--json") == before
+    assert group.committed() == {0: 100}
+    daemon.config["streams"] = kept
+    daemon.start()
+    group.drain(200)
+    assert group.doubled() == 0
+    assert daemon.sigterm() == 0
+    daemon.config["streams"] = [stream("new", kafka.create_topic(1), engine.create_bench_table())]
+    daemon.start()  # it has drained
+    assert daemon.sigterm() == 0
+
+
 def test_instance_killed(kafka, engine, spoold):
     group = Group(kafka, engine, spoold)
     first, second = group.daemon().start(), group.daemon().start()
