@@ -685,6 +685,50 @@ def test_retention_overtakes_the_committed_offset(kafka, engine, spoold):
     assert [(e["from"], e["to"]) for e in daemon.events("partition.gap")] == [("1000", "1600")]
 
 
+def test_retention_overtakes_the_commit_of_a_paused_stream(kafka, engine, spoold):
+    """What it has taken into the spool is not lost with the broker's, and no gap; also after a kill."""
+    group, daemon = read_one(kafka, engine, spoold, 1000)
+    daemon.control("POST", "/streams/s/pause")
+    kafka.produce(group.topic, 1000, "--first", 1000)
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 1000, 30, "rows spooled")
+    kafka.truncate(group.topic, 0, 1600)
+    daemon.kill9()
+    daemon.start()
+    daemon.wait_log(r"partition\.assigned", 30)
+    kafka.truncate(group.topic, 0, 2000)
+    kafka.produce(group.topic, 500, "--first", 2000)
+    daemon.control("POST", "/streams/s/resume")
+    group.drain(2500)
+    assert group.doubled() == 0
+    assert daemon.metric("spoold_gap_records_total") == 0 and not daemon.events("partition.gap")
+
+
+def test_retention_overtakes_a_full_spool(kafka, engine, spoold):
+    """What was deleted before there was room for it is lost, counted and named; all else arrives."""
+    records, kept = 700000, 1000
+    group = Group(kafka, engine, spoold, 1)
+    daemon = group.daemon()
+    daemon.config["spool"].update({"max_bytes": "24MiB", "segment_bytes": "1MiB"})
+    daemon.start()
+    kafka.produce(group.topic, 1000)
+    group.drain(1000)  # it knows the table now
+    engine.stop()
+    kafka.produce(group.topic, records - 1000, "--first", 1000)
+    daemon.wait_state("s", "full", 60)
+    kafka.truncate(group.topic, 0, records - kept)
+    assert group.committed() == {0: 1000}
+    engine.start()
+    daemon.wait(lambda: group.committed() == {0: records}, 90,
+                lambda: f"committed to the end: {group.committed()}")
+    daemon.wait(lambda: daemon.stream_status("s")["rows_spooled"] == 0, 30, "all is delivered")
+    [gap] = [(int(e["from"]), int(e["to"])) for e in daemon.events("partition.gap")]
+    assert 1000 < gap[0] < gap[1] == records - kept
+    assert daemon.metric("spoold_gap_records_total") == gap[1] - gap[0]
+    assert engine.unique(group.table) == records - (gap[1] - gap[0])
+    assert engine.number(f"SELECT count() FROM {group.table} WHERE id >= {gap[0]} AND id < {gap[1]}") == 0
+    assert group.doubled() == 0
+
+
 def test_aborted_transactions_are_no_records_and_no_gap(kafka, engine, spoold):
     group = Group(kafka, engine, spoold, 2)
     daemon = group.daemon().start()
