@@ -4,6 +4,8 @@ join, leave, die and freeze; topics that grow, are made anew or lose records; of
 import json
 import signal
 
+import pytest
+
 from support.owners import Group
 from support.process import hold_for, wait_until
 from support.proxy import Fault, too_many_parts
@@ -438,6 +440,38 @@ def test_partitions_added_while_running(kafka, engine, spoold):
     kafka.produce(group.topic, 6000, "--first", 1000)
     group.drain(7000)
     assert group.doubled() == 0
+
+
+def test_partitions_added_and_offsets_set_under_load(kafka, engine, spoold):
+    group = Group(kafka, engine, spoold, 3)
+    daemons = [group.daemon().start() for _ in range(3)]
+    group.wait_owned(1, 1, 1)
+    producer = kafka.producer(group.topic, 10**9, "--rate", 3000)
+    for daemon in daemons:
+        daemon.wait(lambda d=daemon: d.stream_status("s")["rows_inserted"] > 1000, 30, "its rows")
+    kafka.add_partitions(group.topic, 6)
+    group.wait_owned(2, 2, 2)
+    sent = producer.stop()  # it knows of three
+    producer = kafka.producer(group.topic, 10**9, "--rate", 3000, "--first", sent)
+    wait_until(lambda: all((v or 0) > 1000 for v in group.committed().values()), 60, "rows of each partition")
+    with pytest.raises(RuntimeError):  # no operator's commit while there are members
+        kafka.commit(group.name, group.topic, 0, 0)
+    for daemon in daemons:
+        assert daemon.sigterm() == 0
+    group.wait_gone()
+    before = group.committed()
+    wait_until(lambda: kafka.end_offsets(group.topic)[1] >= before[1] + 500, 30, "records to be skipped")
+    kafka.commit(group.name, group.topic, 0, before[0] - 700)
+    kafka.commit(group.name, group.topic, 1, before[1] + 300)
+    for daemon in daemons:
+        daemon.start()
+    group.wait_owned(2, 2, 2)
+    for daemon in daemons:
+        daemon.wait(lambda d=daemon: d.stream_status("s")["rows_inserted"] > 1000, 30, "its rows")
+    group.drain(sent + producer.stop() - 300)  # as asked
+    assert [row[:3] for row in group.doubled_ranges()] == [(0, before[0] - 700, before[0] - 1)]
+    assert group.doubled() == 700
+    assert not any(d.events("kafka.lost", whole=True) for d in daemons)
 
 
 def test_topic_made_anew_under_its_name(kafka, engine, spoold):

@@ -58,3 +58,11 @@ class Group:
 
     def doubled(self):
         return self.server.count(self.table) - self.server.unique(self.table)
+
+    def doubled_ranges(self):
+        """(partition, first offset, last offset, times at most) of each partition of which rows are there
+        more than once."""
+        return [tuple(int(value) for value in row) for row in self.server.rows(
+            f"SELECT _partition, min(_offset), max(_offset), max(n) FROM (SELECT _partition, _offset,"
+            f" count() AS n FROM {self.table} GROUP BY _partition, _offset HAVING n > 1)"
+            f" GROUP BY _partition ORDER BY _partition")]
