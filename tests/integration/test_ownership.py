@@ -134,14 +134,18 @@ def test_instance_killed(kafka, engine, spoold):
     assert group.doubled() == doubled
 
 
-def test_instance_frozen_past_the_session_timeout(kafka, engine, spoold):
-    group = Group(kafka, engine, spoold)
-    first, second = group.daemon().start(), group.daemon().start()
+@pytest.mark.parametrize("moment", ["any", "inserted"])
+def test_instance_frozen_past_the_session_timeout(kafka, engine, proxy, spoold, moment):
+    """At any moment, or where an insert's answer is on its way: its rows are in, and not committed."""
+    group, between = Group(kafka, engine, spoold), proxy(engine)
+    first, second = group.daemon(between.url).start(), group.daemon().start()
     group.wait_owned(2, 2)
     producer = kafka.producer(group.topic, 10**9, "--rate", 5000)
     first.wait(lambda: first.stream_status("s")["rows_inserted"] > 1000, 30, "its rows")
-    first.child.signal(signal.SIGSTOP)
+    freeze(first, between if moment == "inserted" else None)
     try:
+        committed = group.committed()
+        had = kafka.end_offsets(group.topic)  # what it has read lies before these
         group.wait_owned(4)
         before = group.committed()
         wait_until(lambda: sum(group.committed().values()) > sum(before.values()) + 5000, 30,
@@ -156,6 +160,25 @@ def test_instance_frozen_past_the_session_timeout(kafka, engine, spoold):
     inserted = first.stream_status("s")["rows_inserted"]
     first.wait(lambda: first.stream_status("s")["rows_inserted"] > inserted + 1000, 30, "goes on")
     group.drain(producer.stop())
+    # Only what it had read and not committed when the other took its partitions may be there twice.
+    lost = {int(e["origin"].rsplit("/", 1)[1]) for e in first.events("partition.lost")}
+    for partition, low, high, times in group.doubled_ranges():
+        assert partition in lost and (committed[partition] or 0) <= low and high < had[partition], (
+            partition, low, high, committed, had)
+        assert times == 2
+    assert moment == "any" or group.doubled() > 0
+    # Each of them answers for its own rows alone: no insert of one was tried again without knowing.
+    assert not any(d.events("batch.possible_duplicates") for d in (first, second))
+
+
+def freeze(daemon, between=None):
+    """between: a proxy, which does it when the server has answered an insert of the daemon's."""
+    if not between:
+        daemon.child.signal(signal.SIGSTOP)
+        return
+    answered = between.arm(Fault("answer", "pass", on_strike=lambda: daemon.child.signal(signal.SIGSTOP)),
+                           stream="s")
+    assert answered.struck.wait(30)
 
 
 def test_fenced_by_what_it_sent_before_it_lost_its_session(kafka, engine, spoold):
