@@ -7,7 +7,7 @@ KILLS=n is how many on each server; CRASH_DIR=directory keeps the sums, so that 
 import os
 import time
 
-from support.campaign import REPLAY, Campaign, Chunk, failpoints
+from support.campaign import LETTERS, Campaign, Chunk, failpoints
 from support.load import Load, wait_hit
 from support.process import hold_for, wait_until
 
@@ -16,7 +16,7 @@ CHUNK = 100  # kills of one daemon, with fresh tables and topics
 FIRST_START = "store.before_rename"
 # Points that this load does not reach, and the test that does.
 ELSEWHERE = {"reencode.buried": "test_kill_reencode.py", "reencode.sealed": "test_kill_reencode.py",
-             "epoch.taken": "test_ownership.py", **REPLAY}
+             "epoch.taken": "test_ownership.py", **LETTERS}
 # How often each kind of kill comes, beside the points.
 RANDOM = {"point": 40, "running": 25, "starting": 15, "server": 8, "server and spoold": 6,
           "broker": 3, "broker and spoold": 3}

@@ -1,29 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The power of the spool's disk fails under load: at every named point of a record's life, and at
-random. What was written and not synchronised is gone then, which kill -9 does not show.
+"""The power of the spool's disk fails under load: at every named point that it passes, and at random.
+What was written and not synchronised is gone then, which kill -9 does not show. The other points have
+their cuts in test_powercut_points.py.
 
 CUTS=n is how many; CRASH_DIR=directory keeps the sums, so that a stopped run goes on.
 """
 import os
-import signal
 import time
 
-from support.campaign import REPLAY, Campaign, Chunk, failpoints
+from support.campaign import Campaign, Chunk, failpoints
 from support.load import Load, wait_hit
-from support.process import hold_for
+from support.process import hold_for, stopped
+from test_powercut_points import ELSEWHERE
 
 CHUNK = 100  # cuts of one disk
 # The first start makes meta.mdb before dead.mdb; each chunk begins with both.
 FIRST_START = "store.before_rename"
-# Not reached by this load, since the server lives on: a token holds then.
-ELSEWHERE = {"ask.answered": "test_killed_again_and_again", "epoch.taken": "test_log_cut.py",
-             "reencode.buried": "test_kill_reencode.py",
-             "reencode.sealed": "test_kill_reencode.py", **REPLAY}
-
-
-def stopped(pid):
-    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
-        return f.read().rsplit(")", 1)[1].split()[0] == "T"
 
 
 class Cuts:
@@ -34,15 +26,8 @@ class Cuts:
         self.daemon = load.daemon
 
     def cut(self, kind):
-        self.disk.cut()
         self.chunk.count("power", kind)
-        if self.rng.random() < 0.3:  # it must not take for durable what the disk refuses
-            self.daemon.child.signal(signal.SIGCONT)
-            hold_for(0.2)
-        if self.daemon.alive():
-            self.daemon.kill9()
-        self.disk.unmount()
-        self.disk.mount()
+        self.disk.cut_under(self.daemon, 0.2 if self.rng.random() < 0.3 else 0)
 
     def at_point(self, name, at, feed):
         self.daemon.launch(f"{name}=stop@{at}")
@@ -83,7 +68,7 @@ class Cuts:
 
 def run_chunk(campaign, load, disk, chunk, every_point):
     cuts = Cuts(load, disk, chunk)
-    points = sorted(set(failpoints()) - {FIRST_START} - set(ELSEWHERE))
+    points = sorted(set(failpoints()) - {FIRST_START} - ELSEWHERE)
     steps = points + ["running", "starting"] if every_point else []
     chunk.rng.shuffle(steps)
     cuts.first_starts()
@@ -112,7 +97,7 @@ def test_power_cut_again_and_again(kafka, engine, disk, spoold):
         load = Load(kafka, engine, spoold, chunk.rng, spool={"path": spool})
         run_chunk(campaign, load, disk, chunk, first)
         if first:
-            missed = set(failpoints()) - set(ELSEWHERE) - set(chunk.kinds)
+            missed = set(failpoints()) - ELSEWHERE - set(chunk.kinds)
             assert not missed, f"points that were not cut: {sorted(missed)}"
         first = False
     campaign.report()

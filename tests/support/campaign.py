@@ -20,9 +20,11 @@ def failpoints():
         return re.findall(r'^#define FP_\w+\s+\\?\s*"([^"]+)"', f.read(), re.M)
 
 
-# Points that only an operator's request passes, or letters on their way to a table or topic.
-REPLAY = {name: "test_killed_at_each_step_of_a_replay" for name in failpoints()
-          if name.startswith(("replay.", "dead_change.", "dead_out."))}
+# Points that only an operator's request passes, or letters on their way to a table or topic, and the
+# test that kills there.
+LETTERS = {"dead_out.arrived": "test_letters_in_a_table_and_a_topic",
+           **{name: "test_killed_at_each_step_of_a_replay" for name in failpoints()
+              if name.startswith(("replay.", "dead_change."))}}
 
 
 class Chunk:

@@ -6,7 +6,7 @@ import signal
 import struct
 import subprocess
 
-from .process import Sampler, wait_until
+from .process import Sampler, hold_for, wait_until
 
 EXT4_IOC_SHUTDOWN = (2 << 30) | (4 << 16) | (ord("X") << 8) | 125  # _IOR('X', 125, __u32)
 NOLOGFLUSH = 2
@@ -104,6 +104,19 @@ class Disk:
             fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
         finally:
             os.close(fd)
+
+    def cut_under(self, daemon, seconds=0):
+        """The power goes under a daemon that runs or is stopped at a point. It may go on for so many
+        seconds, and must not take for durable what the disk refuses. It is dead in the end, and the
+        disk is mounted again."""
+        self.cut()
+        if seconds:
+            daemon.child.signal(signal.SIGCONT)
+            hold_for(seconds)
+        if daemon.alive():
+            daemon.kill9()
+        self.unmount()
+        self.mount()
 
     def unmount(self):
         """Nobody may use it any more."""

@@ -32,6 +32,12 @@ def outside_make():
     return {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
 
 
+def stopped(pid):
+    """Whether a signal has stopped it."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        return f.read().rsplit(")", 1)[1].split()[0] == "T"
+
+
 def anonymous_bytes(pid):
     """Anonymous memory the process has now."""
     with open(f"/proc/{pid}/status", encoding="ascii") as f:
