@@ -315,7 +315,7 @@ class Soak:
         if self.expected_dead:  # now, or at a point that it has not come to yet
             self.kill()
         for load in (self.killed, self.lives):
-            found = load.check_exact(seconds=180)
+            found = load.check_exact(180, replayed=load is self.lives and self.counts["replay"] > 0)
             print(f"{'killed' if load is self.killed else 'lives'}: {load.records} records, "
                   f"{len(load.refused)} of them refused: {found}")
         print(", ".join(f"{n} {action}" for action, n in self.counts.items())
